@@ -1,0 +1,196 @@
+"""What the service answers: the members of DESIGN section 5, documented for OpenAPI."""
+
+import base64
+from datetime import datetime
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.engine.catalogue import Standing
+from app.engine.heatmap import Heatmap
+from app.engine.inspector import Inspection
+from model.bundle import Manifest, PromiseRecord
+
+
+class Answer(BaseModel):
+    """A part of an answer; read from the engine's objects by attribute."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+class ScaleAnswer(Answer):
+    """One scale: its own score, and the share it put into the joint score."""
+
+    stride: int
+    score: float
+    share: float
+
+
+class RegionAnswer(Answer):
+    """Where the map exceeds the pixel threshold, in pixels of the posted image, upright."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    area_px: int
+    peak: float
+
+
+class HeatmapAnswer(Answer):
+    """The heat-map, base64; ``range`` is what its first and last colour stand for."""
+
+    media_type: str
+    width: int
+    height: int
+    range: tuple[float, float]
+    data: str
+
+    @classmethod
+    def of(cls, heatmap: Heatmap) -> Self:
+        """A rendered heat-map for the wire."""
+        return cls(
+            media_type=heatmap.media_type,
+            width=heatmap.width,
+            height=heatmap.height,
+            range=heatmap.range,
+            data=base64.b64encode(heatmap.data).decode(),
+        )
+
+
+class ImageAnswer(Answer):
+    """The posted image, upright."""
+
+    width: int
+    height: int
+    sha256: str
+
+
+class TimingsAnswer(Answer):
+    """Milliseconds by step."""
+
+    decode: float
+    queue: float
+    inference: float
+    render: float
+
+
+class InspectionAnswer(Answer):
+    """One judgement of one part."""
+
+    inspection_id: str
+    request_id: str
+    part_id: str | None
+    product: str
+    version: str
+    verdict: Literal["ok", "ng"] = Field(description="ng where the score exceeds the threshold")
+    score: float = Field(description="0 is the mean of good calibration parts, 1 their spread")
+    threshold: float
+    p_value: float = Field(description="how ordinary the score is among good parts")
+    promise: PromiseRecord = Field(description="the false-alarm rate that calibration supports")
+    scales: tuple[ScaleAnswer, ...]
+    regions: tuple[RegionAnswer, ...]
+    heatmap: HeatmapAnswer | None
+    image: ImageAnswer
+    warnings: tuple[str, ...] = ()
+    timings_ms: TimingsAnswer
+
+    @classmethod
+    def of(cls, inspection: Inspection, *, inspection_id: str, request_id: str, part_id: str | None) -> Self:
+        """The engine's inspection for the wire."""
+        return cls(
+            inspection_id=inspection_id,
+            request_id=request_id,
+            part_id=part_id,
+            product=inspection.version.product,
+            version=inspection.version.name,
+            verdict=inspection.verdict,
+            score=inspection.score,
+            threshold=inspection.threshold,
+            p_value=inspection.p_value,
+            promise=inspection.promise,
+            scales=tuple(ScaleAnswer.model_validate(scale) for scale in inspection.scales),
+            regions=tuple(RegionAnswer.model_validate(region) for region in inspection.regions),
+            heatmap=HeatmapAnswer.of(inspection.heatmap) if inspection.heatmap else None,
+            image=ImageAnswer.model_validate(inspection.image),
+            timings_ms=TimingsAnswer.model_validate(inspection.timings),
+        )
+
+
+class ProblemAnswer(Answer):
+    """An error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class BatchAnswer(Answer):
+    """One item an image, in order: an inspection or a problem."""
+
+    items: tuple[InspectionAnswer | ProblemAnswer, ...]
+
+
+class ProductAnswer(Answer):
+    """How a product stands; ``fault`` says why the activated version does not serve."""
+
+    product: str
+    serving: str | None
+    activated: str | None
+    fault: str | None
+
+    @classmethod
+    def of(cls, standing: Standing) -> Self:
+        """The catalogue's standing for the wire."""
+        return cls(
+            product=standing.product,
+            serving=standing.serving.name if standing.serving else None,
+            activated=standing.activated,
+            fault=standing.fault,
+        )
+
+
+class ProductsAnswer(Answer):
+    """Every product of the store, by name."""
+
+    products: tuple[ProductAnswer, ...]
+
+
+class VersionAnswer(Answer):
+    """A version in the store; ``fault`` says why its manifest can't be read."""
+
+    version: str
+    serving: bool
+    created: datetime | None = None
+    method: str | None = None
+    teacher: str | None = None
+    promise: PromiseRecord | None = None
+    fault: str | None = None
+
+    @classmethod
+    def of(cls, version: str, manifest: Manifest, *, serving: bool) -> Self:
+        """A manifest for the wire."""
+        return cls(
+            version=version,
+            serving=serving,
+            created=manifest.created,
+            method=manifest.method,
+            teacher=manifest.teacher.name,
+            promise=manifest.promise,
+        )
+
+
+class VersionsAnswer(Answer):
+    """A product's versions, oldest first."""
+
+    product: str
+    versions: tuple[VersionAnswer, ...]
+
+
+class HealthAnswer(Answer):
+    """Whether the service can judge, and if not, why."""
+
+    ready: bool
+    reasons: tuple[str, ...]
+    products: tuple[ProductAnswer, ...]

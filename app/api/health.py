@@ -1,0 +1,44 @@
+"""Routes for orchestrators: is the process alive, can it judge."""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter, Response
+
+from app.api.answers import HealthAnswer, ProductAnswer
+from app.engine.catalogue import Catalogue
+
+
+def router(*, catalogue: Catalogue) -> APIRouter:
+    """``/livez`` and ``/readyz``; both only read memory, so they answer under any load."""
+    routes = APIRouter(tags=["health"])
+
+    @routes.get("/livez")
+    async def livez() -> dict[str, bool]:
+        """The event loop turns."""
+        return {"live": True}
+
+    @routes.get("/readyz", responses={HTTPStatus.SERVICE_UNAVAILABLE: {"model": HealthAnswer}})
+    async def readyz(response: Response) -> HealthAnswer:
+        """200 where at least one product has a version that serves, else 503 with the reasons."""
+        answer = health(catalogue)
+        if not answer.ready:
+            response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+        return answer
+
+    return routes
+
+
+def health(catalogue: Catalogue) -> HealthAnswer:
+    """An empty store is not ready: there is nothing to judge by."""
+    standings = catalogue.standings()
+    reasons = [f"{standing.product}: {standing.fault}" for standing in standings if standing.fault]
+    if catalogue.fault:
+        reasons.append(catalogue.fault)
+    is_ready = any(standing.serving for standing in standings)
+    if not is_ready:
+        reasons.append("no product has a version that serves")
+    return HealthAnswer(
+        ready=is_ready,
+        reasons=tuple(reasons),
+        products=tuple(map(ProductAnswer.of, standings)),
+    )

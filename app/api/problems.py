@@ -1,0 +1,170 @@
+"""Errors on the wire: problem+json (RFC 9457). The one map from our errors to HTTP statuses."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from app.engine import errors as engine
+from app.engine.catalogue import VersionUnusable
+from app.store import errors as store
+from model import bundle
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class RequestError(bundle.GoodpartError):
+    """A request that is not understood.
+
+    RequestError
+    ├── BodyTooLarge        more bytes than the limit, counted as they arrive
+    ├── WrongMediaType      a body that is neither an image nor a form
+    ├── MissingImage        a form without the field ``image``
+    ├── TooManyImages       more images than a batch may hold
+    └── BadForm             a form that can't be parsed
+    """
+
+
+class BodyTooLarge(RequestError):
+    """More bytes than the limit, counted as they arrive."""
+
+    def __init__(self, *, limit_bytes: int) -> None:
+        super().__init__(f"the body is larger than {limit_bytes:,} bytes")
+
+
+class WrongMediaType(RequestError):
+    """A body that is neither an image nor a form."""
+
+    def __init__(self, *, found: str) -> None:
+        super().__init__(
+            f"the body is '{found[:80]}'; send multipart/form-data with the field 'image', or raw bytes as image/*"
+        )
+
+
+class MissingImage(RequestError):
+    """A form without the field ``image``."""
+
+    def __init__(self) -> None:
+        super().__init__("the form has no file in a field called 'image'")
+
+
+class TooManyImages(RequestError):
+    """More images than a batch may hold."""
+
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(f"the form holds more than {limit} images")
+
+
+class BadForm(RequestError):
+    """A form that can't be parsed."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the form can't be read: {why}")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a class of errors looks on the wire; ``slug`` is the stable end of the problem's type."""
+
+    status: HTTPStatus
+    slug: str
+    title: str
+
+
+KINDS: Mapping[type[Exception], Kind] = {
+    engine.EmptyImage: Kind(HTTPStatus.BAD_REQUEST, "empty-image", "Empty image"),
+    engine.NotAnImage: Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "not-an-image", "Not an image"),
+    engine.TruncatedImage: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "truncated-image", "Truncated image"),
+    engine.ImageTooLarge: Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "image-too-large", "Image too large"),
+    engine.TooManyFrames: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "too-many-frames", "Too many frames"),
+    engine.UnsupportedMode: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "unsupported-mode", "Unsupported colours"),
+    engine.WrongBitDepth: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-bit-depth", "Wrong bit depth"),
+    VersionUnusable: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "version-unusable", "Version can't serve"),
+    engine.ModelError: Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "model-failed", "Model failed"),
+    store.UnknownProduct: Kind(HTTPStatus.NOT_FOUND, "unknown-product", "Unknown product"),
+    store.UnknownVersion: Kind(HTTPStatus.NOT_FOUND, "unknown-version", "Unknown version"),
+    store.NothingActive: Kind(HTTPStatus.CONFLICT, "nothing-active", "No active version"),
+    store.NoTransition: Kind(HTTPStatus.CONFLICT, "nothing-earlier", "No earlier version"),
+    store.StoreError: Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "store-failed", "Store failed"),
+    bundle.BadName: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "bad-name", "Bad name"),
+    bundle.BundleError: Kind(HTTPStatus.CONFLICT, "bad-bundle", "Version refused"),
+    BodyTooLarge: Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body-too-large", "Body too large"),
+    WrongMediaType: Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "wrong-media-type", "Wrong media type"),
+    MissingImage: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "missing-image", "Missing image"),
+    TooManyImages: Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-many-images", "Too many images"),
+    BadForm: Kind(HTTPStatus.BAD_REQUEST, "bad-form", "Bad form"),
+}
+
+
+def kind_of(error: bundle.GoodpartError) -> Kind:
+    """The nearest class of the error that the map holds; raises KeyError where nobody has thought of it."""
+    for ancestor in type(error).__mro__:
+        if ancestor in KINDS:
+            return KINDS[ancestor]
+    raise KeyError(type(error))
+
+
+def problem(kind: Kind, detail: str) -> dict[str, object]:
+    """The members of a problem document."""
+    return {
+        "type": f"urn:goodpart:problem:{kind.slug}",
+        "title": kind.title,
+        "status": int(kind.status),
+        "detail": detail,
+    }
+
+
+def problem_of(error: bundle.GoodpartError) -> dict[str, object]:
+    """One of our errors as a problem document."""
+    return problem(kind_of(error), str(error))
+
+
+def answer(members: dict[str, object]) -> JSONResponse:
+    """A problem document as a response."""
+    return JSONResponse(members, status_code=int(str(members["status"])), media_type=MEDIA_TYPE)
+
+
+async def on_ours(_: Request, error: Exception) -> JSONResponse:
+    """An error that we raised on purpose."""
+    if not isinstance(error, bundle.GoodpartError):
+        raise error
+    return answer(problem_of(error))
+
+
+async def on_invalid(_: Request, error: Exception) -> JSONResponse:
+    """A query, path or body that does not fit the route; the first thing wrong, in one line."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    first = error.errors()[0]
+    where = ".".join(str(step) for step in first["loc"])
+    kind = Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", "Invalid request")
+    return answer(problem(kind, f"{where}: {first['msg']}"))
+
+
+async def on_http(_: Request, error: Exception) -> JSONResponse:
+    """A path or method that is not there."""
+    if not isinstance(error, HTTPException):
+        raise error
+    status = HTTPStatus(error.status_code)
+    slug = status.phrase.lower().replace(" ", "-")
+    response = answer(problem(Kind(status, slug, status.phrase), str(error.detail)))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def on_unexpected(_: Request, error: Exception) -> JSONResponse:  # noqa: ARG001  # nothing of it is shown
+    """An error that nobody thought of: the client learns that it happened, the log learns what."""
+    kind = Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error", "Internal error")
+    return answer(problem(kind, "the service failed; its log says why"))
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of this application with problem+json."""
+    app.add_exception_handler(bundle.GoodpartError, on_ours)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(Exception, on_unexpected)

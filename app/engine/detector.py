@@ -1,0 +1,109 @@
+"""One version's three graphs, run one after the other: teacher, student, comparison."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from app.engine.decode import Image
+from app.engine.errors import NotFinite
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """A version's three graphs as ONNX bytes."""
+
+    teacher: bytes
+    student: bytes
+    compare: bytes
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one product. ``pixels``: uint8 (batch, height, width, 3); ``valid``: (batch, h, w), 0 or 1."""
+
+    pixels: NDArray[np.uint8]
+    valid: Floats
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What ``compare.onnx`` says of one image, raw: maps (scales, h, w) and (h, w), and numbers a scale."""
+
+    scale_maps: Floats
+    map: Floats
+    score: float
+    scale_scores: Floats
+    scale_shares: Floats
+
+
+def batch_of(images: Sequence[Image], *, map_size: tuple[int, int]) -> Batch:
+    """Decoded images as one batch."""
+    return Batch(
+        pixels=np.stack([image.pixels for image in images]),
+        valid=np.stack([valid_positions(image, map_size) for image in images]),
+    )
+
+
+def valid_positions(image: Image, map_size: tuple[int, int]) -> Floats:
+    """1 at map positions whose centre lies in the image's content, 0 in the padding around it."""
+    height, width = image.pixels.shape[:2]
+    box = image.content
+    y = (np.arange(map_size[0]) + 0.5) * height / map_size[0]
+    x = (np.arange(map_size[1]) + 0.5) * width / map_size[1]
+    inside_y = (y >= box.y) & (y <= box.y + box.height)
+    inside_x = (x >= box.x) & (x <= box.x + box.width)
+    return np.outer(inside_y, inside_x).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Teacher, student and comparison of one version. Safe to call from several threads."""
+
+    teacher: ort.InferenceSession
+    student: ort.InferenceSession
+    compare: ort.InferenceSession
+
+    def extract(self, batch: Batch) -> dict[str, Floats]:
+        """The teacher's features, ``t1`` to ``tK``."""
+        return named(self.teacher, {"image": batch.pixels})
+
+    def rebuild(self, teacher_features: dict[str, Floats]) -> dict[str, Floats]:
+        """The student's features, ``s1`` to ``sK``: what good parts would have had."""
+        return named(self.student, teacher_features)
+
+    def judge(
+        self, teacher_features: dict[str, Floats], student_features: dict[str, Floats], batch: Batch
+    ) -> list[Comparison]:
+        """The comparison of each image, in order; raises NotFinite."""
+        feeds = {**teacher_features, **student_features, "valid": batch.valid}
+        answers = named(self.compare, feeds)
+        if not all(np.isfinite(answer).all() for answer in answers.values()):
+            raise NotFinite("compare.onnx")
+        return [
+            Comparison(
+                scale_maps=answers["scale_maps"][row],
+                map=answers["map"][row],
+                score=float(answers["score"][row]),
+                scale_scores=answers["scale_scores"][row],
+                scale_shares=answers["scale_shares"][row],
+            )
+            for row in range(len(batch.pixels))
+        ]
+
+    def run(self, batch: Batch) -> list[Comparison]:
+        """The whole way from pixels to comparisons."""
+        teacher_features = self.extract(batch)
+        student_features = self.rebuild(teacher_features)
+        return self.judge(teacher_features, student_features, batch)
+
+
+def named(session: ort.InferenceSession, feeds: Mapping[str, NDArray[Any]]) -> dict[str, Floats]:
+    """Run a graph; its outputs by name."""
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))

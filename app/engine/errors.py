@@ -1,0 +1,115 @@
+"""What can be wrong with an image or a model.
+
+GoodpartError
+└── EngineError
+    ├── ImageError
+    │   ├── EmptyImage          no bytes
+    │   ├── NotAnImage          bytes of no format that is accepted
+    │   ├── TruncatedImage      an image whose data ends early or is damaged
+    │   ├── ImageTooLarge       more pixels than the limit, judged by the header
+    │   ├── TooManyFrames       an animation or a document of several pages
+    │   ├── UnsupportedMode     colours that have no one meaning here (CMYK, half-transparent, 32-bit)
+    │   └── WrongBitDepth       another depth than the product was trained on
+    └── ModelError
+        ├── ExternalData        a graph whose weights lie outside its file
+        ├── BadGraph            a graph that ONNX Runtime does not take
+        ├── ProviderMissing     a device was asked for that is not there
+        └── NotFinite           a graph that answered NaN or infinity
+"""
+
+from model.bundle import GoodpartError
+
+
+class EngineError(GoodpartError):
+    """Root of the engine's errors."""
+
+
+class ImageError(EngineError):
+    """An image that can't be judged; the sender can mend it."""
+
+
+class EmptyImage(ImageError):
+    """No bytes."""
+
+    def __init__(self) -> None:
+        super().__init__("the image is empty (0 bytes)")
+
+
+class NotAnImage(ImageError):
+    """Bytes of no format that is accepted."""
+
+    def __init__(self, *, formats: tuple[str, ...]) -> None:
+        super().__init__(f"these bytes are not an image; accepted are {', '.join(formats)}")
+
+
+class TruncatedImage(ImageError):
+    """An image whose data ends early or is damaged."""
+
+    def __init__(self, *, format_name: str, why: str) -> None:
+        super().__init__(f"the {format_name} image is truncated or damaged: {why}")
+
+
+class ImageTooLarge(ImageError):
+    """More pixels than the limit, judged by the header before anything is decoded."""
+
+    def __init__(self, *, limit_px: int, size_px: tuple[int, int] | None = None) -> None:
+        size = f"{size_px[0]} x {size_px[1]} pixels" if size_px else "far more pixels"
+        super().__init__(f"the image has {size}; the limit is {limit_px:,} in all")
+
+
+class TooManyFrames(ImageError):
+    """An animation or a document of several pages."""
+
+    def __init__(self, *, num_frames: int) -> None:
+        super().__init__(f"the file holds {num_frames} frames; send one image at a time")
+
+
+class UnsupportedMode(ImageError):
+    """Colours that have no one meaning here."""
+
+    def __init__(self, *, what: str, remedy: str) -> None:
+        super().__init__(f"{what} can't be judged: {remedy}")
+
+
+class WrongBitDepth(ImageError):
+    """Another depth than the product was trained on."""
+
+    def __init__(self, *, depth_bits: int, white_level: int) -> None:
+        super().__init__(
+            f"the image has {depth_bits} bits a channel, but the product was trained on a white level of {white_level}"
+        )
+
+
+class ModelError(EngineError):
+    """A model that can't be run; the sender of an image can't mend it."""
+
+
+class ExternalData(ModelError):
+    """A graph whose weights lie outside its file."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} keeps weights outside its file, which is refused")
+
+
+class BadGraph(ModelError):
+    """A graph that ONNX Runtime does not take."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what} can't be loaded: {why.splitlines()[0][:300]}")
+
+
+class ProviderMissing(ModelError):
+    """A device was asked for that is not there."""
+
+    def __init__(self, *, asked: str, got: str) -> None:
+        super().__init__(
+            f"'{asked}' was asked for, but ONNX Runtime offers {got}; install goodpart[gpu] on a machine with an "
+            "NVIDIA GPU, or ask for 'cpu'"
+        )
+
+
+class NotFinite(ModelError):
+    """A graph that answered NaN or infinity."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} answered a score that is not a finite number")

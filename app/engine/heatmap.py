@@ -1,0 +1,92 @@
+"""The heat-map: the anomaly map over the posted image, coloured on one absolute scale, never per image."""
+
+import io
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from app.engine.decode import Box, Image
+
+Kind = Literal["png", "overlay", "raw", "none"]
+
+# From ordinary to far off, evenly over RANGE: dark blue, blue, teal, yellow, orange, white-hot.
+COLOURS = ((8, 12, 48), (24, 66, 140), (20, 142, 140), (240, 212, 60), (238, 96, 32), (255, 244, 232))
+# On the map's scale: 0 is the mean of good positions, 1 their spread.
+RANGE = (0.0, 12.0)
+MOST_SIDE_PX = 1024
+OVERLAY_OPACITY = 0.55
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """An encoded picture. ``range``: the values at the first and last colour, or at 0 and 65535 if raw."""
+
+    media_type: str
+    width: int
+    height: int
+    range: tuple[float, float]
+    data: bytes
+
+
+def render(map_: NDArray[np.float32], image: Image, *, kind: Kind) -> Heatmap | None:
+    """The map (h, w) on the absolute scale as a PNG that covers the posted image; None where none is wanted.
+
+    The longer side is at most ``MOST_SIDE_PX``.
+    """
+    if kind == "none":
+        return None
+    unit = (covering(map_, image) - RANGE[0]) / (RANGE[1] - RANGE[0])
+    unit = np.clip(unit, 0, 1)
+    if kind == "raw":
+        picture = Pillow.fromarray(np.rint(unit * 65535).astype(np.uint16))
+    elif kind == "png":
+        picture = Pillow.fromarray(coloured(unit))
+    else:
+        picture = Pillow.fromarray(laid_over(coloured(unit), unit, image))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", compress_level=1)
+    return Heatmap("image/png", picture.width, picture.height, RANGE, buffer.getvalue())
+
+
+def covering(map_: NDArray[np.float32], image: Image) -> NDArray[np.float32]:
+    """The map at the picture's size, the padding around the image's content cut away."""
+    scale = min(1.0, MOST_SIDE_PX / max(image.width, image.height))
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return enlarged(map_, image.content, canvas=image.pixels.shape[:2], size=size)
+
+
+def enlarged(
+    map_: NDArray[np.float32], content: Box, *, canvas: tuple[int, ...], size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """The part of a map over ``content`` of a canvas (height, width), interpolated to ``size`` (width, height)."""
+    step_y, step_x = canvas[0] / map_.shape[0], canvas[1] / map_.shape[1]
+    box = (
+        content.x / step_x,
+        content.y / step_y,
+        (content.x + content.width) / step_x,
+        (content.y + content.height) / step_y,
+    )
+    grown = Pillow.fromarray(map_).resize(size, Pillow.Resampling.BILINEAR, box=box)
+    return np.asarray(grown, dtype=np.float32)
+
+
+def coloured(unit: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Values 0 to 1 as RGB (height, width, 3)."""
+    stops = np.linspace(0, 255, len(COLOURS))
+    table = np.stack([np.interp(np.arange(256), stops, band) for band in zip(*COLOURS, strict=True)])
+    colours: NDArray[np.uint8] = np.rint(table.T).astype(np.uint8)[np.rint(unit * 255).astype(np.uint8)]
+    return colours
+
+
+def laid_over(colours: NDArray[np.uint8], unit: NDArray[np.float32], image: Image) -> NDArray[np.uint8]:
+    """Colours over the image as the model saw it; ordinary positions stay clear."""
+    height, width = unit.shape
+    box = image.content
+    part = image.pixels[box.y : box.y + box.height, box.x : box.x + box.width]
+    under = np.asarray(Pillow.fromarray(part).resize((width, height), Pillow.Resampling.BILINEAR), dtype=np.float32)
+    opacity = OVERLAY_OPACITY * np.clip(4 * unit, 0, 1)[:, :, None]
+    blended: NDArray[np.uint8] = np.rint(under * (1 - opacity) + colours * opacity).astype(np.uint8)
+    return blended

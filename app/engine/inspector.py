@@ -1,0 +1,215 @@
+"""The way of an image: bytes -> decode -> Image -> Batch -> teacher -> T -> student -> S -> compare -> Inspection.
+
+``judge`` walks it in the calling thread, for command line and training. ``Inspector`` walks the same steps for the
+service, each in the thread where it belongs, so that the event loop neither decodes nor infers.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.engine.calibration import p_value
+from app.engine.decode import Image, decode
+from app.engine.detector import Batch, Comparison, batch_of
+from app.engine.heatmap import Heatmap, Kind, render
+from app.engine.regions import Region, grid_of, regions_of
+from app.engine.version import Version
+from model.bundle import PromiseRecord
+
+Step = TypeVar("Step")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the asker wants besides the verdict."""
+
+    heatmap: Kind = "none"
+    min_region_area_px: int = 0
+
+
+@dataclass(frozen=True)
+class ScaleVerdict:
+    """One scale's own score, and the share that it put into the joint score."""
+
+    stride: int
+    score: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Milliseconds a step took; ``queue`` is the wait for the inference worker."""
+
+    decode: float
+    queue: float
+    inference: float
+    render: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """One judgement. ``map``: float32 (h, w) on the absolute scale, where good positions have mean 0 and spread 1."""
+
+    version: Version
+    image: Image
+    verdict: Literal["ok", "ng"]
+    score: float
+    threshold: float
+    p_value: float
+    promise: PromiseRecord
+    scales: tuple[ScaleVerdict, ...]
+    regions: tuple[Region, ...]
+    map: NDArray[np.float32]
+    heatmap: Heatmap | None
+    timings: Timings
+
+
+def judge(data: bytes, version: Version, *, max_pixels: int, wish: Wish = Wish()) -> Inspection:  # frozen
+    """Inspect one image here and now. Raises ImageError or ModelError."""
+    watch = Stopwatch()
+    image = watch.timed("decode", lambda: decoded(data, version, max_pixels=max_pixels))
+    batch = batched(image, version)
+    comparison = watch.timed("inference", lambda: compared(batch, version))
+    return concluded(image, comparison, version, wish=wish, watch=watch)
+
+
+class Inspector:
+    """Inspects for many askers at once: a pool decodes and renders, one worker infers."""
+
+    def __init__(self, *, max_pixels: int, num_decoders: int) -> None:
+        self.max_pixels = max_pixels
+        self._pool = ThreadPoolExecutor(num_decoders, thread_name_prefix="decode")
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="inference")
+
+    async def inspect(self, data: bytes, version: Version, wish: Wish) -> Inspection:
+        """Inspect one image without holding up the event loop. Raises ImageError or ModelError."""
+        loop = asyncio.get_running_loop()
+        watch = Stopwatch()
+        image = await loop.run_in_executor(
+            self._pool,
+            lambda: watch.timed("decode", lambda: decoded(data, version, max_pixels=self.max_pixels)),
+        )
+        batch = batched(image, version)
+        watch.start("queue")
+        comparison = await loop.run_in_executor(self._worker, lambda: self._infer(batch, version, watch))
+        return await loop.run_in_executor(
+            self._pool, lambda: concluded(image, comparison, version, wish=wish, watch=watch)
+        )
+
+    @staticmethod
+    def _infer(batch: Batch, version: Version, watch: "Stopwatch") -> Comparison:
+        watch.stop("queue")
+        return watch.timed("inference", lambda: compared(batch, version))
+
+    def close(self) -> None:
+        """Finish what has begun, then end the threads."""
+        self._pool.shutdown()
+        self._worker.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def decoded(data: bytes, version: Version, *, max_pixels: int) -> Image:
+    """Bytes -> Image, by the version's rule."""
+    return decode(data, version.manifest.input, max_pixels=max_pixels)
+
+
+def batched(image: Image, version: Version) -> Batch:
+    """Image -> Batch of one."""
+    return batch_of([image], map_size=version.manifest.map_size)
+
+
+def compared(batch: Batch, version: Version) -> Comparison:
+    """Batch -> teacher -> T -> student -> S -> compare -> Comparison."""
+    return version.detector.run(batch)[0]
+
+
+def concluded(image: Image, comparison: Comparison, version: Version, *, wish: Wish, watch: "Stopwatch") -> Inspection:
+    """Comparison -> Inspection: raw values to the absolute scale, then verdict, regions and heat-map."""
+    manifest = version.manifest
+    score = manifest.score.standard(comparison.score)
+    map_ = standard_map(comparison.map, batched(image, version).valid[0], version)
+    regions = regions_of(
+        map_,
+        threshold=manifest.pixel_threshold,
+        grid=grid_of(image, manifest.map_size),
+        min_area_px=wish.min_region_area_px,
+    )
+    heatmap = watch.timed("render", lambda: render(map_, image, kind=wish.heatmap))
+    return Inspection(
+        version=version,
+        image=image,
+        verdict="ng" if score > version.threshold else "ok",
+        score=score,
+        threshold=version.threshold,
+        p_value=p_value(version.calibration, score),
+        promise=manifest.promise,
+        scales=scale_verdicts(comparison, version),
+        regions=regions,
+        map=map_,
+        heatmap=heatmap,
+        timings=watch.timings(),
+    )
+
+
+def standard_map(raw: NDArray[np.float32], valid: NDArray[np.float32], version: Version) -> NDArray[np.float32]:
+    """The raw map on the absolute scale; 0, as ordinary as can be, where a position is no part of the part."""
+    constants = version.manifest.map
+    standard = (raw - constants.mean) / constants.spread * valid
+    return standard.astype(np.float32)
+
+
+def scale_verdicts(comparison: Comparison, version: Version) -> tuple[ScaleVerdict, ...]:
+    """Each scale's numbers, the first scale first."""
+    return tuple(
+        ScaleVerdict(stride=scale.stride, score=float(score), share=float(share))
+        for scale, score, share in zip(
+            version.manifest.scales,
+            comparison.scale_scores,
+            comparison.scale_shares,
+            strict=True,
+        )
+    )
+
+
+class Stopwatch:
+    """Adds up milliseconds by the name of a step."""
+
+    def __init__(self) -> None:
+        self._started: dict[str, float] = {}
+        self._spent_ms: dict[str, float] = {}
+
+    def start(self, step: str) -> None:
+        """Begin a step."""
+        self._started[step] = time.perf_counter()
+
+    def stop(self, step: str) -> None:
+        """End a step."""
+        self._spent_ms[step] = (time.perf_counter() - self._started[step]) * 1000
+
+    def timed(self, step: str, work: Callable[[], Step]) -> Step:
+        """Do the work as that step and pass its result on."""
+        self.start(step)
+        result = work()
+        self.stop(step)
+        return result
+
+    def timings(self) -> Timings:
+        """Every step's time; 0 for a step that was not taken."""
+        spent = self._spent_ms
+        return Timings(
+            decode=spent.get("decode", 0.0),
+            queue=spent.get("queue", 0.0),
+            inference=spent.get("inference", 0.0),
+            render=spent.get("render", 0.0),
+        )

@@ -1,0 +1,66 @@
+"""ONNX Runtime sessions, opened from verified bytes on the provider that was asked for."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import onnxruntime as ort
+
+from app.engine.errors import BadGraph, ExternalData, ProviderMissing
+
+Provider = Literal["auto", "cuda", "tensorrt", "cpu"]
+
+CHAINS: dict[str, tuple[str, ...]] = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+}
+# The default search, EXHAUSTIVE, costs seconds at each new shape.
+CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+# How protobuf writes the key "location", which every tensor with external data carries.
+EXTERNAL_DATA_MARK = b"\x0a\x08location"
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where graphs run. ``provider`` is never ``auto``; ``num_threads`` counts for the CPU."""
+
+    provider: Literal["cuda", "tensorrt", "cpu"]
+    num_threads: int
+
+
+def chosen_device(asked: Provider, *, num_threads: int) -> Device:
+    """The device for what was asked; ``auto`` takes CUDA where it is. Raises ProviderMissing, never falls back."""
+    available = ort.get_available_providers()
+    if asked == "auto":
+        has_cuda = CHAINS["cuda"][0] in available
+        return Device("cuda" if has_cuda else "cpu", num_threads)
+    if CHAINS[asked][0] not in available:
+        raise ProviderMissing(asked=asked, got=", ".join(available))
+    return Device(asked, num_threads)
+
+
+def open_session(graph: bytes, *, what: str, device: Device) -> ort.InferenceSession:
+    """A session over these bytes alone. Raises ExternalData, BadGraph, ProviderMissing."""
+    if EXTERNAL_DATA_MARK in graph:
+        raise ExternalData(what)
+    chain = CHAINS[device.provider]
+    configured = [(provider, CUDA_OPTIONS if provider == "CUDAExecutionProvider" else {}) for provider in chain]
+    try:
+        session = ort.InferenceSession(graph, options_for(device), providers=configured)
+    except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
+        raise BadGraph(what, str(error)) from error
+    session.disable_fallback()
+    got = session.get_providers()[0]
+    if got != chain[0]:
+        raise ProviderMissing(asked=device.provider, got=got)
+    return session
+
+
+def options_for(device: Device) -> ort.SessionOptions:
+    """Threads by the device; spinning off, since three graphs take turns on the same cores."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = device.num_threads if device.provider == "cpu" else 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options

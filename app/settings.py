@@ -1,0 +1,104 @@
+"""The service's settings: one frozen object, read once from ``GOODPART_*`` variables and the command line."""
+
+import difflib
+import ipaddress
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.engine.decode import MOST_PIXELS
+from app.engine.sessions import Provider
+from model.bundle import GoodpartError
+
+PREFIX = "GOODPART_"
+
+
+class BadSettings(GoodpartError):
+    """A setting that is unknown or has no valid value."""
+
+
+def available_cpus() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Settings(BaseSettings):
+    """What a person chooses about the service. Each field is also the variable ``GOODPART_<FIELD>``."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    store: Path = Field(default=Path("store"), description="Folder of teachers and versions; reading suffices.")
+    state: Path | None = Field(
+        default=None, description="Folder that says which version serves; default: <store>/state."
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
+    auth: Literal["required", "off"] = Field(
+        default="required",
+        description="'off' allows an address other than loopback without API keys.",
+    )
+    provider: Provider = Field(default="auto", description="Where graphs run; 'auto' takes CUDA where there is one.")
+    threads: int = Field(default_factory=available_cpus, ge=1, le=256, description="Threads for inference on the CPU.")
+    decoders: int = Field(
+        default_factory=available_cpus, ge=1, le=64, description="Threads that decode and render images."
+    )
+    max_upload_bytes: int = Field(default=20_000_000, ge=1024, description="Largest body of one image, in bytes.")
+    max_batch_upload_bytes: int = Field(default=100_000_000, ge=1024, description="Largest body of a batch, in bytes.")
+    max_batch_images: int = Field(default=64, ge=1, le=1024, description="Most images in a batch.")
+    max_pixels: int = Field(
+        default=50_000_000, ge=1024, le=MOST_PIXELS, description="Most pixels of an image, by its header."
+    )
+    refresh_interval_s: float = Field(
+        default=1.0, gt=0, le=3600, description="Seconds between looks at which version should serve."
+    )
+
+    @property
+    def state_folder(self) -> Path:
+        """Where the state lies."""
+        return self.state if self.state is not None else self.store / "state"
+
+    @model_validator(mode="after")
+    def _is_not_open_to_strangers(self) -> Self:
+        if self.auth == "required" and not is_loopback(self.host):
+            message = (
+                f"{self.host} can be reached by others and there are no API keys; "
+                f"listen on 127.0.0.1, or say {PREFIX}AUTH=off"
+            )
+            raise ValueError(message)
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def read_settings(**given: object) -> Settings:
+    """The settings from the environment, overlaid by what was given. Raises BadSettings in one line."""
+    refuse_unknown(os.environ)  # noqa: TID251  # the one place that reads the environment
+    try:
+        return Settings(**given)  # type: ignore[arg-type]  # pydantic checks what comes from outside
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        raise BadSettings(f"{name}: {message}" if name else message) from None
+
+
+def refuse_unknown(names: Iterable[str]) -> None:
+    """Raise BadSettings for a misspelt variable, naming the nearest one there is."""
+    known = [PREFIX + field.upper() for field in Settings.model_fields]
+    for name in sorted(names):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            near = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise BadSettings(f"no setting is called {name}{hint}")

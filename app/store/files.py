@@ -1,0 +1,70 @@
+"""Writing so that a reader never sees half: beside, synced, renamed."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from app.store.errors import StoreUnusable
+
+INCOMING = ".incoming-"
+READ_ONLY = 0o444
+
+
+@contextmanager
+def reporting_trouble(folder: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into StoreUnusable."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnusable(folder, error.strerror or str(error)) from error
+
+
+def write_synced(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write a new file and wait until the disk has it."""
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the folder's entries."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Put a file in place of what was there, whole or not at all. Raises StoreUnusable."""
+    beside = path.with_name(f"{INCOMING}{uuid4().hex}")
+    with reporting_trouble(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write_synced(beside, data, mode=mode)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Make a folder of read-only files appear, whole or not at all. Raises StoreUnusable, also if it exists."""
+    beside = folder.with_name(f"{INCOMING}{uuid4().hex}")
+    with reporting_trouble(folder.parent):
+        try:
+            beside.mkdir(parents=True)
+            for name, data in files.items():
+                (beside / name).parent.mkdir(exist_ok=True)
+                write_synced(beside / name, data, mode=READ_ONLY)
+            for inner in {(beside / name).parent for name in files} | {beside}:
+                sync_folder(inner)
+            beside.rename(folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        sync_folder(folder.parent)

@@ -1,0 +1,134 @@
+"""The store: teachers and versions, written once by a trainer, read by any number of services."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.store.errors import MissingFile, StoreUnusable, UnknownProduct, UnknownVersion
+from app.store.files import READ_ONLY, replace_file, write_folder
+from model.bundle import (
+    MANIFEST,
+    NAME_PATTERN,
+    VERSION_PATTERN,
+    DigestMismatch,
+    Manifest,
+    check_digest,
+    check_product,
+    check_version,
+    read_manifest,
+    version_of,
+)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One version as verified bytes: what a file was when its digest was taken is what is loaded."""
+
+    version: str
+    manifest: Manifest
+    teacher: bytes
+    files: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder with ``teachers/`` and ``products/``. Reading needs no write permission."""
+
+    root: Path
+
+    def products(self) -> list[str]:
+        """The names of all products that have a folder, sorted. Raises StoreUnusable."""
+        return names_in(self.root / "products", NAME_PATTERN)
+
+    def versions(self, product: str) -> list[str]:
+        """A product's versions, oldest first; raises UnknownProduct where it has no folder."""
+        folder = self.product_folder(product)
+        if not folder.is_dir():
+            raise UnknownProduct(product)
+        return names_in(folder / "versions", VERSION_PATTERN)
+
+    def product_folder(self, product: str) -> Path:
+        """Where a product lies; raises BadName, so that no name leads out of the store."""
+        return self.root / "products" / check_product(product)
+
+    def version_folder(self, product: str, version: str) -> Path:
+        """Where a version lies; raises BadName."""
+        return self.product_folder(product) / "versions" / check_version(version)
+
+    def training_folder(self, product: str, version: str) -> Path:
+        """Where the trainer keeps what only it needs; raises BadName."""
+        return self.product_folder(product) / "training" / check_version(version)
+
+    def teacher_path(self, sha256: str) -> Path:
+        """Where the shared graph of a teacher lies."""
+        return self.root / "teachers" / f"{sha256}.onnx"
+
+    def manifest(self, product: str, version: str) -> Manifest:
+        """A version's manifest, held against the version's name. Raises StoreError or BundleError."""
+        folder = self.version_folder(product, version)
+        if not folder.is_dir():
+            raise UnknownVersion(product, version)
+        data = read_file(folder / MANIFEST, f"{version}/{MANIFEST}")
+        manifest = read_manifest(data)
+        expected = version_of(data)
+        if expected != version or manifest.product != product:
+            raise DigestMismatch(file=MANIFEST, expected=f"{product}/{version}", found=f"{manifest.product}/{expected}")
+        return manifest
+
+    def bundle(self, product: str, version: str) -> Bundle:
+        """Every byte of a version and its teacher, each held against its digest. Raises StoreError, BundleError."""
+        manifest = self.manifest(product, version)
+        folder = self.version_folder(product, version)
+        files = {
+            path: check_digest(path, read_file(folder / path, f"{version}/{path}"), record.sha256)
+            for path, record in manifest.files.items()
+        }
+        digest = manifest.teacher.sha256
+        teacher = read_file(self.teacher_path(digest), f"teacher {digest[:16]}")
+        return Bundle(version, manifest, check_digest("teacher.onnx", teacher, digest), files)
+
+    def add_teacher(self, sha256: str, graph: bytes) -> None:
+        """Keep a teacher's graph once; bytes that are there already are checked and replaced if damaged."""
+        path = self.teacher_path(sha256)
+        check_digest("teacher.onnx", graph, sha256)
+        if path.is_file() and path.read_bytes() == graph:
+            return
+        replace_file(path, graph, mode=READ_ONLY)
+
+    def publish(
+        self,
+        product: str,
+        *,
+        manifest: bytes,
+        files: Mapping[str, bytes],
+        training: Mapping[str, bytes],
+    ) -> str:
+        """Write a version, whole or not at all, and return its name. ``training`` is the trainer's own.
+
+        The trainer's folder goes first: a version that can be seen is complete. Raises StoreUnusable.
+        """
+        version = version_of(manifest)
+        if training:
+            write_folder(self.training_folder(product, version), training)
+        write_folder(self.version_folder(product, version), {**files, MANIFEST: manifest})
+        return version
+
+
+def names_in(folder: Path, pattern: str) -> list[str]:
+    """The sorted names of folders in a folder that match; none where it does not exist. Raises StoreUnusable."""
+    try:
+        entries = list(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise StoreUnusable(folder, error.strerror or str(error)) from error
+    return sorted(entry.name for entry in entries if entry.is_dir() and re.fullmatch(pattern, entry.name))
+
+
+def read_file(path: Path, what: str) -> bytes:
+    """A file's bytes; raises MissingFile or StoreUnusable."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise MissingFile(what) from None
+    except OSError as error:
+        raise StoreUnusable(path.parent, error.strerror or str(error)) from error

@@ -1,0 +1,207 @@
+"""The bundle: one version of one product, as files. What trainer and service agree on, and nothing else.
+
+This module imports neither torch nor onnxruntime. Format 1 is read for ever; a new format gets a new number.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+STUDENT = "student.onnx"
+COMPARE = "compare.onnx"
+CALIBRATION = "calibration.npz"
+METRICS = "metrics.json"
+REPORT = "report.html"
+GOLDEN = "golden"
+REQUIRED_FILES = (STUDENT, COMPARE, CALIBRATION)
+
+NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"
+VERSION_PATTERN = r"\d{8}t\d{6}z-[0-9a-f]{8}"
+SHA256_PATTERN = r"[0-9a-f]{64}"
+FILE_PATTERN = r"([a-z0-9_]+/)?[a-z0-9_]+\.[a-z0-9]+"
+
+Sha256 = Annotated[str, StringConstraints(pattern=f"^{SHA256_PATTERN}$")]
+BundlePath = Annotated[str, StringConstraints(pattern=f"^{FILE_PATTERN}$")]
+
+
+class GoodpartError(Exception):
+    """Root of every error that Goodpart raises on purpose; the message is one line for people.
+
+    GoodpartError
+    ├── BadName                 a product or version name that is not one
+    ├── BundleError
+    │   ├── BadManifest         not a manifest, or of a format that this program does not know
+    │   └── DigestMismatch      bytes that are not those that were published
+    ├── app.engine.errors       images that can't be judged, models that don't run
+    ├── app.store.errors        products and versions that are not there, stores that can't be used
+    ├── app.api.problems        requests that are not understood
+    └── training.errors         data and settings that can't be trained on
+    """
+
+
+class BadName(GoodpartError):
+    """A product or version name that is not one; also what keeps paths inside the store."""
+
+    def __init__(self, what: str, name: str, pattern: str) -> None:
+        super().__init__(f"{what} {name[:80]!r} is not a valid name: it must match {pattern}")
+
+
+class BundleError(GoodpartError):
+    """A version that must not be loaded."""
+
+
+class BadManifest(BundleError):
+    """Not a manifest, or of a format that this program does not know."""
+
+
+class DigestMismatch(BundleError):
+    """Bytes that are not those that were published."""
+
+    def __init__(self, *, file: str, expected: str, found: str) -> None:
+        super().__init__(f"{file} has been changed: its SHA-256 is {found[:16]}..., not {expected[:16]}...")
+
+
+class Record(BaseModel):
+    """A frozen part of the manifest; unknown members are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileRecord(Record):
+    """What a file of the bundle must be."""
+
+    sha256: Sha256
+    size_bytes: int = Field(ge=0)
+
+
+class InputRecord(Record):
+    """How an image becomes the teacher's input."""
+
+    height: int = Field(ge=32, le=4096)
+    width: int = Field(ge=32, le=4096)
+    fit: Literal["stretch", "letterbox"]
+    channels: Literal["grey", "rgb"]
+    white_level: int = Field(ge=1, le=65535)
+
+
+class ScaleRecord(Record):
+    """One scale, the first first: its stride in input pixels and its weight in the score."""
+
+    stride: int = Field(ge=1)
+    weight: float = Field(ge=0)
+
+
+class AffineRecord(Record):
+    """Raw values to Goodpart's scale: ``(raw - mean) / spread``."""
+
+    mean: float
+    spread: float = Field(gt=0)
+
+    def standard(self, raw: float) -> float:
+        """A raw value on the absolute scale: 0 is the mean of good parts, 1 their spread."""
+        return (raw - self.mean) / self.spread
+
+
+class PromiseRecord(Record):
+    """The false-alarm rate that was asked for, the one that calibration supports, and the threshold it gives."""
+
+    asked: float = Field(gt=0, lt=1)
+    supported: float = Field(gt=0, le=1)
+    num_calibration: int = Field(ge=1)
+    threshold: float
+
+
+class TeacherRecord(Record):
+    """The shared teacher graph that this version needs."""
+
+    name: str
+    sha256: Sha256
+    size_bytes: int = Field(ge=1)
+    licence: str
+
+
+class Manifest(Record):
+    """``manifest.json``: everything a service must know of a version before it loads it."""
+
+    format: Literal[1]
+    product: Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$")]
+    created: datetime
+    method: Literal["full", "quick"]
+    input: InputRecord
+    teacher: TeacherRecord
+    scales: tuple[ScaleRecord, ...] = Field(min_length=1)
+    map_size: tuple[int, int]
+    top_share: float = Field(gt=0, le=1)
+    score: AffineRecord
+    map: AffineRecord
+    pixel_threshold: float
+    promise: PromiseRecord
+    golden_tolerance: Mapping[Literal["float32", "float16"], float]
+    fingerprint: str
+    tools: Mapping[str, str]
+    files: Mapping[BundlePath, FileRecord]
+
+
+def sha256_hex(data: bytes) -> str:
+    """The SHA-256 of these bytes in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def check_product(name: str) -> str:
+    """The name itself; raises BadName."""
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise BadName("product", name, NAME_PATTERN)
+    return name
+
+
+def check_version(name: str) -> str:
+    """The name itself; raises BadName."""
+    if not re.fullmatch(VERSION_PATTERN, name):
+        raise BadName("version", name, VERSION_PATTERN)
+    return name
+
+
+def file_records(files: Mapping[str, bytes]) -> dict[str, FileRecord]:
+    """The records of a bundle's files by their path in it."""
+    return {path: FileRecord(sha256=sha256_hex(data), size_bytes=len(data)) for path, data in files.items()}
+
+
+def read_manifest(data: bytes) -> Manifest:
+    """The manifest in these bytes; raises BadManifest with the first thing that is wrong."""
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise BadManifest(f"{MANIFEST} can't be read: {where}: {first['msg']}") from None
+    for path in REQUIRED_FILES:
+        if path not in manifest.files:
+            raise BadManifest(f"{MANIFEST} lists no {path}")
+    return manifest
+
+
+def version_of(manifest: bytes) -> str:
+    """``20261123t140509z-3fa9c1d2``: the UTC time of making, then 8 hex digits over the sorted file digests.
+
+    The manifest's own digest is among them, so that a version's name also vouches for its threshold.
+    Raises BadManifest.
+    """
+    content = read_manifest(manifest)
+    digests = {path: record.sha256 for path, record in content.files.items()}
+    digests[MANIFEST] = sha256_hex(manifest)
+    lines = "\n".join(f"{digests[path]}  {path}" for path in sorted(digests))
+    return f"{content.created:%Y%m%dt%H%M%Sz}-{sha256_hex(lines.encode())[:8]}"
+
+
+def check_digest(path: str, data: bytes, expected: str) -> bytes:
+    """The bytes themselves, once they are known to be those published; raises DigestMismatch."""
+    found = sha256_hex(data)
+    if found != expected:
+        raise DigestMismatch(file=path, expected=expected, found=found)
+    return data

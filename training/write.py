@@ -1,0 +1,158 @@
+"""A trained version as files: what goes into the bundle, and what the trainer keeps beside it."""
+
+import io
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import Tensor
+
+from app.engine.calibration import packed
+from app.engine.decode import decode, loaded, opened
+from app.engine.detector import Detector, Graphs, batch_of
+from model.bundle import (
+    CALIBRATION,
+    COMPARE,
+    FORMAT,
+    GOLDEN,
+    METRICS,
+    REPORT,
+    STUDENT,
+    InputRecord,
+    Manifest,
+    ScaleRecord,
+    TeacherRecord,
+    file_records,
+    sha256_hex,
+)
+from model.compare import Compare
+from model.student import Student
+from model.teacher import teacher_spec
+from training.calibrate import Calibrated
+from training.report import report_html
+from training.settings import TrainSettings
+from training.synthetic import as_png, with_scratch
+
+TOOLS = ("goodpart", "torch", "onnx", "onnxruntime", "numpy", "pillow")
+# In units of the absolute scale: what another machine's float32 may change of a golden score or map.
+GOLDEN_TOLERANCE = {"float32": 0.02}
+NUM_GOLDEN = 3
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A version that judges, before its metrics and report are known. ``rule`` and ``weights`` a scale as learned."""
+
+    product: str
+    created: datetime
+    rule: InputRecord
+    settings: TrainSettings
+    graphs: Graphs
+    scale_weights: tuple[float, ...]
+    calibrated: Calibrated
+    fingerprint: str
+
+    def files(self) -> dict[str, bytes]:
+        """What it takes to judge."""
+        return {
+            STUDENT: self.graphs.student,
+            COMPARE: self.graphs.compare,
+            CALIBRATION: packed(self.calibrated.scores),
+        }
+
+    def manifest(self, files: Mapping[str, bytes]) -> Manifest:
+        """The manifest over these files."""
+        settings, calibrated = self.settings, self.calibrated
+        return Manifest(
+            format=FORMAT,
+            product=self.product,
+            created=self.created,
+            method="quick" if settings.quick else "full",
+            input=self.rule,
+            teacher=TeacherRecord(
+                name=settings.teacher,
+                sha256=sha256_hex(self.graphs.teacher),
+                size_bytes=len(self.graphs.teacher),
+                licence=teacher_spec(settings.teacher).licence,
+            ),
+            scales=tuple(
+                ScaleRecord(stride=stride, weight=weight)
+                for stride, weight in zip(settings.strides, self.scale_weights, strict=True)
+            ),
+            map_size=settings.map_size,
+            top_share=settings.top_share,
+            score=calibrated.score,
+            map=calibrated.map,
+            pixel_threshold=calibrated.pixel_threshold,
+            promise=calibrated.promise,
+            golden_tolerance=GOLDEN_TOLERANCE,
+            fingerprint=self.fingerprint,
+            tools={**{tool: installed_version(tool) for tool in TOOLS}, "python": platform.python_version()},
+            files=file_records(files),
+        )
+
+
+def fingerprint(paths: Sequence[Path], settings: TrainSettings) -> str:
+    """What a training depends on, as one digest: the settings and the bytes of every good image."""
+    digests = sorted(sha256_hex(path.read_bytes()) for path in paths)
+    return sha256_hex("\n".join([settings.model_dump_json(), *digests]).encode())
+
+
+def golden_files(good: Sequence[Path], draft: Draft, detector: Detector) -> dict[str, bytes]:
+    """Original bytes of a few good parts, some with a scratch, and what is expected of them, on the absolute scale."""
+    generator = np.random.default_rng(draft.settings.seed)
+    chosen = good[:NUM_GOLDEN]
+    originals = {f"{GOLDEN}/good_{i}{path.suffix.lower()}": path.read_bytes() for i, path in enumerate(chosen)}
+    for i, path in enumerate(chosen):
+        picture = loaded(opened(path.read_bytes(), max_pixels=draft.settings.max_pixels))
+        if picture.mode in ("L", "RGB"):
+            scratched = with_scratch(picture, generator=generator)
+            originals[f"{GOLDEN}/defect_{i}.png"] = as_png(scratched)
+    return {**originals, f"{GOLDEN}/expected.npz": expected_file(originals, draft, detector)}
+
+
+def expected_file(originals: Mapping[str, bytes], draft: Draft, detector: Detector) -> bytes:
+    """Scores (images) and maps (images, h, w) of the golden images, in the order of their sorted names."""
+    score, map_ = draft.calibrated.score, draft.calibrated.map
+    scores, maps = [], []
+    for name in sorted(originals):
+        image = decode(originals[name], draft.rule, max_pixels=draft.settings.max_pixels)
+        (comparison,) = detector.run(batch_of([image], map_size=draft.settings.map_size))
+        scores.append(score.standard(comparison.score))
+        maps.append((comparison.map - map_.mean) / map_.spread)
+    return npz(scores=np.array(scores), maps=np.stack(maps).astype(np.float32))
+
+
+def training_files(
+    student: Student, compare: Compare, settings: TrainSettings, features: tuple[Tensor, ...]
+) -> dict[str, bytes]:
+    """What ``adapt`` needs later: weights, settings, and the calibration parts' teacher features as float16."""
+    halves = {f"t{k + 1}": scale.half().numpy() for k, scale in enumerate(features)}
+    return {
+        "student.safetensors": save(student.state_dict()),
+        "compare.safetensors": save(compare.state_dict()),
+        "settings.json": settings.model_dump_json(indent=1).encode() + b"\n",
+        "calibration_features.npz": npz(**halves),
+    }
+
+
+def metrics_files(product: str, metrics: Mapping[str, object]) -> dict[str, bytes]:
+    """The figures, for programs and for people."""
+    return {
+        METRICS: json.dumps(metrics, indent=1).encode() + b"\n",
+        REPORT: report_html(product, metrics).encode(),
+    }
+
+
+def npz(**arrays: NDArray[np.generic]) -> bytes:
+    """Arrays as the bytes of an ``.npz`` file."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for options
+    return buffer.getvalue()
