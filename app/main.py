@@ -44,6 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     problems.install(app)
+    app.state.catalogue = catalogue
     app.include_router(health.router(catalogue=catalogue))
     app.include_router(products.router(catalogue=catalogue))
     app.include_router(inspect.router(catalogue=catalogue, inspector=inspector, settings=settings))

@@ -1,7 +1,5 @@
 """Per-channel statistics of the teacher's features, so that no channel outshouts another."""
 
-from typing import Self
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -22,7 +20,7 @@ class Standardiser(nn.Module):
         self.register_buffer("spread", torch.ones(num_channels))
 
     @classmethod
-    def fitted(cls, features: Float[Tensor, "batch channels height width"]) -> Self:
+    def fitted(cls, features: Float[Tensor, "batch channels height width"]) -> "Standardiser":
         """The standardiser of these features of good parts."""
         standardiser = cls(features.shape[1])
         standardiser.mean.copy_(features.mean((0, 2, 3)))

@@ -5,7 +5,6 @@ what good parts had there is decoded, first at its own scale, then scale by scal
 """
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Float
@@ -117,7 +116,7 @@ class Student(nn.Module):
             for k in range(1, len(spec.channels))
         )
 
-    def fit_statistics(self, features: tuple[Tensor, ...]) -> Self:
+    def fit_statistics(self, features: tuple[Tensor, ...]) -> "Student":
         """Take the per-channel statistics of these teacher features; returns the student itself."""
         for standardiser, scale in zip(self.standardisers, features, strict=True):
             standardiser.load_state_dict(Standardiser.fitted(scale).state_dict())

@@ -4,7 +4,6 @@ import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import torch
 from jaxtyping import Float, UInt8
@@ -183,11 +182,11 @@ class Teacher(nn.Module):
         self.requires_grad_(requires_grad=False).eval()
 
     @classmethod
-    def with_weights(cls, name: str, state: Mapping[str, Tensor], *, strides: tuple[int, ...]) -> Self:
+    def with_weights(cls, name: str, state: Mapping[str, Tensor], *, strides: tuple[int, ...]) -> "Teacher":
         """A teacher from a checkpoint; raises UnknownTeacher, UntappedStride, WrongArchitecture."""
         return cls(name, loaded_network(name, state), strides=strides)
 
-    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002, ARG002  # torch's own signature
+    def train(self, mode: bool = True) -> "Teacher":  # noqa: FBT001, FBT002, ARG002  # torch's own signature
         """A teacher stays as it is: its batch norms never learn."""
         return super().train(mode=False)
 

@@ -33,7 +33,7 @@ class TooFewImages(TrainingError):
 
     def __init__(self, *, found: int, needed: int) -> None:
         super().__init__(
-            f"{found} different good images are too few: it takes at least {needed} to train, and some 500 to promise 1 %"
+            f"{found} different good images are too few: it takes at least {needed} to train, and 500 to promise 1 %"
         )
 
 

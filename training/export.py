@@ -1,5 +1,7 @@
 """Networks to ONNX, and the proof that the graphs judge as the networks do."""
 
+import inspect
+import logging
 import warnings
 from dataclasses import dataclass
 
@@ -70,8 +72,11 @@ def export(teacher: Teacher, student: Student, compare: Compare, pixels: Tensor)
 def graph_of(network: nn.Module, arguments: tuple[Tensor, ...], *, inputs: list[str], outputs: list[str]) -> bytes:
     """One network as a self-contained ONNX graph with a dynamic batch; the same network gives the same bytes."""
     batch = torch.export.Dim("batch", min=1, max=1024)
-    is_variadic = not isinstance(network, Teacher)
+    parameters = inspect.signature(network.forward).parameters.values()
+    is_variadic = any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in parameters)
     shapes = tuple({0: batch} for _ in arguments)
+    # It would warn, four times a graph, that torchvision is not there.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         # The exporter uses parts of torch that torch itself has deprecated.
         warnings.simplefilter("ignore")

@@ -8,7 +8,7 @@ from pathlib import Path
 from pickle import UnpicklingError  # noqa: TID251  # what torch raises for a checkpoint that is none
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import torch
 from torch import Tensor
 
@@ -61,7 +61,7 @@ def downloaded(url: str) -> bytes:
         raise BadWeights(f"{url}: weights are taken over https only")
     received = bytearray()
     try:
-        with httpx.stream("GET", url, timeout=TIMEOUT_S, follow_redirects=True) as response:
+        with httpx2.stream("GET", url, timeout=TIMEOUT_S, follow_redirects=True) as response:
             response.raise_for_status()
             if not is_trusted(str(response.url)):
                 raise BadWeights(f"{url} leads to {response.url}: weights are taken over https only")
@@ -69,7 +69,7 @@ def downloaded(url: str) -> bytes:
                 received += chunk
                 if len(received) > MOST_BYTES:
                     raise BadWeights(f"{url} is larger than {MOST_BYTES:,} bytes")
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise BadWeights(f"{url}: {str(error).splitlines()[0]}") from error
     return bytes(received)
 

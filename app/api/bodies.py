@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator
 
 from fastapi import Request
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.api.problems import BadForm, BodyTooLarge, MissingImage, TooManyImages, WrongMediaType
@@ -53,6 +53,14 @@ async def read_images(request: Request, *, limit_bytes: int, most: int) -> list[
         if "Too many files" in message:
             raise TooManyImages(limit=most) from None
         raise BadForm(message) from error
+    try:
+        return await files_of(form, most=most)
+    finally:
+        await form.close()
+
+
+async def files_of(form: FormData, *, most: int) -> list[bytes]:
+    """The bytes of every file in the field ``image``. Raises MissingImage, TooManyImages."""
     files = [part for part in form.getlist(FIELD) if isinstance(part, UploadFile)]
     if not files:
         raise MissingImage

@@ -6,6 +6,7 @@ with a probability of at most ``1 - k / (n + 1)`` (Vovk et al., 2005; Papadopoul
 
 import io
 import math
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ def unpacked(data: bytes) -> NDArray[np.float64]:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             scores = np.asarray(arrays["scores"], dtype=np.float64)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise BadCalibration(f"calibration.npz can't be read: {error}") from error
     if scores.ndim != 1 or len(scores) == 0 or not np.isfinite(scores).all():
         raise BadCalibration("calibration.npz holds no row of finite scores")

@@ -1,0 +1,30 @@
+import inspect
+
+from app.engine import decode, detector, inspector
+
+
+def test_acquiring_extracting_twice_comparing_and_detecting_are_functions_of_their_own():
+    units = [
+        decode.decode,  # the obtaining unit
+        detector.Detector.extract,  # the first extraction unit
+        detector.Detector.rebuild,  # the second extraction unit
+        detector.Detector.judge,  # the comparison unit
+        inspector.concluded,  # the detection unit
+    ]
+    assert len({inspect.getsource(unit) for unit in units}) == len(units)
+
+
+def test_each_unit_takes_what_the_one_before_it_gave(tiny_version, good_bytes):
+    image = decode.decode(good_bytes, tiny_version.manifest.input, max_pixels=10**6)
+    batch = detector.batch_of([image], map_size=tiny_version.manifest.map_size)
+    first = tiny_version.detector.extract(batch)
+    second = tiny_version.detector.rebuild(first)
+    (comparison,) = tiny_version.detector.judge(first, second, batch)
+    inspection = inspector.concluded(
+        image, comparison, tiny_version, wish=inspector.Wish(), watch=inspector.Stopwatch()
+    )
+    whole = inspector.judge(good_bytes, tiny_version, max_pixels=10**6)
+    assert inspection.verdict == whole.verdict
+    assert inspection.score == whole.score
+    assert {name[0] for name in first} == {"t"}
+    assert {name[0] for name in second} == {"s"}

@@ -1,0 +1,69 @@
+"""Shared by all tests: axes of every public tensor function are checked while tests run."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # for drawing.py, which the fixture's maker shares
+
+TYPED = (
+    "adaptive",
+    "compare",
+    "efficientnet_lite",
+    "fusion",
+    "losses",
+    "measure",
+    "recall",
+    "resnet",
+    "standardise",
+    "student",
+    "teacher",
+)
+install_import_hook([f"model.{name}" for name in TYPED], "beartype.beartype")
+
+from drawing import defective_part, encoded, good_part  # noqa: E402  # after the path and the hook
+
+from app.engine.sessions import Device  # noqa: E402
+from app.engine.version import Loader  # noqa: E402
+from app.store.store import Store  # noqa: E402
+
+FIXTURE = HERE / "fixtures" / "format1"
+PRODUCT = "disc"
+
+
+@pytest.fixture
+def store_folder(tmp_path):
+    """A copy of the committed format-1 store, free to be damaged."""
+    return Path(shutil.copytree(FIXTURE, tmp_path / "store"))
+
+
+@pytest.fixture
+def store(store_folder):
+    return Store(store_folder)
+
+
+@pytest.fixture
+def version_folder(store):
+    (name,) = store.versions(PRODUCT)
+    return store.version_folder(PRODUCT, name)
+
+
+@pytest.fixture(scope="session")
+def tiny_version():
+    store = Store(FIXTURE)
+    (name,) = store.versions(PRODUCT)
+    return Loader(Device("cpu", 1)).load(store.bundle(PRODUCT, name))
+
+
+@pytest.fixture(scope="session")
+def good_bytes():
+    return encoded(good_part(7))
+
+
+@pytest.fixture(scope="session")
+def defective_bytes():
+    return encoded(defective_part(7))
