@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.engine.decode import MOST_PIXELS
-from app.engine.sessions import Provider
+from app.engine.sessions import Provider, available_cpus
 from model.bundle import GoodpartError
 
 PREFIX = "GOODPART_"
@@ -19,11 +19,6 @@ PREFIX = "GOODPART_"
 
 class BadSettings(GoodpartError):
     """A setting that is unknown or has no valid value."""
-
-
-def available_cpus() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Settings(BaseSettings):

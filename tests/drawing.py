@@ -1,6 +1,8 @@
 """Parts drawn for tests: a grey disc under changing light, and defects on it."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -34,6 +36,23 @@ def encoded(picture, file_format="PNG", **options):
     buffer = io.BytesIO()
     picture.save(buffer, format=file_format, **options)
     return buffer.getvalue()
+
+
+def png_of(width, height, *, depth_bits=1, colour_type=0, rows=bytes(1000)):
+    """A PNG with this header, whatever its rows hold; by default a bomb of less than a kilobyte."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, depth_bits, colour_type, 0, 0, 0)
+    return b"".join(
+        [
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", header),
+            chunk(b"IDAT", zlib.compress(rows)),
+            chunk(b"IEND", b""),
+        ]
+    )
 
 
 def write_mvtec(folder, *, num_train=40, num_test=4):

@@ -10,7 +10,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from app.engine.detector import Batch, Comparison, Graphs
+from app.engine.detector import Comparison, Graphs
 from model.compare import Compare
 from model.compare import Comparison as TorchComparison
 from model.student import Student
@@ -111,11 +111,12 @@ def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def network_comparison(teacher: Teacher, student: Student, compare: Compare, batch: Batch) -> TorchComparison:
-    """What the networks themselves say of a batch."""
+def network_comparison(
+    teacher_features: tuple[Tensor, ...], student: Student, compare: Compare, valid: Tensor
+) -> TorchComparison:
+    """What the networks themselves say of a batch's teacher features."""
     with torch.no_grad():
-        seen = teacher(torch.from_numpy(batch.pixels))
-        answer: TorchComparison = compare(seen, student(*seen), torch.from_numpy(batch.valid))
+        answer: TorchComparison = compare(teacher_features, student(*teacher_features), valid)
     return answer
 
 

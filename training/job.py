@@ -7,7 +7,7 @@ activate. Nothing is written before everything has held.
 import getpass
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from app.engine.decode import Image
-from app.engine.detector import Batch, Comparison, Detector, Floats, batch_of
-from app.engine.sessions import Device
+from app.engine.detector import Comparison, Detector, Floats, batch_of
+from app.engine.sessions import Device, available_cpus
 from app.engine.version import Loader, Version
-from app.settings import available_cpus
 from app.store.state import State
 from app.store.store import Store
 from model.bundle import InputRecord, check_product, sha256_hex
@@ -41,8 +40,7 @@ from training.standardise import fit_comparison
 from training.weights import load_teacher
 from training.write import Draft, fingerprint, golden_files, metrics_files, training_files
 
-# Parity is tried on this many images at a time; more only take memory.
-PARITY_BATCH = 8
+# The exporter must see more than one image, or it takes the batch for fixed.
 NUM_TRACED = 2
 
 
@@ -80,6 +78,30 @@ class Networks:
             network.to(device)
 
 
+@dataclass(frozen=True)
+class Verified:
+    """Calibration parts on which graphs and networks agree. ``features``: the teacher's, scales 1..K."""
+
+    comparisons: list[Comparison]
+    valid: list[Floats]
+    features: tuple[Tensor, ...]
+    parity: Parity
+
+    @classmethod
+    def joined(cls, parts: Sequence["Verified"]) -> "Verified":
+        """Many as one; the parity is that of the worst."""
+        return cls(
+            comparisons=[comparison for part in parts for comparison in part.comparisons],
+            valid=[valid for part in parts for valid in part.valid],
+            features=tuple(torch.cat(scale) for scale in zip(*(part.features for part in parts), strict=True)),
+            parity=Parity(
+                num_images=sum(part.parity.num_images for part in parts),
+                score=max(part.parity.score for part in parts),
+                map=max(part.parity.map for part in parts),
+            ),
+        )
+
+
 class Job:
     """One training: what is fixed from its start, and the steps, each of which tells what it does."""
 
@@ -101,19 +123,25 @@ class Job:
         began = time.monotonic()
         self.narrator.say(data_in_words(self.dataset, self.split))
         networks = self.learned()
-        draft, detector, parity = self.exported(networks)
+        draft, detector, verified = self.exported(networks)
         self.narrator.say(promise_in_words(draft.calibrated.promise))
         metrics = {
             "promise_in_words": promise_in_words(draft.calibrated.promise),
             **self.evaluated(draft, detector),
-            "parity": asdict(parity),
+            "parity": asdict(verified.parity),
             "num_train": len(self.split.train),
             "num_standardise": len(self.split.standardise),
             "num_calibrate": len(self.split.calibrate),
             "training_s": round(time.monotonic() - began, 1),
             "settings": self.settings.model_dump(mode="json"),
         }
-        return self.published(draft, detector, networks, metrics)
+        files = {
+            **draft.files(),
+            **golden_files(self.split.calibrate, draft, detector),
+            **metrics_files(self.order.product, metrics),
+        }
+        training = training_files(networks.student, networks.compare, self.settings, verified.features)
+        return Published(*self.published(draft, files, training), metrics)
 
     def learned(self) -> Networks:
         """Teacher features -> memory -> learning -> standardise; the networks end on the CPU."""
@@ -206,14 +234,14 @@ class Job:
             untrained_scales=self.settings.quick,
         )
 
-    def exported(self, networks: Networks) -> tuple[Draft, Detector, Parity]:
+    def exported(self, networks: Networks) -> tuple[Draft, Detector, Verified]:
         """Export -> parity -> calibrate; what comes back can judge."""
         pixels = pixels_of([self.decoded(path) for path in self.split.train[:NUM_TRACED]])
         with self.narrator.step("export", total=1) as advance:
             graphs = export(networks.teacher, networks.student, networks.compare, pixels)
             advance(1)
         detector = Loader(Device("cpu", available_cpus())).detector(graphs)
-        comparisons, valid, parity = self.verified(networks, detector)
+        verified = self.verified(networks, detector)
         draft = Draft(
             product=self.order.product,
             created=datetime.now(UTC),
@@ -221,30 +249,29 @@ class Job:
             settings=self.settings,
             graphs=graphs,
             scale_weights=tuple(networks.compare.scale_weights.tolist()),
-            calibrated=calibrate(comparisons, valid, asked=self.settings.false_alarm_rate),
+            calibrated=calibrate(verified.comparisons, verified.valid, asked=self.settings.false_alarm_rate),
             fingerprint=fingerprint(self.dataset.good, self.settings),
         )
-        return draft, detector, parity
+        return draft, detector, verified
 
-    def verified(self, networks: Networks, detector: Detector) -> tuple[list[Comparison], list[Floats], Parity]:
+    def verified(self, networks: Networks, detector: Detector) -> Verified:
         """What the graphs say of the calibration parts, once the networks agree. Raises ParityFailed."""
-        found: list[Comparison] = []
-        valid: list[Floats] = []
-        parities: list[Parity] = []
         paths = self.split.calibrate
         with self.narrator.step("parity and calibration", total=len(paths)) as advance:
-            for first in range(0, len(paths), PARITY_BATCH):
-                images = [self.decoded(path) for path in paths[first : first + PARITY_BATCH]]
-                batch = batch_of(images, map_size=self.settings.map_size)
-                # One image at a time, as the service judges them.
-                answers = [detector.run(row) for row in rows_of(batch)]
-                some = [answer for (answer,) in answers]
-                expected = network_comparison(networks.teacher, networks.student, networks.compare, batch)
-                parities.append(check_parity(expected, some))
-                found += some
-                valid += list(batch.valid)
-                advance(len(images))
-        return found, valid, joined(parities)
+            checked = []
+            for path in paths:
+                checked.append(self.checked(self.decoded(path), networks, detector))
+                advance(1)
+        return Verified.joined(checked)
+
+    def checked(self, image: Image, networks: Networks, detector: Detector) -> Verified:
+        """One calibration part, judged by the graphs as the service will judge it, and by the networks."""
+        batch = batch_of([image], map_size=self.settings.map_size)
+        found = detector.run(batch)
+        with torch.no_grad():
+            features = networks.teacher(torch.from_numpy(batch.pixels))
+        expected = network_comparison(features, networks.student, networks.compare, torch.from_numpy(batch.valid))
+        return Verified(found, list(batch.valid), features, check_parity(expected, found))
 
     def decoded(self, path: Path) -> Image:
         """An image through the service's decoder; raises BadImage."""
@@ -270,31 +297,15 @@ class Job:
                 on_image=advance,
             )
 
-    def published(self, draft: Draft, detector: Detector, networks: Networks, metrics: dict[str, object]) -> Published:
-        """Write the version; then make it the one that serves, if the order says so. Raises StoreUnusable."""
-        files = {
-            **draft.files(),
-            **golden_files(self.split.calibrate, draft, detector),
-            **metrics_files(self.order.product, metrics),
-        }
-        order = self.order
-        kept = self.features(networks.teacher, self.split.calibrate, "features for adapt")
-        order.store.add_teacher(sha256_hex(draft.graphs.teacher), draft.graphs.teacher)
-        version = order.store.publish(
-            order.product,
-            manifest=draft.manifest(files).model_dump_json(indent=1).encode() + b"\n",
-            files=files,
-            training=training_files(networks.student, networks.compare, self.settings, kept),
-        )
+    def published(self, draft: Draft, files: Mapping[str, bytes], training: Mapping[str, bytes]) -> tuple[str, bool]:
+        """Write the version and, if the order says so, make it serve: its name and whether. Raises StoreUnusable."""
+        order, teacher = self.order, draft.graphs.teacher
+        order.store.add_teacher(sha256_hex(teacher), teacher)
+        manifest = draft.manifest(files).model_dump_json(indent=1).encode() + b"\n"
+        version = order.store.publish(order.product, manifest=manifest, files=files, training=training)
         if order.activates:
-            order.state.activate(
-                order.product,
-                version,
-                at=datetime.now(UTC),
-                by=getpass.getuser(),
-                why="trained",
-            )
-        return Published(version, order.activates, metrics)
+            order.state.activate(order.product, version, at=datetime.now(UTC), by=getpass.getuser(), why="trained")
+        return version, order.activates
 
 
 def torch_device(asked: str) -> torch.device:
@@ -324,18 +335,4 @@ def compare_spec(settings: TrainSettings) -> CompareSpec:
         smoothing_sigma=settings.smoothing_sigma,
         top_share=settings.top_share,
         regularisation=settings.regularisation,
-    )
-
-
-def rows_of(batch: Batch) -> list[Batch]:
-    """A batch as batches of one."""
-    return [Batch(batch.pixels[row : row + 1], batch.valid[row : row + 1]) for row in range(len(batch.pixels))]
-
-
-def joined(parities: Sequence[Parity]) -> Parity:
-    """The largest differences of all."""
-    return Parity(
-        num_images=sum(parity.num_images for parity in parities),
-        score=max(parity.score for parity in parities),
-        map=max(parity.map for parity in parities),
     )

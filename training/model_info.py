@@ -66,7 +66,7 @@ def info(name: str, network: nn.Module, forward: Callable[[], object]) -> Networ
         shapes[names[module]] = shape_of(output)
 
     hooks = [module.register_forward_hook(note) for module in names]
-    with FlopCounterMode(network, display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         forward()
     for hook in hooks:
         hook.remove()

@@ -28,7 +28,7 @@ class LearningSettings(BaseModel):
     weight_decay: float = Field(default=1e-4, ge=0, description="Decay of the layers; the memory has none.")
     learn_values: bool = Field(default=True, description="Whether gradients reach the memory's values.")
     hardness: float = Field(
-        default=0.0, ge=0, description="How much positions that are rebuilt badly weigh; 0 is the mean."
+        default=1.0, ge=0, description="How much positions that are rebuilt badly weigh; 0 is the mean."
     )
     normality_weight: float = Field(default=0.1, ge=0, description="Weight of L_NM.")
     orthogonality_weight: float = Field(default=0.1, ge=0, description="Weight of L_orth.")
@@ -142,7 +142,10 @@ def assign(settings: dict[str, Any], assignment: str) -> None:
         settings = settings.setdefault(step, {})
         if not isinstance(settings, dict):
             raise BadSettings(f"{name}: '{step}' has a value and no settings under it")
-    settings[last] = yaml.safe_load(value)
+    try:
+        settings[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise BadSettings(f"{name}: {value!r} is no value") from error
 
 
 def read_yaml(config: Path | None) -> dict[str, Any]:

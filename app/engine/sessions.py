@@ -1,5 +1,6 @@
 """ONNX Runtime sessions, opened from verified bytes on the provider that was asked for."""
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,11 @@ class Device:
 
     provider: Literal["cuda", "tensorrt", "cpu"]
     num_threads: int
+
+
+def available_cpus() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def chosen_device(asked: Provider, *, num_threads: int) -> Device:

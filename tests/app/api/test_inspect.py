@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from drawing import encoded, good_part
+from drawing import encoded, good_part, png_of
 from PIL import Image
 
 from app.engine.inspector import judge
@@ -96,7 +96,7 @@ BAD_IMAGES = {
     "empty": (b"", 400, "empty-image"),
     "text": (b"not an image at all", 415, "not-an-image"),
     "truncated": (encoded(good_part(0), "JPEG")[:900], 422, "truncated-image"),
-    "too many pixels": (encoded(Image.new("1", (30_000, 30_000))), 413, "image-too-large"),
+    "too many pixels": (png_of(30_000, 30_000), 413, "image-too-large"),
     "16 bits": (deep_grey(), 422, "wrong-bit-depth"),
     "CMYK": (encoded(good_part(0).convert("CMYK"), "JPEG"), 422, "unsupported-mode"),
     "transparent": (transparent(), 422, "unsupported-mode"),

@@ -1,10 +1,9 @@
 import io
 import struct
-import zlib
 
 import numpy as np
 import pytest
-from drawing import encoded, good_part
+from drawing import encoded, good_part, png_of
 from PIL import Image
 
 from app.engine import errors
@@ -17,17 +16,6 @@ LIMIT = 50_000_000
 def rule(**changes):
     plain = {"height": 64, "width": 64, "fit": "stretch", "channels": "rgb", "white_level": 255}
     return InputRecord(**{**plain, **changes})
-
-
-def png_of_black(width, height):
-    """A valid PNG of a few KB, whatever it unpacks to: rows of zeros compress a thousandfold, twice."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    rows = zlib.compress(bytes(1000), 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "BMP", "TIFF", "WEBP"])
@@ -69,7 +57,7 @@ def test_a_truncated_image_is_named_so():
 
 
 def test_a_bomb_is_refused_by_its_header():
-    data = png_of_black(30_000, 30_000)
+    data = png_of(30_000, 30_000)
     assert len(data) < 4000
     with pytest.raises(errors.ImageTooLarge):
         decode(data, rule(), max_pixels=LIMIT)
@@ -106,13 +94,8 @@ def test_deep_grey_is_scaled_by_the_white_level():
 
 def png_with_deep_colour():
     """A 2 x 2 PNG of 16 bits a channel, which Pillow can read but not write."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
-    rows = zlib.compress(2 * (b"\0" + 2 * struct.pack(">HHH", 1000, 2000, 3000)))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    row = b"\0" + 2 * struct.pack(">HHH", 1000, 2000, 3000)
+    return png_of(2, 2, depth_bits=16, colour_type=2, rows=2 * row)
 
 
 def test_deep_colour_is_refused_and_not_cut_to_eight_bits():

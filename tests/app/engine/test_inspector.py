@@ -112,7 +112,7 @@ def test_a_graph_that_answers_nan_is_an_error_and_not_a_verdict(tiny_version, go
 
 
 def test_bytes_that_are_no_graph_are_refused():
-    with pytest.raises(BadGraph, match="student.onnx"):
+    with pytest.raises(BadGraph, match=r"student\.onnx"):
         open_session(b"nonsense", what="student.onnx", device=Device("cpu", 1))
 
 

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -141,14 +142,15 @@ def test_a_damaged_teacher_is_replaced_when_it_is_added_again(store):
 PUBLISHER = """
 import sys
 from pathlib import Path
+from uuid import uuid4
 sys.path.insert(0, sys.argv[2])
 from app.store.store import Store
 store = Store(Path(sys.argv[1]))
 (first, *_) = store.versions("disc")
 bundle = store.bundle("disc", first)
 print("ready", flush=True)
-for number in range(10**6):
-    manifest = bundle.manifest.model_copy(update={"fingerprint": f"{number:064x}"})
+while True:
+    manifest = bundle.manifest.model_copy(update={"fingerprint": 2 * uuid4().hex})
     store.publish("disc", manifest=manifest.model_dump_json().encode(), files=bundle.files, training={"n": b"1"})
 """
 
@@ -156,7 +158,7 @@ for number in range(10**6):
 def test_killing_a_publisher_leaves_only_whole_versions(store):
     root = os.fspath(store.root)
     for wait_s in (0.01, 0.02, 0.05, 0.08, 0.13):
-        command = [sys.executable, "-c", PUBLISHER, root, os.getcwd()]
+        command = [sys.executable, "-c", PUBLISHER, root, str(Path.cwd())]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as publisher:
             publisher.stdout.readline()
             time.sleep(wait_s)  # the moment of the kill is what is varied; nothing waits for it

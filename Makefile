@@ -1,0 +1,54 @@
+# The torch to install, before everything else: with it in place nothing pulls another build of it.
+# A machine without a GPU takes the small CPU build:
+#   make setup TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+TORCH ?= torch==2.13.0
+# onnxruntime for the CPU, or for NVIDIA GPUs: make setup RUNTIME=gpu
+RUNTIME ?= cpu
+PYTHON ?= python3
+STORE ?= store
+DATA ?= ../shared/data
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(RUNTIME)
+SOURCES := app model training tests bench
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test check fix serve bench lock
+
+help: ## Print these targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Make a virtual environment in .venv with everything in it.
+
+$(READY): pyproject.toml requirements/constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable '.[$(RUNTIME),train,dev]'
+	touch $@
+
+test: $(READY) ## Run every test, with branch coverage.
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+check: $(READY) ## Check format, lint, types, import rules, dead code and spelling.
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/vulture
+	$(BIN)/codespell $(SOURCES) docs README.md CHANGELOG.md Makefile pyproject.toml
+
+fix: $(READY) ## Format, and mend what the linter can mend.
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+serve: $(READY) ## Serve the products in STORE on http://127.0.0.1:8000.
+	$(BIN)/goodpart serve --store $(STORE)
+
+bench: $(READY) ## Measure latency, and judge a test set over HTTP; DATA holds the data sets.
+	$(BIN)/python bench/latency.py
+	$(BIN)/python bench/over_http.py --data $(DATA)/magnetic_tile --product tile --store $(STORE)
+
+lock: $(READY) ## Write the versions that are installed now as the constraints of every later setup; torch stays out.
+	$(BIN)/python -m pip freeze --exclude-editable | grep --invert-match --ignore-case '^torch==' > requirements/constraints.txt

@@ -1,0 +1,98 @@
+import io
+import json
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from app import cli
+from app.engine.inspector import judge
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs ``goodpart ...`` as its entry point does; gives exit code, output and errors."""
+
+    def run_command(*arguments):
+        monkeypatch.setattr("sys.argv", ["goodpart", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        streams = capsys.readouterr()
+        return left.value.code or 0, streams.out, streams.err
+
+    return run_command
+
+
+@pytest.fixture
+def images(tmp_path, good_bytes, defective_bytes):
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    good.write_bytes(good_bytes)
+    bad.write_bytes(defective_bytes)
+    return good, bad
+
+
+def test_images_are_judged_in_a_table(run, store_folder, images):
+    code, out, _ = run("inspect", *images, "--store", store_folder, "--product", "disc")
+    rows = [line.split() for line in out.splitlines()]
+    assert code == 0
+    assert [row[:2] for row in rows[1:]] == [[str(images[0]), "ok"], [str(images[1]), "ng"]]
+
+
+def test_json_has_the_services_numbers(run, store_folder, images, tiny_version, defective_bytes):
+    _, out, _ = run("inspect", images[1], "--store", store_folder, "--product", "disc", "--json")
+    answer = json.loads(out)
+    assert answer["score"] == judge(defective_bytes, tiny_version, max_pixels=10**6).score
+    assert (answer["part_id"], answer["version"]) == ("bad.png", tiny_version.name)
+
+
+def test_heatmaps_are_written(run, store_folder, images, tmp_path):
+    folder = tmp_path / "maps"
+    run("inspect", *images, "--store", store_folder, "--product", "disc", "--heatmap-dir", folder)
+    sizes = {path.name: Image.open(io.BytesIO(path.read_bytes())).size for path in folder.iterdir()}
+    assert sizes == {"good.png.heatmap.png": (96, 80), "bad.png.heatmap.png": (96, 80)}
+
+
+def test_a_bad_image_is_one_line_and_the_others_are_judged(run, store_folder, images, tmp_path):
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    code, out, err = run(
+        "inspect", text, tmp_path / "absent.png", images[0], "--store", store_folder, "--product", "disc"
+    )
+    assert code == 1
+    assert "good.png" in out
+    assert len(err.splitlines()) == 2
+    assert "text.png: these bytes are not an image" in err
+    assert "absent.png: No such file" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--product", "nothing"], "no product is called 'nothing'"),
+        (["--product", "../x"], "not a valid name"),
+        (["--product", "disc", "--version", "20000101t000000z-00000000"], "no version"),
+    ],
+)
+def test_what_is_not_there_is_one_line(run, store_folder, images, arguments, message):
+    code, _, err = run("inspect", images[0], "--store", store_folder, *arguments)
+    assert code == 1
+    assert err.startswith("goodpart: error: ")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_product_without_an_active_version_is_one_line(run, store_folder, images):
+    (store_folder / "state" / "disc" / "current.json").unlink()
+    code, _, err = run("inspect", images[0], "--store", store_folder, "--product", "disc")
+    assert (code, "has no active version" in err) == (1, True)
+
+
+def test_an_address_that_others_reach_is_refused(run, store_folder):
+    code, _, err = run("serve", "--store", store_folder, "--host", "0.0.0.0")  # noqa: S104  # which is the point
+    assert code == 1
+    assert "GOODPART_AUTH=off" in err
+
+
+def test_the_trainers_commands_are_listed():
+    out = CliRunner().invoke(cli.commands, ["--help"]).output
+    assert all(name in out for name in ("inspect", "serve", "train", "model-info"))

@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from model.teacher import (
+    TEACHERS,
+    Teacher,
+    UntappedStride,
+    WrongArchitecture,
+    loaded_network,
+    packaged_weights,
+    teacher_spec,
+)
+
+LITES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+RESNETS = ("resnet18", "resnet34", "resnet50", "wide_resnet50_2")
+PALACE = 698
+
+
+def state_of(name):
+    return torch.load(packaged_weights(name), weights_only=True)  # the package's own file
+
+
+def photograph(name, size):
+    """The middle square of one of scikit-learn's photographs, uint8 (1, size, size, 3)."""
+    picture = Image.fromarray(load_sample_image(name))
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    square = picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.asarray(square)[None].copy())
+
+
+@pytest.mark.parametrize("name", LITES)
+def test_the_photograph_of_a_chinese_palace_is_classified_as_one(name):
+    """Which proves weights, normalisation and padding together."""
+    state = state_of(name)
+    classifier = loaded_network(name, state).eval()
+    teacher = Teacher.with_weights(name, state, strides=(16,))
+    with torch.no_grad():
+        logits = classifier(teacher.normalised(photograph("china.jpg", 224)))
+    assert logits.argmax().item() == PALACE
+
+
+@pytest.mark.parametrize("name", LITES)
+def test_features_have_the_registrys_channels_at_every_stride(name):
+    strides = tuple(TEACHERS[name].taps)
+    teacher = Teacher.with_weights(name, state_of(name), strides=strides)
+    features = teacher(torch.zeros(2, 64, 96, 3, dtype=torch.uint8))
+    assert [tuple(scale.shape) for scale in features] == [
+        (2, TEACHERS[name].taps[stride].channels, 64 // stride, 96 // stride) for stride in strides
+    ]
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_a_checkpoint_of_torchvisions_keys_loads_and_is_tapped(name):
+    torch.manual_seed(0)
+    state = teacher_spec(name).network().state_dict()
+    teacher = Teacher.with_weights(name, state, strides=(16, 8))
+    features = teacher(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+    channels = [TEACHERS[name].taps[stride].channels for stride in (16, 8)]
+    assert [tuple(scale.shape) for scale in features] == [(1, channels[0], 4, 4), (1, channels[1], 8, 8)]
+
+
+# The number of parameters that torchvision's documentation gives for each network.
+PUBLISHED_PARAMETERS = {
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "wide_resnet50_2": 68_883_240,
+}
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_a_resnet_has_the_published_number_of_parameters(name):
+    network = teacher_spec(name).network()
+    assert sum(parameter.numel() for parameter in network.parameters()) == PUBLISHED_PARAMETERS[name]
+
+
+def test_a_resnets_keys_are_torchvisions():
+    keys = set(teacher_spec("resnet50").network().state_dict())
+    assert {
+        "conv1.weight",
+        "bn1.running_mean",
+        "layer1.0.conv3.weight",
+        "layer1.0.downsample.0.weight",
+        "layer1.0.downsample.1.running_var",
+        "layer4.2.bn3.num_batches_tracked",
+        "fc.bias",
+    } <= keys
+
+
+def test_a_checkpoint_of_another_network_is_refused_with_what_differs():
+    state = teacher_spec("resnet18").network().state_dict()
+    with pytest.raises(WrongArchitecture, match=r"not of resnet34: missing keys: layer1\.2"):
+        loaded_network("resnet34", state)
+    with pytest.raises(WrongArchitecture, match=r"different shapes: .*layer1\.0\.conv1\.weight is"):
+        loaded_network("wide_resnet50_2", teacher_spec("resnet50").network().state_dict())
+
+
+def test_a_stride_without_a_tap_is_refused():
+    with pytest.raises(UntappedStride, match="stride 2; it has 4, 8, 16, 32"):
+        Teacher.with_weights("efficientnet_lite0", state_of("efficientnet_lite0"), strides=(2,))
+
+
+def test_a_teacher_is_frozen_even_when_told_to_train():
+    teacher = Teacher.with_weights("efficientnet_lite0", state_of("efficientnet_lite0"), strides=(8,))
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    teacher.train()
+    teacher(torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8))
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())

@@ -1,0 +1,235 @@
+"""Real processes, real files, real HTTP: train, publish, serve, judge."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+import pytest
+from drawing import encoded, good_part, write_mvtec
+
+from app.store.state import State
+from app.store.store import Store
+
+GOODPART = Path(sys.executable).with_name("goodpart")
+# Small, so that a test takes seconds; every step is the real one.
+SMALL = ("teacher=efficientnet_lite0", "height=64", "width=64", "num_recall_items=300")
+STEPS = ("learning.num_steps=4", "learning.batch_size=4")
+
+
+def goodpart(*arguments, **options):
+    return subprocess.run([GOODPART, *map(str, arguments)], capture_output=True, text=True, check=False, **options)
+
+
+def train(data, store, *settings, flags=()):
+    chosen = [word for setting in (*SMALL, *settings) for word in ("--set", setting)]
+    return goodpart("train", "--data", data, "--product", "disc", "--store", store, *chosen, *flags)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_mvtec(tmp_path_factory.mktemp("data") / "disc", num_train=60)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data):
+    """A store with a quick version and, after it, a fully trained one."""
+    store = tmp_path_factory.mktemp("store")
+    quick = train(data, store, flags=["--quick"])
+    assert quick.returncode == 0, quick.stderr
+    full = train(data, store, *STEPS)
+    assert full.returncode == 0, full.stderr
+    return Store(store), quick.stdout.strip(), full.stdout.strip()
+
+
+class Service:
+    """``goodpart serve`` in a process of its own, on a free port."""
+
+    def __init__(self, store):
+        environment = {**os.environ, "GOODPART_REFRESH_INTERVAL_S": "0.1"}
+        self.process = subprocess.Popen(
+            [GOODPART, "serve", "--store", str(store), "--port", "0"],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        for line in self.process.stderr:
+            if "running on" in line:
+                self.client = httpx2.Client(base_url=line.split("running on ")[1].split()[0])
+                return
+        raise AssertionError("the service ended before it listened")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.client.close()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.communicate(timeout=20)
+
+
+def test_training_publishes_a_version_that_serves(trained):
+    store, quick, full = trained
+    assert store.versions("disc") == sorted([quick, full])
+    assert State(store.root / "state").current("disc").version == full
+    assert store.manifest("disc", quick).method == "quick"
+    assert store.manifest("disc", full).method == "full"
+
+
+def test_products_share_a_teacher_and_the_export_is_repeatable(trained):
+    store, quick, full = trained
+    assert len(list((store.root / "teachers").iterdir())) == 1
+    assert store.manifest("disc", quick).teacher == store.manifest("disc", full).teacher
+
+
+def test_keys_and_values_are_in_the_exported_graph(trained):
+    import onnx
+    from safetensors.numpy import load
+
+    store, _, full = trained
+    graph = onnx.load_from_string(store.bundle("disc", full).files["student.onnx"]).graph
+    stored = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
+    weights = load((store.training_folder("disc", full) / "student.safetensors").read_bytes())
+    for name in ("recall.keys", "recall.values"):
+        assert any(
+            array.shape == weights[name].shape and (array == weights[name]).all() for array in stored.values()
+        ), name
+
+
+def test_no_path_of_the_training_machine_is_in_a_bundle(trained, data):
+    store, _, full = trained
+    bundle = store.bundle("disc", full)
+    for name, content in {**bundle.files, "teacher": bundle.teacher}.items():
+        assert str(data).encode() not in content, name
+        assert str(Path.cwd()).encode() not in content, name
+
+
+def test_metrics_tell_of_the_test_set_and_the_parity(trained):
+    store, _, full = trained
+    metrics = json.loads(store.bundle("disc", full).files["metrics.json"])
+    assert len(metrics["test_scores"]) == 8
+    assert 0.9 < metrics["image_auroc"] <= 1
+    assert 0.3 < metrics["aupro"] <= 1  # features of 4 x 4 positions see no edges
+    assert metrics["parity"]["score"] < 1e-3
+
+
+def test_http_gives_the_scores_of_the_report(trained, data):
+    store, _, full = trained
+    metrics = json.loads(store.bundle("disc", full).files["metrics.json"])
+    with Service(store.root) as service:
+        assert service.client.get("/readyz").status_code == 200
+        for row in metrics["test_scores"]:
+            files = {"image": (data / row["path"]).read_bytes()}
+            answer = service.client.post("/v1/products/disc/inspect", files=files).json()
+            assert answer["version"] == full
+            assert abs(answer["score"] - row["score"]) < 1e-4
+            assert answer["verdict"] == row["verdict"]
+
+
+def test_a_version_published_while_the_service_runs_is_picked_up_and_rolled_back(trained, data, tmp_path):
+    import shutil
+
+    root = Path(shutil.copytree(trained[0].root, tmp_path / "store"))
+    with Service(root) as service:
+        before = service.client.get("/v1/products/disc").json()["serving"]
+        done = train(data, root, "seed=5", flags=["--quick"])
+        assert done.returncode == 0, done.stderr
+        new = done.stdout.strip()
+        for _ in range(600):
+            # Each look is a request that takes milliseconds; the service follows every 0.1 s.
+            if service.client.get("/v1/products/disc").json()["serving"] == new:
+                break
+        assert service.client.get("/v1/products/disc").json()["serving"] == new
+        assert service.client.post("/v1/products/disc/rollback").json()["serving"] == before
+
+
+def test_a_killed_service_comes_back_as_it_was(trained, data):
+    image = (data / "test/good/000.png").read_bytes()
+    answers = []
+    for _ in range(2):
+        with Service(trained[0].root) as service:
+            answers.append(service.client.post("/v1/products/disc/inspect", files={"image": image}).json())
+            service.process.kill()
+    assert answers[0]["version"] == answers[1]["version"]
+    assert answers[0]["score"] == answers[1]["score"]
+    assert answers[0]["threshold"] == answers[1]["threshold"]
+
+
+def test_the_command_line_gives_the_services_numbers(trained, data):
+    store, _, full = trained
+    image = data / "test/blot/000.png"
+    done = goodpart("inspect", image, "--store", store.root, "--product", "disc", "--json")
+    metrics = json.loads(store.bundle("disc", full).files["metrics.json"])
+    expected = next(row["score"] for row in metrics["test_scores"] if row["path"] == "test/blot/000.png")
+    assert abs(json.loads(done.stdout)["score"] - expected) < 1e-4
+
+
+def test_two_trainings_of_one_seed_have_the_same_weights(trained, data, tmp_path):
+    store, _, full = trained
+    again = train(data, tmp_path, *STEPS)
+    assert again.returncode == 0, again.stderr
+    first = store.manifest("disc", full).files["student.onnx"]
+    assert Store(tmp_path).manifest("disc", again.stdout.strip()).files["student.onnx"] == first
+
+
+BAD_FOLDERS = {
+    "empty": ({}, "holds no image"),
+    "two images": ({"a.png": encoded(good_part(0)), "b.png": encoded(good_part(1))}, "too few"),
+    "a text file named .png": (
+        {"text.png": b"hello", **{f"{index}.png": encoded(good_part(index)) for index in range(20)}},
+        "text.png: these bytes are not an image",
+    ),
+    "a truncated image": (
+        {"cut.png": encoded(good_part(50))[:900], **{f"{i}.png": encoded(good_part(i)) for i in range(20)}},
+        "cut.png",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FOLDERS)
+def test_a_folder_that_can_not_be_learned_from_is_one_line_and_writes_nothing(name, tmp_path):
+    files, message = BAD_FOLDERS[name]
+    data = tmp_path / "data"
+    data.mkdir()
+    for file, content in files.items():
+        (data / file).write_bytes(content)
+    done = train(data, tmp_path / "store")
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1
+    assert last.startswith("goodpart: error: ")
+    assert message in last
+    assert not (tmp_path / "store").exists()
+
+
+def test_parity_that_fails_writes_nothing(data, tmp_path, monkeypatch):
+    from rich.console import Console
+
+    from training import export, job
+    from training.errors import ParityFailed
+    from training.progress import Narrator
+    from training.settings import read_train_settings
+
+    def shifted(*features_and_networks):
+        answer = export.network_comparison(*features_and_networks)
+        return answer._replace(score=answer.score + 0.01)
+
+    monkeypatch.setattr(job, "network_comparison", shifted)
+    order = job.Order(data, "disc", Store(tmp_path), State(tmp_path / "state"), activates=True)
+    settings = read_train_settings(None, SMALL, quick=True)
+    with pytest.raises(ParityFailed, match="score by 1"):
+        job.Job(order, settings, Narrator(Console(quiet=True))).run()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_model_info_counts_what_each_network_costs():
+    done = goodpart("model-info", "--set", "teacher=efficientnet_lite0", env={**os.environ, "COLUMNS": "200"})
+    assert done.returncode == 0, done.stderr
+    assert [word for word in ("teacher", "student", "comparison") if f"{word}, one image" in done.stdout] == [
+        "teacher",
+        "student",
+        "comparison",
+    ]

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+from drawing import encoded, good_part, write_mvtec
+
+from model.bundle import InputRecord
+from training.data import channels_of, decoded, find_images, held_out, split
+from training.errors import BadImage, NoImages, TooFewImages
+
+RULE = InputRecord(height=64, width=64, fit="stretch", channels="grey", white_level=255)
+
+
+@pytest.fixture
+def plain(tmp_path):
+    for index in range(30):
+        (tmp_path / f"{index:02}.png").write_bytes(encoded(good_part(index)))
+    return tmp_path
+
+
+def test_a_plain_folder_is_all_good(plain):
+    (plain / "notes.txt").write_text("not an image")
+    dataset = find_images(plain)
+    assert (len(dataset.good), dataset.test) == (30, ())
+
+
+def test_mvtec_layout_has_a_test_set_with_masks(tmp_path):
+    dataset = find_images(write_mvtec(tmp_path / "data"))
+    assert len(dataset.good) == 40
+    assert {(sample.kind, sample.is_defective, sample.mask is not None) for sample in dataset.test} == {
+        ("good", False, False),
+        ("blot", True, True),
+    }
+
+
+def test_an_empty_folder_is_named(tmp_path):
+    with pytest.raises(NoImages, match=tmp_path.name):
+        find_images(tmp_path)
+
+
+def test_two_images_are_too_few(plain):
+    with pytest.raises(TooFewImages, match="2 different good images"):
+        split(sorted(plain.iterdir())[:2])
+
+
+def test_every_image_is_for_one_thing_and_a_rerun_splits_alike(plain):
+    paths = find_images(plain).good
+    first, second = split(paths), split(reversed(paths))
+    assert first == second
+    parts = [*first.train, *first.standardise, *first.calibrate]
+    assert sorted(parts) == sorted(paths)
+
+
+def test_identical_images_count_once(plain):
+    (plain / "twin.png").write_bytes((plain / "00.png").read_bytes())
+    made = split(find_images(plain).good)
+    assert len(made.train) + len(made.standardise) + len(made.calibrate) == 30
+
+
+@pytest.mark.parametrize(
+    ("num_good", "expected"), [(761, (38, 152)), (100, (8, 20)), (60, (8, 20)), (40, (8, 8)), (12, (3, 2))]
+)
+def test_shares_are_those_of_the_design(num_good, expected):
+    assert held_out(num_good) == expected
+
+
+def test_a_text_file_named_png_is_named(plain):
+    path = plain / "text.png"
+    path.write_text("I am no image")
+    with pytest.raises(BadImage, match=r"text\.png: these bytes are not an image"):
+        decoded(path, RULE, max_pixels=10**6)
+    with pytest.raises(BadImage, match=r"text\.png"):
+        channels_of([path], max_pixels=10**6)
+
+
+def test_a_product_is_grey_where_no_image_has_colours(plain):
+    paths = find_images(plain).good
+    assert channels_of(paths, max_pixels=10**6) == "grey"
+    (plain / "colour.png").write_bytes(encoded(good_part(99).convert("RGB")))
+    assert channels_of(find_images(plain).good, max_pixels=10**6) == "rgb"
+
+
+def test_pixels_are_those_of_the_service(plain):
+    image = decoded(plain / "00.png", RULE, max_pixels=10**6)
+    assert image.pixels.shape == (64, 64, 3)
+    assert image.pixels.dtype == np.uint8

@@ -1,0 +1,60 @@
+import pytest
+
+from training.errors import BadSettings
+from training.settings import TrainSettings, read_train_settings
+
+
+def test_defaults_are_valid_and_frozen():
+    settings = read_train_settings(None)
+    assert settings == TrainSettings()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.seed = 3
+
+
+def test_yaml_is_overlaid_by_assignments_and_those_by_the_flag(tmp_path):
+    config = tmp_path / "train.yaml"
+    config.write_text("seed: 3\nheight: 128\nlearning:\n  num_steps: 7\n  batch_size: 4\n")
+    settings = read_train_settings(config, ["height=192", "learning.num_steps=9"], quick=True)
+    assert (settings.seed, settings.height, settings.quick) == (3, 192, True)
+    assert (settings.learning.num_steps, settings.learning.batch_size) == (9, 4)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("sed=3", "sed: Extra inputs"),
+        ("learning.steps=3", "learning.steps: Extra inputs"),
+        ("height=100", "height: Input should be a multiple of 32"),
+        ("height", "NAME=VALUE"),
+        ("height.x=3", "Input should be a valid integer"),
+        ("teacher=vgg", "no teacher is called 'vgg'"),
+        ("strides=[16,2]", "no tap at stride 2"),
+        ("strides=[16,16]", "named twice"),
+        ("false_alarm_rate=0", "greater than 0"),
+        ("seed=[", "seed"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(assignment, message):
+    with pytest.raises(BadSettings, match=message) as caught:
+        read_train_settings(None, [assignment])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["- a list", "a: b: c", "\t"])
+def test_a_config_that_is_none_is_one_line(tmp_path, text):
+    config = tmp_path / "train.yaml"
+    config.write_text(text)
+    with pytest.raises(BadSettings, match=r"train\.yaml") as caught:
+        read_train_settings(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_config_is_named(tmp_path):
+    with pytest.raises(BadSettings, match=r"absent\.yaml"):
+        read_train_settings(tmp_path / "absent.yaml")
+
+
+def test_every_setting_has_a_sentence():
+    for name, field in TrainSettings.model_fields.items():
+        assert field.description, name
+        assert field.description.endswith("."), name

@@ -1,0 +1,338 @@
+"""The part of the sample data, as a factory camera sees it: a turned and drilled steel flange on a dark fixture.
+
+A picture is made as light makes it: a relief, what each point of it is like, the light that it throws back, the camera.
+Lengths and heights are pixels of the finished picture, heights above the flange's face; x runs right, y down, and
+angles from x towards y. Arrays are finer by FINER each way until the camera averages them.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from PIL import ImageDraw, ImageFont
+
+Array = NDArray[np.float32]
+Picture = NDArray[np.uint8]
+
+SIDE: Final = 256
+FINER: Final = 2
+
+THICKNESS: Final = 22.0
+OUTER_RADIUS: Final = 107.0
+HUB_HEIGHT: Final = 5.0
+THROUGH: Final = 2 * THICKNESS
+# (radius, height) of the turned profile, from the axis to the rim.
+PROFILE: Final = (
+    *((0.0, HUB_HEIGHT), (47.2, HUB_HEIGHT), (47.6, 4.9), (50.0, 3.6), (51.0, 1.4), (52.0, 0.4), (53.6, 0.0)),
+    *((102.2, 0.0), (102.9, -0.2), (105.4, -1.9), (OUTER_RADIUS, -3.6), (OUTER_RADIUS + 0.3, -THICKNESS)),
+)
+# The camera stands above the middle, so that of a hole's far end this share of its distance is hidden.
+PARALLAX: Final = 0.05
+FEED_PX: Final = 2.7
+FEED_SLOPE, GROOVE_SLOPE = 0.05, 0.075
+
+MARK: Final = "GP 40-17"
+MARK_ANGLE_DEG, MARK_RADIUS, MARK_HEIGHT, MARK_DETAIL = -120.0, 79.0, 7.5, 4
+
+METAL_ALBEDO, FIXTURE_ALBEDO = 0.14, 0.05
+# How far, in slopes, metal spreads what it reflects: along the grooves, across them, and where it is rough.
+ALONG, ACROSS, ROUGH = 0.12, 0.30, 0.40
+SKY_TINT: Final = (0.94, 0.98, 1.0)
+SHADOW_STEPS: Final = (0.5, 1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 18.0)
+SHOT_NOISE, READ_NOISE = 0.9e-4, 1.0e-5
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A hole, or a slot along the circle that it lies on, with a bevel around it."""
+
+    name: str
+    angle_deg: float
+    distance: float
+    radius: float
+    half_length: float = 0.0
+    bevel: float = 1.0
+    depth: float = THROUGH
+
+
+BORE: Final = Cut("bore", 0, 0, 27.0, bevel=2.6)
+BOLTS: Final = tuple(Cut(f"bolt hole {angle}", angle, 79, 8.0, bevel=3.0) for angle in range(30, 390, 60))
+DOWELS: Final = tuple(Cut(f"dowel hole {angle}", angle, 79, 3.4, bevel=1.1) for angle in (0, 180))
+SLOT: Final = Cut("slot", 60, 79, 3.6, half_length=9, depth=4.0)
+OIL_HOLE: Final = Cut("oil hole", 235, 38.5, 2.3, bevel=0.8)
+CUTS: Final = (BORE, *BOLTS, *DOWELS, SLOT, OIL_HOLE)
+BEVEL_SLOPE: Final = 0.7
+
+
+@dataclass(frozen=True)
+class Light:
+    """A lamp, by where it stands; ``strength`` 1 is the key light's."""
+
+    azimuth_deg: float
+    elevation_deg: float
+    strength: float
+    tint: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What changes from part to part: how it lies, and how it is lit."""
+
+    middle: tuple[float, float]
+    turn_deg: float
+    key: Light
+    fill: Light
+    exposure: float
+    falloff: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where each point of the picture lies on the part, from its axis; ``outward`` is in the picture's directions."""
+
+    x: Array
+    y: Array
+    radius: Array
+    outward_x: Array
+    outward_y: Array
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What the light meets. ``gloss`` 1 is bare metal, 0 matte; ``groove`` is the slope of turning marks, outwards."""
+
+    height: Array
+    albedo: Array
+    gloss: Array
+    groove: Array
+
+
+def taken(generator: np.random.Generator) -> Shot:
+    """How the next part happens to lie under the camera, and how the lamps happen to stand."""
+    azimuth, elevation, key, fill = generator.normal((-125, 52, 1, 0.45), (4, 1.5, 0.03, 0.03))
+    x, y = generator.normal(SIDE / 2, 1.3, 2)
+    falloff_x, falloff_y = generator.normal(0, 0.04, 2)
+    return Shot(
+        middle=(float(x), float(y)),
+        turn_deg=float(generator.normal(0, 1.5)),
+        key=Light(float(azimuth), float(elevation), float(key), (1.0, 0.975, 0.935)),
+        fill=Light(float(azimuth) + 162, float(elevation) - 10, float(fill), (0.90, 0.96, 1.0)),
+        exposure=float(generator.normal(1, 0.025)),
+        falloff=(float(falloff_x), float(falloff_y)),
+    )
+
+
+def places_of(shot: Shot) -> Places:
+    """Every point of the fine picture, as it lies on this part."""
+    steps = (np.arange(SIDE * FINER, dtype=np.float32) + 0.5) / FINER
+    right, down = np.meshgrid(steps - shot.middle[0], steps - shot.middle[1])
+    right, down = right.astype(np.float32), down.astype(np.float32)
+    cosine, sine = math.cos(math.radians(shot.turn_deg)), math.sin(math.radians(shot.turn_deg))
+    radius = np.sqrt(right**2 + down**2) + np.float32(1e-3)
+    return Places(right * cosine + down * sine, down * cosine - right * sine, radius, right / radius, down / radius)
+
+
+def machined(places: Places, *, cuts: Sequence[Cut], generator: np.random.Generator) -> Surface:
+    """A part with these cuts, on its fixture."""
+    radii, heights = zip(*PROFILE, strict=True)
+    height = np.interp(places.radius, radii, heights).astype(np.float32)
+    for cut in cuts:
+        sink(height, cut, places)
+    height = np.maximum(height, np.float32(-THICKNESS))
+    metal = ramp(height, -0.9 * THICKNESS, -0.7 * THICKNESS)
+    etched = mark_at(places)
+    cloth, stain = grain_of_fixture(generator), patches(generator)
+    return Surface(
+        height=height - 0.2 * etched + 0.1 * cloth * (1 - metal),
+        albedo=metal * METAL_ALBEDO * (1 - 0.5 * etched) + (1 - metal) * FIXTURE_ALBEDO * (1 + 0.12 * cloth),
+        gloss=metal * (1 - 0.6 * etched) * (1 + 0.04 * stain),
+        groove=turning_marks(places, generator) * ramp(height, -2 * HUB_HEIGHT, 0),
+    )
+
+
+def ramp(values: Array, start: float, end: float) -> Array:
+    """0 up to ``start``, 1 from ``end``, straight in between."""
+    return np.clip((values - start) / (end - start), 0, 1)
+
+
+def sink(height: Array, cut: Cut, places: Places) -> None:
+    """Take a cut out of the relief, in place."""
+    near = window(cut, places)
+    border = distance_to(cut, places, near)
+    far_end = distance_to(cut, places, near, scale=1 + PARALLAX * min(1, cut.depth / THICKNESS))
+    # The wall between the near end and the far one is seen as a crescent; it is straight in between.
+    wall = np.where(far_end < 0, 1, np.clip(-border / np.maximum(far_end - border, 1e-3), 0, 1))
+    height[near] -= BEVEL_SLOPE * np.clip(cut.bevel - border, 0, cut.bevel)
+    height[near] -= cut.depth * wall * ramp(border, 0.25, -0.25)
+
+
+def window(cut: Cut, places: Places) -> tuple[slice, slice]:
+    """The rows and columns that a cut can reach, which are few."""
+    x, y = middle_of(cut)
+    reach = cut.radius + cut.half_length + cut.bevel + 1
+    rows, columns = np.nonzero((np.abs(places.x - x) < reach) & (np.abs(places.y - y) < reach))
+    return slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
+
+
+def middle_of(cut: Cut) -> tuple[float, float]:
+    """Its x and y on the part."""
+    angle = math.radians(cut.angle_deg)
+    return cut.distance * math.cos(angle), cut.distance * math.sin(angle)
+
+
+def distance_to(cut: Cut, places: Places, near: tuple[slice, slice], *, scale: float = 1.0) -> Array:
+    """Pixels to a cut's border, negative inside; ``scale`` above 1 asks for what lies deeper."""
+    angle = math.radians(cut.angle_deg)
+    x, y = scale * places.x[near], scale * places.y[near]
+    outwards = x * math.cos(angle) + y * math.sin(angle) - cut.distance
+    along = np.maximum(np.abs(y * math.cos(angle) - x * math.sin(angle)) - cut.half_length, 0)
+    return np.sqrt(outwards**2 + along**2) - np.float32(cut.radius)
+
+
+def turning_marks(places: Places, generator: np.random.Generator) -> Array:
+    """The slope that the tool left: the spiral of its feed, and grooves that run long but not all the way round."""
+    num_rings, num_angles, rings_per_px = 512, 256, 3.6
+    table = np.fft.rfft(generator.standard_normal((num_rings, num_angles), dtype=np.float32), axis=1)
+    table *= 2.2 * np.exp(-np.arange(table.shape[1], dtype=np.float32) / 5)
+    table[:, 0] += generator.normal(0, 12, num_rings)
+    marks = np.fft.irfft(table, n=num_angles, axis=1).astype(np.float32)
+    turn = np.arctan2(places.y, places.x) / np.float32(2 * np.pi)
+    column = (turn * num_angles).astype(np.int32) % num_angles
+    ring = np.minimum(places.radius * rings_per_px, num_rings - 2)
+    inner = ring.astype(np.int32)
+    grooves = marks[inner, column] + (ring - np.floor(ring)) * (marks[inner + 1, column] - marks[inner, column])
+    spiral = np.sin(2 * np.pi * (places.radius / FEED_PX + turn + np.float32(generator.uniform())))
+    return GROOVE_SLOPE * grooves + FEED_SLOPE * spiral
+
+
+def grain_of_fixture(generator: np.random.Generator) -> Array:
+    """The fine grain of a blasted and blackened plate, out of focus; about 1 either way."""
+    return enlarged(blurred(generator.standard_normal((SIDE, SIDE), dtype=np.float32), reach=1) * 2)
+
+
+def patches(generator: np.random.Generator) -> Array:
+    """Wide, faint patches as of oil wiped off; about 1 either way."""
+    return enlarged(generator.standard_normal((12, 12), dtype=np.float32))
+
+
+@cache
+def mark_strip() -> Array:
+    """The etched mark, written straight: 1 where the laser was."""
+    font = ImageFont.load_default(1.3 * MARK_HEIGHT * MARK_DETAIL)
+    left, top, right, bottom = (int(edge) for edge in font.getbbox(MARK))
+    strip = Pillow.new("L", (right - left, bottom - top))
+    ImageDraw.Draw(strip).text((-left, -top), MARK, fill=255, font=font)
+    return np.pad(np.asarray(strip, np.float32) / 255, 1)
+
+
+def mark_at(places: Places) -> Array:
+    """The mark, bent around the axis."""
+    strip = mark_strip()
+    num_rows, num_columns = strip.shape
+    cosine, sine = math.cos(math.radians(MARK_ANGLE_DEG)), math.sin(math.radians(MARK_ANGLE_DEG))
+    angle = np.arctan2(places.y * cosine - places.x * sine, places.x * cosine + places.y * sine)
+    column = (angle * MARK_RADIUS * MARK_DETAIL + num_columns / 2).astype(np.int32)
+    row = ((MARK_RADIUS - places.radius) * MARK_DETAIL + num_rows / 2).astype(np.int32)
+    # What lies outside falls on the strip's border, which is empty.
+    return strip[np.clip(row, 0, num_rows - 1), np.clip(column, 0, num_columns - 1)]
+
+
+def enlarged(values: Array) -> Array:
+    """To the size of the fine picture."""
+    return np.asarray(Pillow.fromarray(values).resize((SIDE * FINER, SIDE * FINER), Pillow.Resampling.BICUBIC))
+
+
+def blurred(values: Array, *, reach: int) -> Array:
+    """The mean of what is near, the nearest weighing most."""
+    for axis in (0, 1):
+        near = [np.roll(values, step, axis) * (reach + 1 - abs(step)) for step in range(-reach, reach + 1)]
+        values = np.asarray(sum(near), np.float32) / np.float32((reach + 1) ** 2)
+    return values
+
+
+def photographed(surface: Surface, places: Places, *, shot: Shot, generator: np.random.Generator) -> Picture:
+    """The surface through the camera: 256 x 256, RGB."""
+    slope_y, slope_x = np.gradient(surface.height, np.float32(1 / FINER))
+    slopes = slope_x + surface.groove * places.outward_x, slope_y + surface.groove * places.outward_y
+    from_key = reflected(surface, places, slopes, shot.key) * unshadowed(surface.height, shot.key)
+    from_fill = reflected(surface, places, slopes, shot.fill)
+    parts = (
+        (around(surface, slopes), SKY_TINT),
+        (from_key * shot.key.strength, shot.key.tint),
+        (from_fill * shot.fill.strength, shot.fill.tint),
+    )
+    light = sum(binned(grey)[..., None] * np.array(tint, np.float32) for grey, tint in parts)
+    return developed(noisy(softened(np.asarray(light)) * level(shot), generator))
+
+
+def binned(values: Array) -> Array:
+    """Fine points averaged to pixels."""
+    return np.asarray(values.reshape(SIDE, FINER, SIDE, FINER).mean((1, 3)), np.float32)
+
+
+def reflected(surface: Surface, places: Places, slopes: tuple[Array, Array], light: Light) -> Array:
+    """What a lamp sends into the camera: a gleam stretched across the grooves (after Ward), and a matte rest."""
+    azimuth, elevation = math.radians(light.azimuth_deg), math.radians(light.elevation_deg)
+    x, y, z = math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)
+    # A slope of minus the half-vector's mirrors the lamp into the camera, which looks straight down.
+    off_x, off_y = slopes[0] + x / (1 + z), slopes[1] + y / (1 + z)
+    across = (off_x * places.outward_x + off_y * places.outward_y) ** 2
+    along = (off_y * places.outward_x - off_x * places.outward_y) ** 2
+    gleam = np.exp(-across / (2 * ACROSS**2) - along / (2 * ALONG**2))
+    haze = np.exp(-(across + along) / (2 * ROUGH**2))
+    upright = 1 / np.sqrt(1 + slopes[0] ** 2 + slopes[1] ** 2)
+    matte = np.maximum(0, (z - slopes[0] * x - slopes[1] * y) * upright)
+    scatter = 0.45 * surface.albedo + 0.3 * surface.gloss * (1 - upright)
+    return surface.gloss * (0.75 * gleam + 0.11 * haze) + scatter * matte
+
+
+def around(surface: Surface, slopes: tuple[Array, Array]) -> Array:
+    """What arrives from all around, less in corners and holes."""
+    coarse = surface.height.reshape(SIDE // 2, 2 * FINER, SIDE // 2, 2 * FINER).mean((1, 3))
+    above = np.clip(enlarged(blurred(blurred(coarse, reach=2), reach=2)) - surface.height, 0, None)
+    dome = np.exp(-2 * (slopes[0] ** 2 + slopes[1] ** 2))
+    return (0.10 * surface.gloss * dome + 0.35 * surface.albedo) / (1 + 0.22 * above)
+
+
+def unshadowed(height: Array, light: Light) -> Array:
+    """1 where the lamp reaches, 0 in the depth of a cast shadow, which softens with the distance."""
+    azimuth, rise = math.radians(light.azimuth_deg), math.tan(math.radians(light.elevation_deg))
+    hidden = np.zeros_like(height)
+    for step in SHADOW_STEPS:
+        shift = -round(FINER * step * math.sin(azimuth)), -round(FINER * step * math.cos(azimuth))
+        above = np.roll(height, shift, (0, 1)) - height - step * rise
+        np.maximum(hidden, above / (0.6 + 0.12 * step), out=hidden)
+    return 1 - np.minimum(hidden, 1)
+
+
+def level(shot: Shot) -> Array:
+    """How bright the shot is at each pixel: exposure, a lamp nearer to one side, and the lens's fall-off."""
+    y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
+    side = 1 + shot.falloff[0] * x + shot.falloff[1] * y - 0.13 * (x**2 + y**2)
+    return np.asarray(shot.exposure * side, np.float32)[..., None]
+
+
+def softened(picture: Array) -> Array:
+    """As a lens softens it, by about half a pixel."""
+    for axis in (0, 1):
+        picture = 0.74 * picture + 0.13 * (np.roll(picture, 1, axis) + np.roll(picture, -1, axis))
+    return picture
+
+
+def noisy(picture: Array, generator: np.random.Generator) -> Array:
+    """With a sensor's noise, which neighbours and colours share in part since the colours are interpolated."""
+    own = generator.standard_normal((SIDE, SIDE, 3), dtype=np.float32)
+    shared = generator.standard_normal((SIDE, SIDE, 1), dtype=np.float32)
+    grain = 1.4 * softened(0.6 * own + 0.8 * shared)
+    return picture + grain * np.sqrt(READ_NOISE + SHOT_NOISE * np.clip(picture, 0, None))
+
+
+def developed(picture: Array) -> Picture:
+    """In 8 bits, with the tone curve of a camera: highlights roll off."""
+    light = np.clip(1.35 * picture, 0, None)
+    return np.asarray(255 * (light / np.cbrt(1 + light**3)) ** (1 / 2) + 0.5, np.uint8)
