@@ -14,7 +14,7 @@ READY := $(VENV)/.ready-$(RUNTIME)
 SOURCES := app model training tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check fix serve bench lock
+.PHONY: help setup test check fix serve bench demo demo-stop picture lock
 
 help: ## Print these targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,13 +31,16 @@ $(READY): pyproject.toml requirements/constraints.txt
 test: $(READY) ## Run every test, with branch coverage.
 	$(BIN)/python -m pytest --cov --cov-report=term
 
-check: $(READY) ## Check format, lint, types, import rules, dead code and spelling.
+check: $(READY) ## Check format, lint, types, import rules, dead code, spelling and container files.
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/vulture
-	$(BIN)/codespell $(SOURCES) docs README.md CHANGELOG.md Makefile pyproject.toml
+	$(BIN)/codespell $(SOURCES) docs docker README.md CHANGELOG.md Makefile pyproject.toml Dockerfile docker-compose.yml
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/docker-compose --file docker-compose.yml --profile train config --quiet
+	$(BIN)/docker-compose --file docker-compose.yml --file docker/compose.gpu.yaml --profile train config --quiet
 
 fix: $(READY) ## Format, and mend what the linter can mend.
 	$(BIN)/ruff format $(SOURCES)
@@ -49,6 +52,15 @@ serve: $(READY) ## Serve the products in STORE on http://127.0.0.1:8000.
 bench: $(READY) ## Measure latency, and judge a test set over HTTP; DATA holds the data sets.
 	$(BIN)/python bench/latency.py
 	$(BIN)/python bench/over_http.py --data $(DATA)/magnetic_tile --product tile --store $(STORE)
+
+demo: $(READY) ## Draw a product, learn it, serve it, and judge one good and one defective part.
+	$(BIN)/goodpart demo demo
+
+demo-stop: ## End the service that the demonstration left running.
+	$(BIN)/goodpart demo demo --stop
+
+picture: demo ## Make the picture of the README anew, from the demonstration.
+	cp demo/picture.png docs/picture.png
 
 lock: $(READY) ## Write the versions that are installed now as the constraints of every later setup; torch stays out.
 	$(BIN)/python -m pip freeze --exclude-editable | grep --invert-match --ignore-case '^torch==' > requirements/constraints.txt

@@ -1,6 +1,7 @@
 """The command ``goodpart``. The trainer's subcommands join by an entry-point group and are imported when called."""
 
 import json
+import socket
 import sys
 from collections.abc import Iterable
 from importlib.metadata import entry_points, version
@@ -11,6 +12,7 @@ import click
 import uvicorn
 
 from app.api.answers import InspectionAnswer
+from app.doctor import examine, lines
 from app.engine.errors import ImageError
 from app.engine.inspector import Inspection, Wish, judge
 from app.engine.sessions import chosen_device
@@ -24,6 +26,14 @@ from model.bundle import GoodpartError
 
 COMMANDS = "goodpart.commands"
 SUFFIX = ".heatmap.png"
+BACKLOG = 2048
+
+
+class AddressUnusable(GoodpartError):
+    """An address that can't be listened on."""
+
+    def __init__(self, host: str, port: int, why: str) -> None:
+        super().__init__(f"can't listen on {host}:{port}: {why}; choose another with --port")
 
 
 class Commands(click.Group):
@@ -56,7 +66,25 @@ def serve(*, store: Path | None, host: str | None, port: int | None, provider: s
     """Judge images over HTTP; every other setting is a GOODPART_* variable."""
     settings = read_settings(**given(store=store, host=host, port=port, provider=provider))
     app = create_app(settings)
-    uvicorn.run(app, host=settings.host, port=settings.port, server_header=False)
+    listener = listening(settings)
+    config = uvicorn.Config(app, host=settings.host, port=settings.port, server_header=False)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def listening(settings: Settings) -> socket.socket:
+    """A socket at the address, before anything else is told of it; raises AddressUnusable."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # Told its protocol, asyncio turns off Nagle's algorithm, which else holds every answer back for 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen(BACKLOG)  # from here on requests wait instead of being refused
+    except OSError as error:
+        listener.close()
+        raise AddressUnusable(settings.host, settings.port, error.strerror or str(error)) from error
+    click.echo(f"listening on http://{settings.host}:{listener.getsockname()[1]}", err=True)
+    return listener
 
 
 @commands.command()
@@ -91,6 +119,18 @@ def inspect(  # click hands over one argument an option
         show(path, inspection)
         write_heatmap(heatmap_dir, path, inspection)
     sys.exit(1 if num_failed else 0)
+
+
+@commands.command()
+@click.option("--store", type=click.Path(path_type=Path), help="Folder of products and versions.")
+@click.option("--host", help="Address the service would listen on.")
+@click.option("--port", type=int, help="Port the service would listen on.")
+def doctor(*, store: Path | None, host: str | None, port: int | None) -> None:
+    """Say what this installation is made of, what is wrong with it, and how to mend that."""
+    findings = examine(read_settings(**given(store=store, host=host, port=port)))
+    for line in lines(findings):
+        click.echo(line)
+    sys.exit(1 if any(finding.trouble for finding in findings) else 0)
 
 
 def given(**options: object) -> dict[str, Any]:

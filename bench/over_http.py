@@ -72,7 +72,7 @@ def service(url: str | None, store: Path) -> Iterator[str]:
     command = [str(GOODPART), "serve", "--store", str(store), "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         stream = process.stderr or []
-        found = next((line.split("running on ")[1].split()[0] for line in stream if "running on" in line), None)
+        found = next((line.split()[-1] for line in stream if "listening on" in line), None)
         if found is None:
             sys.exit("the service did not start")
         yield found

@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -19,6 +19,7 @@ CALIBRATION = "calibration.npz"
 METRICS = "metrics.json"
 REPORT = "report.html"
 GOLDEN = "golden"
+REGION: Final = "region.png"
 REQUIRED_FILES = (STUDENT, COMPARE, CALIBRATION)
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"
@@ -117,6 +118,13 @@ class PromiseRecord(Record):
     threshold: float
 
 
+class RegionRecord(Record):
+    """Which part of an image is inspected: a file of the bundle, white where it counts, and the share that is white."""
+
+    file: Literal["region.png"]
+    share: float = Field(gt=0, le=1)
+
+
 class TeacherRecord(Record):
     """The shared teacher graph that this version needs."""
 
@@ -134,6 +142,7 @@ class Manifest(Record):
     created: datetime
     method: Literal["full", "quick"]
     input: InputRecord
+    region: RegionRecord | None = None
     teacher: TeacherRecord
     scales: tuple[ScaleRecord, ...] = Field(min_length=1)
     map_size: tuple[int, int]
@@ -183,6 +192,8 @@ def read_manifest(data: bytes) -> Manifest:
     for path in REQUIRED_FILES:
         if path not in manifest.files:
             raise BadManifest(f"{MANIFEST} lists no {path}")
+    if manifest.region is not None and manifest.region.file not in manifest.files:
+        raise BadManifest(f"{MANIFEST} lists no {manifest.region.file}")
     return manifest
 
 

@@ -11,31 +11,39 @@ from model.measure import distance
 def distillation_loss(
     teacher: tuple[Float[Tensor, "batch _ _ _"], ...],
     student: tuple[Float[Tensor, "batch _ _ _"], ...],
+    valid: tuple[Float[Tensor, "batch _ _"], ...],
     *,
     regularisation: float,
     hardness: float,
 ) -> Float[Tensor, ""]:
-    """``L_KD``: the distance of each scale, summed over scales.
+    """``L_KD``: the distance of each scale over its valid positions (1, else 0), summed over scales.
 
     A position weighs as its distance to the power of ``hardness``; 0 is the plain mean, 1 leans on what is rebuilt
-    worst. Weights carry no gradient and average 1.
+    worst. Weights carry no gradient.
     """
     total = teacher[0].new_zeros(())
-    for expected, seen in zip(teacher, student, strict=True):
+    for expected, seen, inside in zip(teacher, student, valid, strict=True):
         d = distance(expected, seen, regularisation=regularisation)
-        weights = d.detach().clamp_min(0) ** hardness
-        total = total + (weights * d).sum() / weights.sum().clamp_min(1e-12)
+        total = total + weighted_mean(d, inside * d.detach().clamp_min(0) ** hardness)
     return total
 
 
 def normality_loss(
     recalled: Float[Tensor, "batch channels height width"],
     exemplars: Float[Tensor, "batch channels height width"],
+    valid: Float[Tensor, "batch height width"],
     *,
     regularisation: float,
 ) -> Float[Tensor, ""]:
     """``L_NM``: what the memory recalls for an exemplar is pulled to the exemplar's own, unmoved, feature."""
-    return distance(exemplars.detach(), recalled, regularisation=regularisation).mean()
+    return weighted_mean(distance(exemplars.detach(), recalled, regularisation=regularisation), valid)
+
+
+def weighted_mean(
+    values: Float[Tensor, "batch height width"], weights: Float[Tensor, "batch height width"]
+) -> Float[Tensor, ""]:
+    """The mean of values by their weights; 0 where all weights are."""
+    return (weights * values).sum() / weights.sum().clamp_min(1e-12)
 
 
 def orthogonality_loss(keys: Float[Tensor, "items channels"]) -> Float[Tensor, ""]:

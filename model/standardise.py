@@ -20,11 +20,16 @@ class Standardiser(nn.Module):
         self.register_buffer("spread", torch.ones(num_channels))
 
     @classmethod
-    def fitted(cls, features: Float[Tensor, "batch channels height width"]) -> "Standardiser":
-        """The standardiser of these features of good parts."""
+    def fitted(
+        cls,
+        features: Float[Tensor, "batch channels height width"],
+        valid: Float[Tensor, "batch height width"],
+    ) -> "Standardiser":
+        """The standardiser of these features of good parts, over the positions where ``valid`` is not 0."""
         standardiser = cls(features.shape[1])
-        standardiser.mean.copy_(features.mean((0, 2, 3)))
-        standardiser.spread.copy_(features.std((0, 2, 3)).clamp_min(SMALLEST_SPREAD))
+        inside = features.movedim(1, -1)[valid > 0]  # (positions, channels)
+        standardiser.mean.copy_(inside.mean(0))
+        standardiser.spread.copy_(inside.std(0).clamp_min(SMALLEST_SPREAD))
         return standardiser
 
     def forward(

@@ -116,11 +116,14 @@ class Student(nn.Module):
             for k in range(1, len(spec.channels))
         )
 
-    def fit_statistics(self, features: tuple[Tensor, ...]) -> "Student":
-        """Take the per-channel statistics of these teacher features; returns the student itself."""
-        for standardiser, scale in zip(self.standardisers, features, strict=True):
-            standardiser.load_state_dict(Standardiser.fitted(scale).state_dict())
-        return self
+    def fit_statistics(
+        self,
+        features: tuple[Float[Tensor, "batch _ _ _"], ...],
+        valid: tuple[Float[Tensor, "batch _ _"], ...],
+    ) -> None:
+        """Take the per-channel statistics of these teacher features at their valid positions."""
+        for standardiser, scale, inside in zip(self.standardisers, features, valid, strict=True):
+            standardiser.load_state_dict(Standardiser.fitted(scale, inside).state_dict())
 
     def standardised(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Teacher features of every scale in standard space."""

@@ -58,8 +58,8 @@ class Service:
             env=environment,
         )
         for line in self.process.stderr:
-            if "running on" in line:
-                self.client = httpx2.Client(base_url=line.split("running on ")[1].split()[0])
+            if "listening on" in line:
+                self.client = httpx2.Client(base_url=line.split()[-1])
                 return
         raise AssertionError("the service ended before it listened")
 

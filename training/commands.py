@@ -77,3 +77,32 @@ def model_info_command(*, config: Path | None, assignments: tuple[str, ...]) -> 
     console = Console()
     for table in tables(read_train_settings(config, assignments)):
         console.print(table)
+
+
+@click.command("sample-data")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, other parts.")
+def sample_data_command(*, folder: Path, seed: int) -> None:
+    """Draw a product to try things on: a machined flange, good and defective, into an empty FOLDER."""
+    from rich.console import Console
+
+    from training.progress import Narrator
+    from training.sample_data import NUM_IMAGES, write_sample_data
+
+    with Narrator(Console(stderr=True)).step("drawing the sample product", total=NUM_IMAGES) as advance:
+        write_sample_data(folder, seed=seed, on_image=advance)
+    click.echo(folder)
+
+
+@click.command("demo")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Where to serve.")
+@click.option("--stop", "stops", is_flag=True, help="End the service that a demonstration left running.")
+def demo_command(*, folder: Path, port: int, stops: bool) -> None:
+    """Draw a product, learn it, serve it, and post two parts; everything goes into FOLDER."""
+    from training import demo
+
+    if stops:
+        demo.stop(folder)
+    else:
+        demo.demonstrate(folder, port=port)

@@ -1,17 +1,19 @@
 """Images on disk: which there are, what they show, and which part of the training each is for."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from app.engine.decode import Image, decode, loaded, opened
+from app.engine.decode import Image, decode, opened
 from app.engine.errors import ImageError
 from model.bundle import InputRecord
 from training.errors import BadImage, NoImages, TooFewImages
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+# Pictures of where to look, beside the data; see training.interest.
+INSPECT_FILE, IGNORE_FILE = "region.png", "ignore.png"
 FEWEST_GOOD = 12
 STANDARDISE_SHARE, FEWEST_STANDARDISE = 0.05, 8
 CALIBRATE_SHARE, FEWEST_CALIBRATE, ENOUGH_TO_CALIBRATE = 0.20, 20, 60
@@ -62,7 +64,13 @@ def images_in(folder: Path) -> tuple[Path, ...]:
     """The image files directly in a folder, by name."""
     if not folder.is_dir():
         return ()
-    return tuple(sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()))
+    return tuple(
+        sorted(
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in SUFFIXES and path.name not in (INSPECT_FILE, IGNORE_FILE) and path.is_file()
+        )
+    )
 
 
 def test_samples(folder: Path) -> tuple[Sample, ...]:
@@ -121,12 +129,3 @@ def decoded(path: Path, rule: InputRecord, *, max_pixels: int) -> Image:
         return decode(path.read_bytes(), rule, max_pixels=max_pixels)
     except ImageError as error:
         raise BadImage(path, str(error)) from error
-
-
-def check_all(paths: Sequence[Path], *, max_pixels: int) -> None:
-    """Decode every image once, before an hour is spent; raises BadImage for the first that fails."""
-    for path in paths:
-        try:
-            loaded(opened(path.read_bytes(), max_pixels=max_pixels))
-        except ImageError as error:
-            raise BadImage(path, str(error)) from error

@@ -17,6 +17,9 @@ from training.data import Sample
 from training.errors import BadImage
 from training.metrics import image_metrics, pixel_metrics
 
+# Pixel metrics hold every pixel of the test set in memory; larger images are measured at this size.
+MOST_SIDE_PX = 512
+
 
 @dataclass(frozen=True)
 class TestScore:
@@ -96,15 +99,16 @@ def image_figures(scores: Sequence[TestScore]) -> dict[str, object]:
 
 
 def mask_of(sample: Sample, inspection: Inspection) -> NDArray[np.bool_]:
-    """Where the defect is, (height, width) of the image; nowhere for a good part. Raises BadImage."""
-    size = (inspection.image.height, inspection.image.width)
+    """Where the defect is, nowhere for a good part; of the image's size, up to ``MOST_SIDE_PX``. Raises BadImage."""
+    size = (inspection.image.width, inspection.image.height)
+    scale = min(1.0, MOST_SIDE_PX / max(size))
+    width, height = (max(1, round(side * scale)) for side in size)
     if sample.mask is None:
-        return np.zeros(size, dtype=bool)
+        return np.zeros((height, width), dtype=bool)
     with Pillow.open(sample.mask) as picture:
-        mask = np.asarray(picture.convert("L")) > WHITE_8_BIT // 2
-    if mask.shape != size:
-        raise BadImage(sample.mask, f"the mask is {mask.shape}, but its image is {size}")
-    return mask
+        if picture.size != size:
+            raise BadImage(sample.mask, f"the mask is {picture.size}, but its image is {size}")
+        return np.asarray(picture.convert("L").resize((width, height))) > WHITE_8_BIT // 2
 
 
 def map_over(inspection: Inspection, size: tuple[int, ...]) -> NDArray[np.float32]:

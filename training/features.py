@@ -9,7 +9,9 @@ from torch import Tensor
 
 from app.engine.decode import Image
 from app.engine.detector import valid_positions
+from app.engine.interest import RegionOfInterest
 from model.bundle import InputRecord
+from model.fusion import resized
 from model.teacher import Teacher
 from training.data import decoded
 
@@ -43,9 +45,26 @@ def teacher_features(
     return tuple(torch.cat(scale) for scale in zip(*batches, strict=True))
 
 
-def valid_of(paths: Sequence[Path], *, rule: InputRecord, max_pixels: int, map_size: tuple[int, int]) -> Tensor:
-    """Which map positions show the part, 0 or 1, (images, h, w)."""
-    if rule.fit == "stretch":
-        return torch.ones(len(paths), *map_size)
-    images = [decoded(path, rule, max_pixels=max_pixels) for path in paths]
-    return torch.from_numpy(np.stack([valid_positions(image, map_size) for image in images]))
+def valid_of(
+    paths: Sequence[Path],
+    *,
+    rule: InputRecord,
+    max_pixels: int,
+    map_size: tuple[int, int],
+    interest: RegionOfInterest | None,
+) -> Tensor:
+    """Which map positions show the part, 1 or 0, (images, h, w). Raises BadImage."""
+    # Stretched images all lie alike, so that one speaks for all.
+    looked_at = paths[:1] if rule.fit == "stretch" else paths
+    masks = [
+        torch.from_numpy(valid_positions(decoded(path, rule, max_pixels=max_pixels), map_size, interest))
+        for path in looked_at
+    ]
+    return torch.stack(masks).expand(len(paths), *map_size)
+
+
+def valid_at_scales(valid: Tensor, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Valid map positions (images, h, w) at each scale's own size: where at least half of a position is valid."""
+    return tuple(
+        (resized(valid[:, None], (scale.shape[-2], scale.shape[-1]))[:, 0] >= 0.5).float() for scale in features
+    )

@@ -30,8 +30,9 @@ from training.data import Dataset, Split, channels_of, decoded, find_images, spl
 from training.errors import DeviceMissing, NotLearned
 from training.evaluate import evaluate
 from training.export import Parity, check_parity, export, network_comparison
-from training.features import pixels_of, teacher_features, valid_of
-from training.learn import LossParts, learn
+from training.features import pixels_of, teacher_features, valid_at_scales, valid_of
+from training.interest import region_of_interest
+from training.learn import Lesson, LossParts, learn
 from training.memory import Origins, fill_memory
 from training.progress import Narrator
 from training.report import data_in_words, promise_in_words
@@ -110,8 +111,10 @@ class Job:
         self.settings = settings
         self.narrator = narrator
         self.device = torch_device(settings.device)
+        order.store.check_writable()
         self.generator = torch.Generator().manual_seed(settings.seed)
         check_product(order.product)
+        self.interest = region_of_interest(order.data, settings)
         self.dataset: Dataset = find_images(order.data)
         self.split: Split = split(self.dataset.good)
         self.rule: InputRecord = settings.input_record(
@@ -122,6 +125,7 @@ class Job:
         """Train, publish, and activate if the order says so. Raises GoodpartError; then nothing was written."""
         began = time.monotonic()
         self.narrator.say(data_in_words(self.dataset, self.split))
+        self.check_images()
         networks = self.learned()
         draft, detector, verified = self.exported(networks)
         self.narrator.say(promise_in_words(draft.calibrated.promise))
@@ -143,23 +147,39 @@ class Job:
         training = training_files(networks.student, networks.compare, self.settings, verified.features)
         return Published(*self.published(draft, files, training), metrics)
 
+    def check_images(self) -> None:
+        """Decode what would else be met only after the learning; raises BadImage."""
+        held_out = (*self.split.standardise, *self.split.calibrate)
+        paths = (*held_out, *(sample.path for sample in self.dataset.test))
+        with self.narrator.step("checking images", total=len(paths)) as advance:
+            for path in paths:
+                self.decoded(path)
+                advance(1)
+
     def learned(self) -> Networks:
         """Teacher features -> memory -> learning -> standardise; the networks end on the CPU."""
         torch.manual_seed(self.settings.seed)
         networks = self.new_networks()
         networks.to(self.device)
-        features = self.features(networks.teacher, self.split.train, "features of good parts")
-        student = networks.student.fit_statistics(features)
-        with torch.no_grad():
-            standard = student.to("cpu").standardised(features)
-        origins = self.filled(student, standard[0])
+        lesson = self.lesson(networks)
         networks.to(self.device)
         if not self.settings.quick:
-            self.learn(student, standard, origins)
-        student.eval()
+            self.learn(networks.student, lesson)
+        networks.student.eval()
         self.standardise(networks)
         networks.to(torch.device("cpu"))
         return networks
+
+    def lesson(self, networks: Networks) -> Lesson:
+        """What there is to learn; on the way the student gets its statistics and its memory, on the CPU."""
+        paths = self.split.train
+        features = self.features(networks.teacher, paths, "features of good parts")
+        valid = valid_at_scales(self.valid(paths), features)
+        student = networks.student.to("cpu")
+        student.fit_statistics(features, valid)
+        with torch.no_grad():
+            standard = student.standardised(features)
+        return Lesson(standard, valid, self.filled(student, standard[0], valid[0]))
 
     def new_networks(self) -> Networks:
         """Teacher with its weights, student with an empty memory, comparison without constants."""
@@ -185,19 +205,30 @@ class Job:
                 on_images=advance,
             )
 
-    def filled(self, student: Student, standard: Tensor) -> Origins:
+    def valid(self, paths: Sequence[Path]) -> Tensor:
+        """Where each image shows the part, at the size of the map."""
+        return valid_of(
+            paths,
+            rule=self.rule,
+            max_pixels=self.settings.max_pixels,
+            map_size=self.settings.map_size,
+            interest=self.interest,
+        )
+
+    def filled(self, student: Student, standard: Tensor, valid: Tensor) -> Origins:
         """The memory, written from a coreset of the first scale."""
         with self.narrator.step("memory", total=student.recall.num_items) as advance:
             origins = fill_memory(
                 student,
                 standard,
+                valid,
                 num_candidates=self.settings.num_candidates,
                 generator=self.generator,
             )
             advance(student.recall.num_items)
         return origins
 
-    def learn(self, student: Student, standard: tuple[Tensor, ...], origins: Origins) -> None:
+    def learn(self, student: Student, lesson: Lesson) -> None:
         """The gradient steps; raises NotLearned."""
         settings = self.settings.learning
         with self.narrator.step("learning", total=settings.num_steps) as advance:
@@ -207,30 +238,16 @@ class Job:
                     raise NotLearned(step=step)
                 advance(1, note=f"loss {parts.distillation:.4f}")
 
-            learn(
-                student,
-                standard,
-                origins,
-                settings=settings,
-                generator=self.generator,
-                on_step=on_step,
-            )
+            learn(student, lesson, settings=settings, generator=self.generator, on_step=on_step)
 
     def standardise(self, networks: Networks) -> None:
         """The comparison's constants from good parts that nothing was learned from."""
         paths = self.split.standardise
-        features = self.features(networks.teacher, paths, "standardise")
-        valid = valid_of(
-            paths,
-            rule=self.rule,
-            max_pixels=self.settings.max_pixels,
-            map_size=self.settings.map_size,
-        )
         fit_comparison(
             networks.compare,
             networks.student,
-            features,
-            valid,
+            self.features(networks.teacher, paths, "standardise"),
+            self.valid(paths),
             untrained_scales=self.settings.quick,
         )
 
@@ -246,6 +263,7 @@ class Job:
             product=self.order.product,
             created=datetime.now(UTC),
             rule=self.rule,
+            interest=self.interest,
             settings=self.settings,
             graphs=graphs,
             scale_weights=tuple(networks.compare.scale_weights.tolist()),
@@ -266,7 +284,7 @@ class Job:
 
     def checked(self, image: Image, networks: Networks, detector: Detector) -> Verified:
         """One calibration part, judged by the graphs as the service will judge it, and by the networks."""
-        batch = batch_of([image], map_size=self.settings.map_size)
+        batch = batch_of([image], map_size=self.settings.map_size, interest=self.interest)
         found = detector.run(batch)
         with torch.no_grad():
             features = networks.teacher(torch.from_numpy(batch.pixels))
@@ -287,6 +305,7 @@ class Job:
             manifest=draft.manifest(draft.files()),
             detector=detector,
             calibration=draft.calibrated.scores,
+            interest=self.interest,
         )
         with self.narrator.step("evaluation", total=len(samples)) as advance:
             return evaluate(
@@ -304,8 +323,16 @@ class Job:
         manifest = draft.manifest(files).model_dump_json(indent=1).encode() + b"\n"
         version = order.store.publish(order.product, manifest=manifest, files=files, training=training)
         if order.activates:
-            order.state.activate(order.product, version, at=datetime.now(UTC), by=getpass.getuser(), why="trained")
+            order.state.activate(order.product, version, at=datetime.now(UTC), by=user_name(), why="trained")
         return version, order.activates
+
+
+def user_name() -> str:
+    """Who trains, for the audit; a container's user may have a number and no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "train"
 
 
 def torch_device(asked: str) -> torch.device:

@@ -35,29 +35,50 @@ def parameter_groups(student: Student, settings: LearningSettings) -> list[dict[
     ]
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What there is to learn: standardised features of good parts, scales 1..K, and where they count.
+
+    ``features``: (images, channels, height, width) a scale; ``valid``: (images, height, width), 1 or 0.
+    """
+
+    features: tuple[Tensor, ...]
+    valid: tuple[Tensor, ...]
+    origins: Origins
+
+    def batch(self, images: Tensor, device: torch.device) -> "Lesson":
+        """These images alone, on a device."""
+        return Lesson(
+            tuple(scale[images].to(device) for scale in self.features),
+            tuple(scale[images].to(device) for scale in self.valid),
+            self.origins,
+        )
+
+
 def learn(
     student: Student,
-    standard: tuple[Tensor, ...],
-    origins: Origins,
+    lesson: Lesson,
     *,
     settings: LearningSettings,
     generator: torch.Generator,
     on_step: Progress,
 ) -> None:
-    """Train ``student`` in place on standardised features of good parts, ``settings.num_steps`` batches long."""
+    """Train ``student`` in place, ``settings.num_steps`` batches long."""
     student.recall.values.requires_grad_(settings.learn_values)
     optimiser = torch.optim.AdamW(parameter_groups(student, settings), weight_decay=settings.weight_decay)
     rates = [settings.learning_rate, settings.memory_learning_rate]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, max_lr=rates, total_steps=settings.num_steps, pct_start=0.1
     )
+    device = student.recall.keys.device
     student.train()
     for step in range(settings.num_steps):
-        chosen = torch.randint(len(standard[0]), (settings.batch_size,), generator=generator)
+        num_images = len(lesson.features[0])
+        chosen = torch.randint(num_images, (settings.batch_size,), generator=generator)
         loss, parts = step_loss(
             student,
-            tuple(scale[chosen] for scale in standard),
-            hidden_items=origins.hidden_from(chosen),
+            lesson.batch(chosen, device),
+            hidden_items=lesson.origins.hidden_from(chosen).to(device),
             settings=settings,
             generator=generator,
         )
@@ -71,7 +92,7 @@ def learn(
 
 def step_loss(
     student: Student,
-    standard: tuple[Tensor, ...],
+    lesson: Lesson,
     *,
     hidden_items: Tensor,
     settings: LearningSettings,
@@ -79,11 +100,16 @@ def step_loss(
 ) -> tuple[Tensor, LossParts]:
     """The loss of one batch (``L_KD + a L_NM + b L_orth``) and its parts."""
     regularisation = student.spec.regularisation
-    extraction = student.extract(standard, hidden_items=hidden_items)
+    expected, valid = lesson.features, lesson.valid
+    extraction = student.extract(expected, hidden_items=hidden_items)
     distillation = distillation_loss(
-        standard, extraction.features, regularisation=regularisation, hardness=settings.hardness
+        expected,
+        extraction.features,
+        valid,
+        regularisation=regularisation,
+        hardness=settings.hardness,
     )
-    normality = normality_loss(extraction.recalled, standard[0], regularisation=regularisation)
+    normality = normality_loss(extraction.recalled, expected[0], valid[0], regularisation=regularisation)
     some_keys = torch.randperm(student.recall.num_items, generator=generator)
     keys = student.recall.keys[some_keys[: settings.num_orthogonal_keys]]
     orthogonality = orthogonality_loss(keys)

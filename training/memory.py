@@ -44,18 +44,20 @@ def farthest_points(
 def fill_memory(
     student: Student,
     standard: Float[Tensor, "images channels height width"],
+    valid: Float[Tensor, "images height width"],
     *,
     num_candidates: int,
     generator: torch.Generator,
 ) -> Origins:
-    """Write a farthest-point coreset of the first scale's standardised features into the student's memory.
+    """Write a farthest-point coreset of the first scale's valid, standardised features into the student's memory.
 
     Keys are queries of the same exemplars; before training the query is that feature itself (``QueryFusion``). Where
     there are fewer positions than items, items repeat: softmax over twins recalls the same value.
     """
     positions = standard.movedim(1, -1).flatten(0, 2)
     positions_per_image = standard.shape[-2] * standard.shape[-1]
-    candidates = torch.randperm(len(positions), generator=generator)[:num_candidates]
+    inside = valid.flatten().nonzero()[:, 0]
+    candidates = inside[torch.randperm(len(inside), generator=generator)[:num_candidates]]
     unit = direction(positions[candidates], regularisation=student.spec.regularisation)
     chosen = candidates[farthest_points(unit, student.recall.num_items, generator=generator)]
     wanted = torch.arange(student.recall.num_items) % len(chosen)

@@ -2,7 +2,8 @@
 
 A picture is made as light makes it: a relief, what each point of it is like, the light that it throws back, the camera.
 Lengths and heights are pixels of the finished picture, heights above the flange's face; x runs right, y down, and
-angles from x towards y. Arrays are finer by FINER each way until the camera averages them.
+angles from x towards y. Arrays are finer by FINER each way until the camera averages them. Shares and widths of the
+light were set by eye.
 """
 
 import math
@@ -16,20 +17,20 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 Picture = NDArray[np.uint8]
 
 SIDE: Final = 256
 FINER: Final = 2
 
-THICKNESS: Final = 22.0
-OUTER_RADIUS: Final = 107.0
-HUB_HEIGHT: Final = 5.0
+OUTER_RADIUS, FACE_RADIUS, HUB_FOOT_RADIUS, HUB_RADIUS = 107.0, 102.2, 53.6, 47.2
+THICKNESS, HUB_HEIGHT = 22.0, 5.0
 THROUGH: Final = 2 * THICKNESS
-# (radius, height) of the turned profile, from the axis to the rim.
+# (radius, height) of the turned profile, from the axis to the rim; between the faces falls the hub's wall.
 PROFILE: Final = (
-    *((0.0, HUB_HEIGHT), (47.2, HUB_HEIGHT), (47.6, 4.9), (50.0, 3.6), (51.0, 1.4), (52.0, 0.4), (53.6, 0.0)),
-    *((102.2, 0.0), (102.9, -0.2), (105.4, -1.9), (OUTER_RADIUS, -3.6), (OUTER_RADIUS + 0.3, -THICKNESS)),
+    *((0.0, HUB_HEIGHT), (HUB_RADIUS, HUB_HEIGHT), (47.6, 4.9), (50.0, 3.6), (51.0, 1.4), (52.0, 0.4)),
+    *((HUB_FOOT_RADIUS, 0.0), (FACE_RADIUS, 0.0), (102.9, -0.2), (105.4, -1.9)),
+    *((OUTER_RADIUS, -3.6), (OUTER_RADIUS + 0.3, -THICKNESS)),
 )
 # The camera stands above the middle, so that of a hole's far end this share of its distance is hidden.
 PARALLAX: Final = 0.05
@@ -112,7 +113,7 @@ class Surface:
     groove: Array
 
 
-def taken(generator: np.random.Generator) -> Shot:
+def next_shot(generator: np.random.Generator) -> Shot:
     """How the next part happens to lie under the camera, and how the lamps happen to stand."""
     azimuth, elevation, key, fill = generator.normal((-125, 52, 1, 0.45), (4, 1.5, 0.03, 0.03))
     x, y = generator.normal(SIDE / 2, 1.3, 2)
@@ -174,9 +175,22 @@ def sink(height: Array, cut: Cut, places: Places) -> None:
 def window(cut: Cut, places: Places) -> tuple[slice, slice]:
     """The rows and columns that a cut can reach, which are few."""
     x, y = middle_of(cut)
-    reach = cut.radius + cut.half_length + cut.bevel + 1
-    rows, columns = np.nonzero((np.abs(places.x - x) < reach) & (np.abs(places.y - y) < reach))
+    near = (np.abs(places.x - x) < reach(cut) + 1) & (np.abs(places.y - y) < reach(cut) + 1)
+    rows, columns = np.nonzero(near)
     return slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
+
+
+def is_clear(x: float, y: float, *, clearance: float) -> bool:
+    """Whether a point is on a face and this far from its edges and from every cut."""
+    radius = math.hypot(x, y)
+    is_on_hub = radius < HUB_RADIUS - clearance
+    is_on_face = HUB_FOOT_RADIUS + clearance < radius < FACE_RADIUS - clearance
+    return (is_on_hub or is_on_face) and all(math.dist((x, y), middle_of(cut)) > reach(cut) + clearance for cut in CUTS)
+
+
+def reach(cut: Cut) -> float:
+    """How far from its middle it changes the face."""
+    return cut.radius + cut.half_length + cut.bevel
 
 
 def middle_of(cut: Cut) -> tuple[float, float]:
@@ -202,7 +216,7 @@ def turning_marks(places: Places, generator: np.random.Generator) -> Array:
     table[:, 0] += generator.normal(0, 12, num_rings)
     marks = np.fft.irfft(table, n=num_angles, axis=1).astype(np.float32)
     turn = np.arctan2(places.y, places.x) / np.float32(2 * np.pi)
-    column = (turn * num_angles).astype(np.int32) % num_angles
+    column = ((turn + 1) * num_angles).astype(np.int32) % num_angles
     ring = np.minimum(places.radius * rings_per_px, num_rings - 2)
     inner = ring.astype(np.int32)
     grooves = marks[inner, column] + (ring - np.floor(ring)) * (marks[inner + 1, column] - marks[inner, column])
@@ -212,7 +226,7 @@ def turning_marks(places: Places, generator: np.random.Generator) -> Array:
 
 def grain_of_fixture(generator: np.random.Generator) -> Array:
     """The fine grain of a blasted and blackened plate, out of focus; about 1 either way."""
-    return enlarged(blurred(generator.standard_normal((SIDE, SIDE), dtype=np.float32), reach=1) * 2)
+    return enlarged(blurred(generator.standard_normal((SIDE, SIDE), dtype=np.float32), reach_px=1) * 2)
 
 
 def patches(generator: np.random.Generator) -> Array:
@@ -247,32 +261,35 @@ def enlarged(values: Array) -> Array:
     return np.asarray(Pillow.fromarray(values).resize((SIDE * FINER, SIDE * FINER), Pillow.Resampling.BICUBIC))
 
 
-def blurred(values: Array, *, reach: int) -> Array:
+def blurred(values: Array, *, reach_px: int) -> Array:
     """The mean of what is near, the nearest weighing most."""
     for axis in (0, 1):
-        near = [np.roll(values, step, axis) * (reach + 1 - abs(step)) for step in range(-reach, reach + 1)]
-        values = np.asarray(sum(near), np.float32) / np.float32((reach + 1) ** 2)
+        near = [np.roll(values, step, axis) * (reach_px + 1 - abs(step)) for step in range(-reach_px, reach_px + 1)]
+        values = np.asarray(sum(near), np.float32) / np.float32((reach_px + 1) ** 2)
     return values
 
 
-def photographed(surface: Surface, places: Places, *, shot: Shot, generator: np.random.Generator) -> Picture:
-    """The surface through the camera: 256 x 256, RGB."""
+def exposed(surface: Surface, places: Places, shot: Shot) -> Array:
+    """The light that reaches the sensor: rows, columns, red green blue; 1 is about white."""
     slope_y, slope_x = np.gradient(surface.height, np.float32(1 / FINER))
     slopes = slope_x + surface.groove * places.outward_x, slope_y + surface.groove * places.outward_y
+    openness = open_above(surface.height)
     from_key = reflected(surface, places, slopes, shot.key) * unshadowed(surface.height, shot.key)
-    from_fill = reflected(surface, places, slopes, shot.fill)
+    from_fill = reflected(surface, places, slopes, shot.fill) * openness
     parts = (
-        (around(surface, slopes), SKY_TINT),
+        (from_around(surface, slopes) * openness, SKY_TINT),
         (from_key * shot.key.strength, shot.key.tint),
         (from_fill * shot.fill.strength, shot.fill.tint),
     )
     light = sum(binned(grey)[..., None] * np.array(tint, np.float32) for grey, tint in parts)
-    return developed(noisy(softened(np.asarray(light)) * level(shot), generator))
+    return softened(np.asarray(light)) * level(shot)
 
 
 def binned(values: Array) -> Array:
     """Fine points averaged to pixels."""
-    return np.asarray(values.reshape(SIDE, FINER, SIDE, FINER).mean((1, 3)), np.float32)
+    # Sums of slices: numpy's mean over two axes of four takes several times as long.
+    phases = [values[row::FINER, column::FINER] for row in range(FINER) for column in range(FINER)]
+    return np.asarray(sum(phases), np.float32) / np.float32(FINER**2)
 
 
 def reflected(surface: Surface, places: Places, slopes: tuple[Array, Array], light: Light) -> Array:
@@ -291,12 +308,17 @@ def reflected(surface: Surface, places: Places, slopes: tuple[Array, Array], lig
     return surface.gloss * (0.75 * gleam + 0.11 * haze) + scatter * matte
 
 
-def around(surface: Surface, slopes: tuple[Array, Array]) -> Array:
-    """What arrives from all around, less in corners and holes."""
-    coarse = surface.height.reshape(SIDE // 2, 2 * FINER, SIDE // 2, 2 * FINER).mean((1, 3))
-    above = np.clip(enlarged(blurred(blurred(coarse, reach=2), reach=2)) - surface.height, 0, None)
+def from_around(surface: Surface, slopes: tuple[Array, Array]) -> Array:
+    """What the hall throws back: bright above the part, darker to the sides."""
     dome = np.exp(-2 * (slopes[0] ** 2 + slopes[1] ** 2))
-    return (0.10 * surface.gloss * dome + 0.35 * surface.albedo) / (1 + 0.22 * above)
+    return 0.10 * surface.gloss * dome + 0.35 * surface.albedo
+
+
+def open_above(height: Array) -> Array:
+    """1 on a plain, towards 0 in corners and holes, where what stands around takes light away."""
+    around = blurred(blurred(binned(height), reach_px=4), reach_px=4)
+    above = enlarged(around) - height
+    return 1 / (1 + 0.22 * np.clip(above, 0, None))
 
 
 def unshadowed(height: Array, light: Light) -> Array:
@@ -306,7 +328,7 @@ def unshadowed(height: Array, light: Light) -> Array:
     for step in SHADOW_STEPS:
         shift = -round(FINER * step * math.sin(azimuth)), -round(FINER * step * math.cos(azimuth))
         above = np.roll(height, shift, (0, 1)) - height - step * rise
-        np.maximum(hidden, above / (0.6 + 0.12 * step), out=hidden)
+        np.maximum(hidden, above / (0.6 + 0.2 * step), out=hidden)
     return 1 - np.minimum(hidden, 1)
 
 

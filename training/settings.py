@@ -35,6 +35,17 @@ class LearningSettings(BaseModel):
     num_orthogonal_keys: int = Field(default=512, ge=2, description="Keys drawn for L_orth at each step.")
 
 
+class Rectangle(BaseModel):
+    """A part of the image in shares of its width and height; ``x``, ``y`` is the upper left corner."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    x: float = Field(ge=0, le=1)
+    y: float = Field(ge=0, le=1)
+    width: float = Field(gt=0, le=1)
+    height: float = Field(gt=0, le=1)
+
+
 class TrainSettings(BaseModel):
     """What a person chooses; ``strides`` names the first scale first."""
 
@@ -57,6 +68,12 @@ class TrainSettings(BaseModel):
     )
     white_level: int = Field(
         default=255, ge=1, le=65535, description="Brightest value: 255, or 4095 for 12 bits in 16."
+    )
+    inspect: tuple[Rectangle, ...] = Field(
+        default=(), description="Rectangles to look at, in shares of the image; default: everywhere."
+    )
+    ignore: tuple[Rectangle, ...] = Field(
+        default=(), description="Rectangles that count nowhere, in shares of the image."
     )
     num_recall_items: int = Field(default=4000, ge=1, description="Key-value pairs of the recall memory.")
     num_candidates: int = Field(default=60_000, ge=1, description="Positions that the memory's items are chosen from.")

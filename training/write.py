@@ -17,16 +17,19 @@ from torch import Tensor
 from app.engine.calibration import packed
 from app.engine.decode import decode, loaded, opened
 from app.engine.detector import Detector, Graphs, batch_of
+from app.engine.interest import RegionOfInterest
 from model.bundle import (
     CALIBRATION,
     COMPARE,
     FORMAT,
     GOLDEN,
     METRICS,
+    REGION,
     REPORT,
     STUDENT,
     InputRecord,
     Manifest,
+    RegionRecord,
     ScaleRecord,
     TeacherRecord,
     file_records,
@@ -53,6 +56,7 @@ class Draft:
     product: str
     created: datetime
     rule: InputRecord
+    interest: RegionOfInterest | None
     settings: TrainSettings
     graphs: Graphs
     scale_weights: tuple[float, ...]
@@ -61,10 +65,12 @@ class Draft:
 
     def files(self) -> dict[str, bytes]:
         """What it takes to judge."""
+        region = {REGION: self.interest.packed()} if self.interest else {}
         return {
             STUDENT: self.graphs.student,
             COMPARE: self.graphs.compare,
             CALIBRATION: packed(self.calibrated.scores),
+            **region,
         }
 
     def manifest(self, files: Mapping[str, bytes]) -> Manifest:
@@ -76,6 +82,7 @@ class Draft:
             created=self.created,
             method="quick" if settings.quick else "full",
             input=self.rule,
+            region=RegionRecord(file=REGION, share=self.interest.share) if self.interest else None,
             teacher=TeacherRecord(
                 name=settings.teacher,
                 sha256=sha256_hex(self.graphs.teacher),
@@ -124,7 +131,8 @@ def expected_file(originals: Mapping[str, bytes], draft: Draft, detector: Detect
     scores, maps = [], []
     for name in sorted(originals):
         image = decode(originals[name], draft.rule, max_pixels=draft.settings.max_pixels)
-        (comparison,) = detector.run(batch_of([image], map_size=draft.settings.map_size))
+        batch = batch_of([image], map_size=draft.settings.map_size, interest=draft.interest)
+        (comparison,) = detector.run(batch)
         scores.append(score.standard(comparison.score))
         maps.append((comparison.map - map_.mean) / map_.spread)
     return npz(scores=np.array(scores), maps=np.stack(maps).astype(np.float32))

@@ -66,6 +66,12 @@ class ImageAnswer(Answer):
     sha256: str
 
 
+class RegionOfInterestAnswer(Answer):
+    """Which share of the image was inspected; the rest counts nowhere."""
+
+    share: float
+
+
 class TimingsAnswer(Answer):
     """Milliseconds by step."""
 
@@ -91,6 +97,7 @@ class InspectionAnswer(Answer):
     scales: tuple[ScaleAnswer, ...]
     regions: tuple[RegionAnswer, ...]
     heatmap: HeatmapAnswer | None
+    region_of_interest: RegionOfInterestAnswer | None = Field(description="null where the whole image is inspected")
     image: ImageAnswer
     warnings: tuple[str, ...] = ()
     timings_ms: TimingsAnswer
@@ -112,9 +119,16 @@ class InspectionAnswer(Answer):
             scales=tuple(ScaleAnswer.model_validate(scale) for scale in inspection.scales),
             regions=tuple(RegionAnswer.model_validate(region) for region in inspection.regions),
             heatmap=HeatmapAnswer.of(inspection.heatmap) if inspection.heatmap else None,
+            region_of_interest=interest_of(inspection),
             image=ImageAnswer.model_validate(inspection.image),
             timings_ms=TimingsAnswer.model_validate(inspection.timings),
         )
+
+
+def interest_of(inspection: Inspection) -> RegionOfInterestAnswer | None:
+    """What the version's region of interest is, if it has one."""
+    region = inspection.version.manifest.region
+    return RegionOfInterestAnswer(share=region.share) if region else None
 
 
 class ProblemAnswer(Answer):

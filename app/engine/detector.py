@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from app.engine.decode import Image
 from app.engine.errors import NotFinite
+from app.engine.interest import RegionOfInterest
 
 Floats = NDArray[np.float32]
 
@@ -42,23 +43,24 @@ class Comparison:
     scale_shares: Floats
 
 
-def batch_of(images: Sequence[Image], *, map_size: tuple[int, int]) -> Batch:
+def batch_of(images: Sequence[Image], *, map_size: tuple[int, int], interest: RegionOfInterest | None = None) -> Batch:
     """Decoded images as one batch."""
     return Batch(
         pixels=np.stack([image.pixels for image in images]),
-        valid=np.stack([valid_positions(image, map_size) for image in images]),
+        valid=np.stack([valid_positions(image, map_size, interest) for image in images]),
     )
 
 
-def valid_positions(image: Image, map_size: tuple[int, int]) -> Floats:
-    """1 at map positions whose centre lies in the image's content, 0 in the padding around it."""
+def valid_positions(image: Image, map_size: tuple[int, int], interest: RegionOfInterest | None = None) -> Floats:
+    """1 at map positions whose centre lies in the image and in the region of interest, else 0; float32 (h, w)."""
     height, width = image.pixels.shape[:2]
     box = image.content
-    y = (np.arange(map_size[0]) + 0.5) * height / map_size[0]
-    x = (np.arange(map_size[1]) + 0.5) * width / map_size[1]
-    inside_y = (y >= box.y) & (y <= box.y + box.height)
-    inside_x = (x >= box.x) & (x <= box.x + box.width)
-    return np.outer(inside_y, inside_x).astype(np.float32)
+    y = ((np.arange(map_size[0]) + 0.5) * height / map_size[0] - box.y) / box.height
+    x = ((np.arange(map_size[1]) + 0.5) * width / map_size[1] - box.x) / box.width
+    inside = np.outer((y >= 0) & (y <= 1), (x >= 0) & (x <= 1))
+    if interest is not None:
+        inside = inside & interest.at(y, x)
+    return inside.astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def decoded(data: bytes, version: Version, *, max_pixels: int) -> Image:
 
 def batched(image: Image, version: Version) -> Batch:
     """Image -> Batch of one."""
-    return batch_of([image], map_size=version.manifest.map_size)
+    return batch_of([image], map_size=version.manifest.map_size, interest=version.interest)
 
 
 def compared(batch: Batch, version: Version) -> Comparison:

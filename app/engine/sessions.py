@@ -50,6 +50,8 @@ def open_session(graph: bytes, *, what: str, device: Device) -> ort.InferenceSes
     if EXTERNAL_DATA_MARK in graph:
         raise ExternalData(what)
     chain = CHAINS[device.provider]
+    if device.provider != "cpu":
+        ort.preload_dlls()  # CUDA's libraries lie in wheels of their own, where no loader looks
     configured = [(provider, CUDA_OPTIONS if provider == "CUDAExecutionProvider" else {}) for provider in chain]
     try:
         session = ort.InferenceSession(graph, options_for(device), providers=configured)

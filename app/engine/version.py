@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from app.engine.calibration import unpacked
 from app.engine.detector import Detector, Graphs
+from app.engine.interest import RegionOfInterest, unpacked_region
 from app.engine.sessions import Device, open_session
 from app.store.store import Bundle
-from model.bundle import CALIBRATION, COMPARE, STUDENT, Manifest, sha256_hex
+from model.bundle import CALIBRATION, COMPARE, REGION, STUDENT, Manifest, sha256_hex
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Version:
     manifest: Manifest
     detector: Detector
     calibration: NDArray[np.float64]
+    interest: RegionOfInterest | None = None
 
     @property
     def product(self) -> str:
@@ -49,6 +51,7 @@ class Loader:
             manifest=bundle.manifest,
             detector=self.detector(graphs),
             calibration=unpacked(bundle.files[CALIBRATION]),
+            interest=unpacked_region(bundle.files[REGION]) if bundle.manifest.region else None,
         )
 
     def detector(self, graphs: Graphs) -> Detector:

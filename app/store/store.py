@@ -1,5 +1,6 @@
 """The store: teachers and versions, written once by a trainer, read by any number of services."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -87,6 +88,14 @@ class Store:
         digest = manifest.teacher.sha256
         teacher = read_file(self.teacher_path(digest), f"teacher {digest[:16]}")
         return Bundle(version, manifest, check_digest("teacher.onnx", teacher, digest), files)
+
+    def check_writable(self) -> None:
+        """Raise StoreUnusable where this user could not publish; found out before an hour is spent on training."""
+        there = next(place for place in (self.root, *self.root.resolve().parents) if place.exists())
+        if not there.is_dir():
+            raise StoreUnusable(there, "it is not a folder")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise StoreUnusable(self.root, "this user may not write there; change its owner or mode")
 
     def add_teacher(self, sha256: str, graph: bytes) -> None:
         """Keep a teacher's graph once; bytes that are there already are checked and replaced if damaged."""

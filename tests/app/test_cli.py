@@ -1,5 +1,6 @@
 import io
 import json
+import socket
 
 import pytest
 from click.testing import CliRunner
@@ -7,6 +8,7 @@ from PIL import Image
 
 from app import cli
 from app.engine.inspector import judge
+from app.settings import Settings
 
 
 @pytest.fixture
@@ -91,6 +93,50 @@ def test_an_address_that_others_reach_is_refused(run, store_folder):
     code, _, err = run("serve", "--store", store_folder, "--host", "0.0.0.0")  # noqa: S104  # which is the point
     assert code == 1
     assert "GOODPART_AUTH=off" in err
+
+
+def test_a_port_in_use_is_one_line(run, store_folder):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        code, _, err = run("serve", "--store", store_folder, "--port", port)
+    assert code == 1
+    assert f"can't listen on 127.0.0.1:{port}: Address already in use; choose another with --port" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_answers_are_not_held_back_by_nagle(store_folder):
+    """asyncio turns it off only on sockets that know they are TCP's."""
+    with cli.listening(Settings(store=store_folder, port=0)) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
+
+
+def test_a_doctor_finds_a_store_that_serves(run, store_folder, tiny_version):
+    code, out, _ = run("doctor", "--store", store_folder, "--port", 0)
+    assert code == 0, out
+    assert f"version {tiny_version.name} serves" in out
+
+
+def test_a_doctor_says_what_is_wrong_and_how_to_mend_it(run, store_folder, version_folder, tmp_path):
+    (version_folder / "student.onnx").unlink()
+    code, out, _ = run("doctor", "--store", store_folder, "--port", 0)
+    assert code == 1
+    assert "student.onnx is missing from the store; activate another version, or train it anew" in out
+    code, out, _ = run("doctor", "--store", tmp_path / "absent", "--port", 0)
+    assert code == 1
+    assert "there is no such folder" in out
+
+
+def test_a_doctor_says_that_a_device_is_missing(run, store_folder, monkeypatch):
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this machine has CUDA")
+    monkeypatch.setenv("GOODPART_PROVIDER", "cuda")
+    code, out, _ = run("doctor", "--store", store_folder, "--port", 0)
+    assert code == 1
+    assert "install goodpart[gpu]" in out
 
 
 def test_the_trainers_commands_are_listed():

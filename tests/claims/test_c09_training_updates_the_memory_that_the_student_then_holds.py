@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.learn import learn
+from training.learn import Lesson, learn
 from training.memory import fill_memory
 from training.settings import LearningSettings
 
@@ -17,14 +17,19 @@ def good_parts():
     )
 
 
+def lesson_of(student, good_parts, generator):
+    valid = tuple(torch.ones(len(scale), *scale.shape[-2:]) for scale in good_parts)
+    origins = fill_memory(student, good_parts[0], valid[0], num_candidates=50, generator=generator)
+    return Lesson(good_parts, valid, origins)
+
+
 def trained(student, good_parts, **settings):
     generator = torch.Generator().manual_seed(0)
-    origins = fill_memory(student, good_parts[0], num_candidates=50, generator=generator)
+    lesson = lesson_of(student, good_parts, generator)
     filled = {name: value.clone() for name, value in student.state_dict().items()}
     learn(
         student,
-        good_parts,
-        origins,
+        lesson,
         settings=LearningSettings(**STEPS, **settings),
         generator=generator,
         on_step=lambda *_: None,
@@ -35,7 +40,13 @@ def trained(student, good_parts, **settings):
 def test_filling_writes_features_of_good_parts_into_the_memory(make_student, good_parts):
     student = make_student(0)
     before = student.recall.keys.clone()
-    origins = fill_memory(student, good_parts[0], num_candidates=96, generator=torch.Generator().manual_seed(0))
+    origins = fill_memory(
+        student,
+        good_parts[0],
+        torch.ones(6, 4, 4),
+        num_candidates=96,
+        generator=torch.Generator().manual_seed(0),
+    )
     positions = good_parts[0].movedim(1, -1).flatten(1, 2)  # (images, positions, channels)
     assert not torch.equal(before, student.recall.keys)
     for value, image in zip(student.recall.values, origins.images, strict=True):
@@ -64,11 +75,10 @@ def test_learning_lowers_the_distance_to_the_teacher(make_student, good_parts):
     losses = []
     generator = torch.Generator().manual_seed(0)
     student = make_student(0)
-    origins = fill_memory(student, good_parts[0], num_candidates=50, generator=generator)
+    lesson = lesson_of(student, good_parts, generator)
     learn(
         student,
-        good_parts,
-        origins,
+        lesson,
         settings=LearningSettings(num_steps=60, batch_size=6, learning_rate=0.01, num_orthogonal_keys=5),
         generator=generator,
         on_step=lambda _, parts: losses.append(parts.distillation),
@@ -80,3 +90,13 @@ def test_two_trainings_of_one_seed_end_alike(make_student, good_parts):
     _, first = trained(make_student(0), good_parts)
     _, second = trained(make_student(0), good_parts)
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_positions_outside_the_region_of_interest_are_not_remembered(make_student, good_parts):
+    valid = torch.zeros(6, 4, 4)
+    valid[:, 1, 2:] = 1
+    student = make_student(0)
+    fill_memory(student, good_parts[0], valid, num_candidates=96, generator=torch.Generator().manual_seed(0))
+    inside = good_parts[0].movedim(1, -1)[valid > 0]  # (positions, channels)
+    for value in student.recall.values:
+        assert (inside == value).all(-1).any()

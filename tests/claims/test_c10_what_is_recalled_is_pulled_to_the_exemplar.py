@@ -22,14 +22,14 @@ def test_the_normality_loss_is_the_mean_distance():
     torch.manual_seed(0)
     recalled, exemplars = torch.randn(2, 2, 5, 3, 3)
     expected = slow_distances(exemplars.numpy(), recalled.numpy(), 0.5).mean()
-    assert abs(normality_loss(recalled, exemplars, regularisation=0.5).item() - expected) < 1e-6
+    assert abs(normality_loss(recalled, exemplars, torch.ones(2, 3, 3), regularisation=0.5).item() - expected) < 1e-6
 
 
 def test_gradients_reach_what_was_recalled_and_not_the_exemplar():
     torch.manual_seed(0)
     recalled = torch.randn(2, 5, 3, 3, requires_grad=True)
     exemplars = torch.randn(2, 5, 3, 3, requires_grad=True)
-    normality_loss(recalled, exemplars, regularisation=0.5).backward()
+    normality_loss(recalled, exemplars, torch.ones(2, 3, 3), regularisation=0.5).backward()
     assert recalled.grad.abs().sum() > 0
     assert exemplars.grad is None
 
@@ -39,7 +39,9 @@ def test_distillation_sums_the_scales_mean_distances():
     teacher = (torch.randn(2, 5, 3, 3), torch.randn(2, 4, 6, 6))
     student = (torch.randn(2, 5, 3, 3), torch.randn(2, 4, 6, 6))
     expected = sum(slow_distances(t.numpy(), s.numpy(), 0.5).mean() for t, s in zip(teacher, student, strict=True))
-    loss = distillation_loss(teacher, student, regularisation=0.5, hardness=0.0)
+    loss = distillation_loss(
+        teacher, student, (torch.ones(2, 3, 3), torch.ones(2, 6, 6)), regularisation=0.5, hardness=0.0
+    )
     assert abs(loss.item() - expected) < 1e-6
 
 
@@ -47,5 +49,16 @@ def test_hard_positions_weigh_by_their_distance():
     torch.manual_seed(0)
     teacher, student = torch.randn(2, 2, 5, 3, 3)
     distances = slow_distances(teacher.numpy(), student.numpy(), 0.5)
-    loss = distillation_loss((teacher,), (student,), regularisation=0.5, hardness=1.0)
+    loss = distillation_loss((teacher,), (student,), (torch.ones(2, 3, 3),), regularisation=0.5, hardness=1.0)
     assert abs(loss.item() - (distances**2).sum() / distances.sum()) < 1e-6
+
+
+def test_what_lies_outside_the_region_of_interest_costs_nothing():
+    torch.manual_seed(0)
+    teacher, student = torch.randn(2, 2, 5, 3, 3)
+    valid = torch.zeros(2, 3, 3)
+    valid[:, 1] = 1
+    expected = slow_distances(teacher.numpy(), student.numpy(), 0.5)[:, 1].mean()
+    loss = distillation_loss((teacher,), (student,), (valid,), regularisation=0.5, hardness=0.0)
+    assert abs(loss.item() - expected) < 1e-6
+    assert abs(normality_loss(student, teacher, valid, regularisation=0.5).item() - expected) < 1e-6

@@ -29,7 +29,7 @@ def test_raw_bytes_are_judged_with_every_member_of_the_design(client, defective_
     answer = response.json()
     assert set(answer) == {
         "inspection_id", "request_id", "part_id", "product", "version", "verdict", "score", "threshold", "p_value",
-        "promise", "scales", "regions", "heatmap", "image", "warnings", "timings_ms",
+        "promise", "scales", "regions", "region_of_interest", "heatmap", "image", "warnings", "timings_ms",
     }  # fmt: skip
     assert (answer["request_id"], answer["part_id"], answer["product"]) == ("r1", "p7", "disc")
     assert answer["version"] == tiny_version.name

@@ -1,0 +1,53 @@
+"""The region of interest: where on an image the part is looked at. What lies outside counts nowhere."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from model.bundle import BundleError
+
+WHITE_8_BIT = 255
+
+
+class BadRegion(BundleError):
+    """A region of interest that can't be read or shows nothing."""
+
+
+@dataclass(frozen=True)
+class RegionOfInterest:
+    """``inside``: bool (rows, columns) over the whole image, upright, whatever the image's own size is."""
+
+    inside: NDArray[np.bool_]
+
+    @property
+    def share(self) -> float:
+        """How much of the image is inspected, in 0 to 1."""
+        return float(self.inside.mean())
+
+    def at(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Whether points lie inside, bool (len(y), len(x)); ``y`` and ``x`` are shares of the image's sides."""
+        rows = np.clip((y * self.inside.shape[0]).astype(int), 0, self.inside.shape[0] - 1)
+        columns = np.clip((x * self.inside.shape[1]).astype(int), 0, self.inside.shape[1] - 1)
+        return self.inside[np.ix_(rows, columns)]
+
+    def packed(self) -> bytes:
+        """``region.png``: white where the part is looked at."""
+        buffer = io.BytesIO()
+        picture = Pillow.fromarray(np.where(self.inside, WHITE_8_BIT, 0).astype(np.uint8))
+        picture.save(buffer, format="PNG")
+        return buffer.getvalue()
+
+
+def unpacked_region(data: bytes) -> RegionOfInterest:
+    """The region in ``region.png``; raises BadRegion."""
+    try:
+        with Pillow.open(io.BytesIO(data), formats=("PNG",)) as picture:
+            inside = np.asarray(picture.convert("L")) > WHITE_8_BIT // 2
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
+        raise BadRegion(f"region.png can't be read: {error}") from error
+    if not inside.any():
+        raise BadRegion("region.png is white nowhere: nothing would be inspected")
+    return RegionOfInterest(inside)

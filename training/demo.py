@@ -1,0 +1,176 @@
+"""The demonstration: draws a product, learns it, serves it, and posts one good and one defective part.
+
+Every step is the command that a user would type, in a process of its own. What is there already is used again.
+"""
+
+import base64
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx2
+from PIL import Image
+
+from training.errors import TrainingError
+
+GOODPART = Path(sys.executable).with_name("goodpart")
+PRODUCT = "flange"
+# Enough for a look, a fraction of a real training; a hundred parts can promise one false alarm in twenty-one.
+SETTINGS = ("learning.num_steps=250", "false_alarm_rate=0.05")
+PARTS = {"good": "test/good/000.png", "defective": "test/scratch/000.png"}
+START_TIMEOUT_S = 60
+SHOWN_CHARACTERS = 32
+
+
+class DemoFailed(TrainingError):
+    """A step of the demonstration that did not end well."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A service that was left running."""
+
+    pid: int
+    url: str
+
+    def is_alive(self) -> bool:
+        """Whether it answers."""
+        try:
+            return httpx2.get(f"{self.url}/livez", timeout=5).is_success
+        except httpx2.HTTPError:
+            return False
+
+
+def demonstrate(folder: Path, *, port: int) -> None:
+    """Draw, learn, serve, judge; leaves the service running. Raises DemoFailed."""
+    data, store = folder / "data", folder / "store"
+    if not data.exists():
+        run("sample-data", str(data))
+    if not (store / "state" / PRODUCT / "current.json").exists():
+        chosen = [word for setting in SETTINGS for word in ("--set", setting)]
+        run("train", "--data", str(data), "--product", PRODUCT, "--store", str(store), *chosen)
+    service = running(folder) or started(folder, store, port=port)
+    for name, part in PARTS.items():
+        answer = posted(service.url, data / part)
+        saved = folder / f"{name}.heatmap.png"
+        saved.write_bytes(base64.b64decode(answer["heatmap"]["data"]))
+        click.echo(f"\n{name} part, {data / part}; heat-map in {saved}")
+        click.echo(json.dumps(shortened(answer), indent=1))
+    write_picture(folder)
+    click.echo(f"\nThe service runs on at {service.url} (try {service.url}/docs); `make demo-stop` ends it.")
+
+
+def stop(folder: Path) -> None:
+    """End the service that was left running, if it is."""
+    service = running(folder)
+    if service is None:
+        click.echo("no demonstration is running")
+        return
+    os.kill(service.pid, signal.SIGTERM)
+    note_of(folder).unlink()
+    click.echo(f"the service at {service.url} has been ended")
+
+
+def run(*arguments: str) -> None:
+    """One ``goodpart`` command, its output shown; raises DemoFailed."""
+    click.echo(f"$ goodpart {' '.join(arguments)}", err=True)
+    done = subprocess.run([str(GOODPART), *arguments], check=False)  # noqa: S603  # our own command
+    if done.returncode != 0:
+        raise DemoFailed(f"`goodpart {arguments[0]}` ended with exit code {done.returncode}")
+
+
+def note_of(folder: Path) -> Path:
+    """Where it is written which service was left running."""
+    return folder / "service.json"
+
+
+def running(folder: Path) -> Running | None:
+    """The service that an earlier demonstration left, if it still answers."""
+    try:
+        service = Running(**json.loads(note_of(folder).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return service if service.is_alive() else None
+
+
+def started(folder: Path, store: Path, *, port: int) -> Running:
+    """A new service in the background, ready to judge. Raises DemoFailed."""
+    free = port if is_free(port) else free_port()
+    if free != port:
+        click.echo(f"port {port} is in use; taking {free}", err=True)
+    command = [str(GOODPART), "serve", "--store", str(store), "--port", str(free)]
+    log_path = folder / "service.log"
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(  # noqa: S603  # our own command
+            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+    service = Running(process.pid, f"http://127.0.0.1:{free}")
+    note_of(folder).write_text(json.dumps({"pid": service.pid, "url": service.url}))
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not service.is_alive():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise DemoFailed(f"the service did not start; {log_path} says why")
+        time.sleep(0.2)
+    return service
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on a port of this machine."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+    return number
+
+
+def posted(url: str, part: Path) -> dict[str, Any]:
+    """The service's answer to an image, with an overlay for a heat-map. Raises DemoFailed."""
+    address = f"{url}/v1/products/{PRODUCT}/inspect"
+    response = httpx2.post(
+        address,
+        params={"heatmap": "overlay", "part_id": part.stem},
+        content=part.read_bytes(),
+        headers={"content-type": "image/png"},
+        timeout=30,
+    )
+    if not response.is_success:
+        raise DemoFailed(f"{address} answered {response.status_code}: {response.text[:200]}")
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def shortened(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer with the beginning of its heat-map."""
+    heatmap = answer["heatmap"]
+    return {**answer, "heatmap": {**heatmap, "data": heatmap["data"][:SHOWN_CHARACTERS] + "..."}}
+
+
+def write_picture(folder: Path) -> None:
+    """``picture.png``: each part beside its heat-map."""
+    pairs = [(folder / "data" / part, folder / f"{name}.heatmap.png") for name, part in PARTS.items()]
+    pictures = [Image.open(io.BytesIO(path.read_bytes())).convert("RGB") for pair in pairs for path in pair]
+    gap, (width, height) = 8, pictures[0].size
+    sheet = Image.new("RGB", (len(pictures) * (width + gap) - gap, height), "white")
+    for index, picture in enumerate(pictures):
+        sheet.paste(picture, (index * (width + gap), 0))
+    sheet.save(folder / "picture.png", optimize=True)
