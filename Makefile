@@ -59,8 +59,9 @@ demo: $(READY) ## Draw a product, learn it, serve it, and judge one good and one
 demo-stop: ## End the service that the demonstration left running.
 	$(BIN)/goodpart demo demo --stop
 
-picture: demo ## Make the picture of the README anew, from the demonstration.
+picture: demo ## Make the picture and the answer of the README anew, from the demonstration.
 	cp demo/picture.png docs/picture.png
+	cp demo/defective.json docs/answer.json
 
 lock: $(READY) ## Write the versions that are installed now as the constraints of every later setup; torch stays out.
 	$(BIN)/python -m pip freeze --exclude-editable | grep --invert-match --ignore-case '^torch==' > requirements/constraints.txt

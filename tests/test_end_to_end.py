@@ -205,6 +205,47 @@ def test_a_folder_that_can_not_be_learned_from_is_one_line_and_writes_nothing(na
     assert not (tmp_path / "store").exists()
 
 
+def test_cuda_that_is_asked_for_and_absent_is_one_line(data, trained, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    training = train(data, tmp_path / "store", "device=cuda")
+    assert "'cuda' was asked for, but torch finds no CUDA device" in training.stderr.splitlines()[-1]
+    serving = goodpart("serve", "--store", trained[0].root, "--port", "0", "--provider", "cuda")
+    assert (training.returncode, serving.returncode) == (1, 1)
+    assert serving.stderr.startswith("goodpart: error: 'cuda' was asked for")
+    assert len(serving.stderr.splitlines()) == 1
+
+
+def test_a_store_that_can_not_be_written_is_one_line_before_training(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = train(data, tmp_path / "file" / "store")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"goodpart: error: can't use the store folder {tmp_path / 'file'}: it is not a folder"
+    ]
+
+
+def test_a_region_of_interest_goes_from_the_data_to_the_answer(data, tmp_path):
+    import shutil
+
+    from drawing import good_part
+    from PIL import Image, ImageDraw
+
+    folder = Path(shutil.copytree(data, tmp_path / "data"))
+    region = Image.new("L", good_part(0).size)
+    ImageDraw.Draw(region).rectangle((0, 0, 47, 79), fill=255)
+    (folder / "region.png").write_bytes(encoded(region))
+    done = train(folder, tmp_path / "store", flags=["--quick"])
+    assert done.returncode == 0, done.stderr
+    image = folder / "test/blot/000.png"
+    found = goodpart("inspect", image, "--store", tmp_path / "store", "--product", "disc", "--json")
+    answer = json.loads(found.stdout)
+    assert abs(answer["region_of_interest"]["share"] - 0.5) < 0.01
+    assert all(region["x"] < 48 for region in answer["regions"])
+
+
 def test_parity_that_fails_writes_nothing(data, tmp_path, monkeypatch):
     from rich.console import Console
 

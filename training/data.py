@@ -1,19 +1,24 @@
 """Images on disk: which there are, what they show, and which part of the training each is for."""
 
 import hashlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from PIL import Image as Pillow
+
 from app.engine.decode import Image, decode, opened
 from app.engine.errors import ImageError
 from model.bundle import InputRecord
-from training.errors import BadImage, NoImages, TooFewImages
+from training.errors import BadImage, MisplacedImages, NoImages, OddSizes, TooFewImages
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 # Pictures of where to look, beside the data; see training.interest.
 INSPECT_FILE, IGNORE_FILE = "region.png", "ignore.png"
+GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L"}
+USUAL_SHARE = 0.8
 FEWEST_GOOD = 12
 STANDARDISE_SHARE, FEWEST_STANDARDISE = 0.05, 8
 CALIBRATE_SHARE, FEWEST_CALIBRATE, ENOUGH_TO_CALIBRATE = 0.20, 20, 60
@@ -51,13 +56,47 @@ class Split:
 
 
 def find_images(folder: Path) -> Dataset:
-    """The images of a plain folder, or of MVTec layout (``train/good``, ``test/<kind>``). Raises NoImages."""
+    """The images of a plain folder, or of MVTec layout (``train/good``, ``test/<kind>``).
+
+    Raises NoImages and MisplacedImages.
+    """
     is_mvtec = (folder / "train" / "good").is_dir()
+    if is_mvtec:
+        refuse_misplaced(folder)
     good_folder = folder / "train" / "good" if is_mvtec else folder
     good = images_in(good_folder)
     if not good:
-        raise NoImages(good_folder, suffixes=SUFFIXES)
+        below = [path.name for path in sorted(good_folder.glob("*")) if images_in(path)]
+        raise NoImages(good_folder, suffixes=SUFFIXES, below=below)
     return Dataset(good=good, test=test_samples(folder) if is_mvtec else ())
+
+
+def refuse_misplaced(folder: Path) -> None:
+    """Raise MisplacedImages where images lie beside ``train/good`` that nobody would look at."""
+    for place in (folder, folder / "train"):
+        stray = images_in(place)
+        if stray:
+            raise MisplacedImages(
+                f"{place} holds {len(stray)} images of its own ({stray[0].name}) beside train/good: move good ones to "
+                "train/good and defective ones to test/<kind>"
+            )
+    for other in sorted((folder / "train").iterdir()):
+        if other.name != "good" and images_in(other):
+            raise MisplacedImages(
+                f"{other} holds images, but only good parts are learned from: move them to test/{other.name}"
+            )
+
+
+def refuse_odd_sizes(paths: Sequence[Path], *, max_pixels: int) -> None:
+    """Raise OddSizes where most images have one size and a few another: they are of something else, or cut.
+
+    Where sizes vary throughout, that is the product's way. Reads headers alone. Raises BadImage.
+    """
+    sizes = {path: header_of(path, max_pixels=max_pixels).size for path in paths}
+    usual, count = Counter(sizes.values()).most_common(1)[0]
+    odd = {path.name: size for path, size in sizes.items() if size != usual}
+    if odd and count >= USUAL_SHARE * len(sizes):
+        raise OddSizes(odd=odd, usual=usual)
 
 
 def images_in(folder: Path) -> tuple[Path, ...]:
@@ -112,15 +151,16 @@ def held_out(num_good: int) -> tuple[int, int]:
 
 def channels_of(paths: Iterable[Path], *, max_pixels: int) -> Literal["grey", "rgb"]:
     """``grey`` where no image has colour channels. Reads headers alone. Raises BadImage."""
-    grey_modes = {"1", "L", "I", "I;16", "I;16B", "I;16L", "LA"}
-    for path in paths:
-        try:
-            mode = opened(path.read_bytes(), max_pixels=max_pixels).mode
-        except ImageError as error:
-            raise BadImage(path, str(error)) from error
-        if mode not in grey_modes:
-            return "rgb"
-    return "grey"
+    modes = {header_of(path, max_pixels=max_pixels).mode for path in paths}
+    return "grey" if modes <= GREY_MODES else "rgb"
+
+
+def header_of(path: Path, *, max_pixels: int) -> Pillow.Image:
+    """An image with its header read and checked. Raises BadImage."""
+    try:
+        return opened(path.read_bytes(), max_pixels=max_pixels)
+    except ImageError as error:
+        raise BadImage(path, str(error)) from error
 
 
 def decoded(path: Path, rule: InputRecord, *, max_pixels: int) -> Image:

@@ -66,6 +66,7 @@ def demonstrate(folder: Path, *, port: int) -> None:
         saved.write_bytes(base64.b64decode(answer["heatmap"]["data"]))
         click.echo(f"\n{name} part, {data / part}; heat-map in {saved}")
         click.echo(json.dumps(shortened(answer), indent=1))
+        (folder / f"{name}.json").write_text(json.dumps(shortened(answer), indent=1) + "\n")
     write_picture(folder)
     click.echo(f"\nThe service runs on at {service.url} (try {service.url}/docs); `make demo-stop` ends it.")
 

@@ -3,6 +3,8 @@
 GoodpartError
 └── TrainingError
     ├── NoImages            a folder without an image
+    ├── MisplacedImages     images that would be ignored, or learned as good by mistake
+    ├── OddSizes            a few images of another size than the rest
     ├── TooFewImages        fewer good images than it takes to learn, standardise and calibrate
     ├── BadImage            an image that can't be decoded, by file
     ├── BadSettings         settings that are unknown or don't fit together
@@ -12,6 +14,7 @@ GoodpartError
     └── DeviceMissing       CUDA was asked for and is not there
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from model.bundle import GoodpartError
@@ -24,8 +27,24 @@ class TrainingError(GoodpartError):
 class NoImages(TrainingError):
     """A folder without an image."""
 
-    def __init__(self, folder: Path, *, suffixes: tuple[str, ...]) -> None:
-        super().__init__(f"{folder} holds no image ({', '.join(suffixes)})")
+    def __init__(self, folder: Path, *, suffixes: tuple[str, ...], below: Sequence[str] = ()) -> None:
+        hint = f"; its folders {', '.join(below[:3])} do: name the one with good parts" if below else ""
+        super().__init__(f"{folder} holds no image ({', '.join(suffixes)}){hint}")
+
+
+class MisplacedImages(TrainingError):
+    """Images that would be ignored, or learned as good by mistake."""
+
+
+class OddSizes(TrainingError):
+    """A few images of another size than the rest."""
+
+    def __init__(self, *, odd: dict[str, tuple[int, int]], usual: tuple[int, int]) -> None:
+        some = ", ".join(f"{name} ({width} x {height})" for name, (width, height) in list(odd.items())[:3])
+        super().__init__(
+            f"{len(odd)} images are not {usual[0]} x {usual[1]} pixels as the rest are: {some}; remove them, "
+            "or say --set allow_odd_sizes=true"
+        )
 
 
 class TooFewImages(TrainingError):

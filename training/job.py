@@ -26,7 +26,7 @@ from model.compare import Compare, CompareSpec
 from model.student import Student, StudentSpec
 from model.teacher import Teacher
 from training.calibrate import calibrate
-from training.data import Dataset, Split, channels_of, decoded, find_images, split
+from training.data import Dataset, Split, channels_of, decoded, find_images, refuse_odd_sizes, split
 from training.errors import DeviceMissing, NotLearned
 from training.evaluate import evaluate
 from training.export import Parity, check_parity, export, network_comparison
@@ -116,6 +116,8 @@ class Job:
         check_product(order.product)
         self.interest = region_of_interest(order.data, settings)
         self.dataset: Dataset = find_images(order.data)
+        if not settings.allow_odd_sizes:
+            refuse_odd_sizes(self.dataset.good, max_pixels=settings.max_pixels)
         self.split: Split = split(self.dataset.good)
         self.rule: InputRecord = settings.input_record(
             channels=channels_of(self.dataset.good, max_pixels=settings.max_pixels)

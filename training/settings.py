@@ -69,6 +69,9 @@ class TrainSettings(BaseModel):
     white_level: int = Field(
         default=255, ge=1, le=65535, description="Brightest value: 255, or 4095 for 12 bits in 16."
     )
+    allow_odd_sizes: bool = Field(
+        default=False, description="Whether a few images may have another size than the rest."
+    )
     inspect: tuple[Rectangle, ...] = Field(
         default=(), description="Rectangles to look at, in shares of the image; default: everywhere."
     )

@@ -73,7 +73,7 @@ class RegionOfInterestAnswer(Answer):
 
 
 class TimingsAnswer(Answer):
-    """Milliseconds by step."""
+    """Milliseconds by step, to the microsecond."""
 
     decode: float
     queue: float

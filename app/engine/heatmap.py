@@ -12,8 +12,16 @@ from app.engine.decode import Box, Image
 
 Kind = Literal["png", "overlay", "raw", "none"]
 
-# From ordinary to far off, evenly over RANGE: dark blue, blue, teal, yellow, orange, white-hot.
-COLOURS = ((8, 12, 48), (24, 66, 140), (20, 142, 140), (240, 212, 60), (238, 96, 32), (255, 244, 232))
+# From ordinary to far off, evenly over RANGE: dark blue, blue, teal, yellow, orange, red; none of them is the colour of
+# bare metal.
+COLOURS = (
+    (8, 12, 48),
+    (24, 66, 140),
+    (20, 142, 140),
+    (240, 212, 60),
+    (238, 96, 32),
+    (196, 12, 44),
+)
 # On the map's scale: 0 is the mean of good positions, 1 their spread.
 RANGE = (0.0, 12.0)
 MOST_SIDE_PX = 1024

@@ -195,7 +195,7 @@ class Stopwatch:
 
     def stop(self, step: str) -> None:
         """End a step."""
-        self._spent_ms[step] = (time.perf_counter() - self._started[step]) * 1000
+        self._spent_ms[step] = round((time.perf_counter() - self._started[step]) * 1000, 3)
 
     def timed(self, step: str, work: Callable[[], Step]) -> Step:
         """Do the work as that step and pass its result on."""

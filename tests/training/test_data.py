@@ -3,8 +3,8 @@ import pytest
 from drawing import encoded, good_part, write_mvtec
 
 from model.bundle import InputRecord
-from training.data import channels_of, decoded, find_images, held_out, split
-from training.errors import BadImage, NoImages, TooFewImages
+from training.data import channels_of, decoded, find_images, held_out, refuse_odd_sizes, split
+from training.errors import BadImage, MisplacedImages, NoImages, OddSizes, TooFewImages
 
 RULE = InputRecord(height=64, width=64, fit="stretch", channels="grey", white_level=255)
 
@@ -34,6 +34,40 @@ def test_mvtec_layout_has_a_test_set_with_masks(tmp_path):
 def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(NoImages, match=tmp_path.name):
         find_images(tmp_path)
+
+
+def test_a_folder_of_folders_says_where_the_images_are(tmp_path):
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good" / "0.png").write_bytes(encoded(good_part(0)))
+    with pytest.raises(NoImages, match="its folders good do: name the one with good parts"):
+        find_images(tmp_path)
+
+
+def test_images_beside_the_training_folder_are_not_passed_over(tmp_path):
+    data = write_mvtec(tmp_path / "data")
+    (data / "bad.png").write_bytes(encoded(good_part(0)))
+    with pytest.raises(MisplacedImages, match=r"1 images of its own \(bad\.png\) beside train/good"):
+        find_images(data)
+
+
+def test_defective_images_under_train_are_not_passed_over(tmp_path):
+    data = write_mvtec(tmp_path / "data")
+    (data / "test" / "blot").rename(data / "train" / "blot")
+    with pytest.raises(MisplacedImages, match="move them to test/blot"):
+        find_images(data)
+
+
+def test_a_few_images_of_another_size_are_refused(plain):
+    refuse_odd_sizes(find_images(plain).good, max_pixels=10**6)
+    (plain / "odd.png").write_bytes(encoded(good_part(0, size=(50, 40))))
+    with pytest.raises(OddSizes, match=r"1 images are not 96 x 80 .*odd\.png \(50 x 40\); remove them"):
+        refuse_odd_sizes(find_images(plain).good, max_pixels=10**6)
+
+
+def test_images_that_vary_throughout_are_the_products_way(tmp_path):
+    for index in range(9):
+        (tmp_path / f"{index}.png").write_bytes(encoded(good_part(0, size=(50 + index, 40))))
+    refuse_odd_sizes(find_images(tmp_path).good, max_pixels=10**6)
 
 
 def test_two_images_are_too_few(plain):
