@@ -2,8 +2,8 @@
 # A machine without a GPU takes the small CPU build:
 #   make setup TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= torch==2.13.0
-# onnxruntime for the CPU, or for NVIDIA GPUs: make setup RUNTIME=gpu
-RUNTIME ?= cpu
+# onnxruntime for the CPU, or for NVIDIA GPUs: make setup RUNTIME=gpu. What was set up last stays.
+RUNTIME ?= $(or $(shell cat .venv/.runtime 2>/dev/null),cpu)
 PYTHON ?= python3
 STORE ?= store
 DATA ?= ../shared/data
@@ -25,7 +25,10 @@ $(READY): pyproject.toml requirements/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip uninstall --quiet --yes $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable '.[$(RUNTIME),train,dev]'
+	rm -f $(VENV)/.ready-*
+	echo $(RUNTIME) > $(VENV)/.runtime
 	touch $@
 
 test: $(READY) ## Run every test, with branch coverage.

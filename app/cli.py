@@ -36,6 +36,13 @@ class AddressUnusable(GoodpartError):
         super().__init__(f"can't listen on {host}:{port}: {why}; choose another with --port")
 
 
+class HeatmapsCollide(GoodpartError):
+    """Two images whose heat-maps would have one name."""
+
+    def __init__(self, first: Path, second: Path) -> None:
+        super().__init__(f"{first} and {second} would write one heat-map: inspect them into two folders")
+
+
 class Commands(click.Group):
     """Our own commands, and those of installed entry points."""
 
@@ -105,6 +112,8 @@ def inspect(  # click hands over one argument an option
 ) -> None:
     """Judge image files without a server, as the server would."""
     settings = read_settings(**given(store=store))
+    if heatmap_dir is not None:
+        refuse_twins(images)
     loaded = loaded_version(settings, product, name)
     wish = Wish(heatmap="overlay" if heatmap_dir else "none")
     show = show_json if as_json else Table(images).show
@@ -148,6 +157,15 @@ def loaded_version(settings: Settings, product: str, name: str | None) -> Versio
     device = chosen_device(settings.provider, num_threads=settings.threads)
     wanted = name if name is not None else cast("Any", current).version
     return Loader(device).load(store.bundle(product, wanted))
+
+
+def refuse_twins(paths: Iterable[Path]) -> None:
+    """Raise HeatmapsCollide where two images have one name: one heat-map would overwrite the other."""
+    seen: dict[str, Path] = {}
+    for path in paths:
+        other = seen.setdefault(path.name, path)
+        if other != path:
+            raise HeatmapsCollide(other, path)
 
 
 def read(path: Path) -> bytes:
@@ -196,6 +214,9 @@ def main() -> None:
     try:
         commands()
     except GoodpartError as error:
+        click.echo(f"goodpart: error: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
         click.echo(f"goodpart: error: {error}", err=True)
         sys.exit(1)
     except ModuleNotFoundError as error:

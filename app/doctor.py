@@ -82,8 +82,10 @@ def devices(settings: Settings) -> Iterator[Finding]:
 def store_findings(settings: Settings) -> Iterator[Finding]:
     """Whether the folders can be used."""
     for what, folder in (("store", settings.store), ("state", settings.state_folder)):
-        if not folder.is_dir():
-            yield Finding(what, str(folder.resolve()), "there is no such folder; `goodpart train --store` makes it")
+        if not os.path.isdir(folder):  # noqa: PTH112  # says no where pathlib raises for want of permission
+            yield Finding(
+                what, str(folder.resolve()), "no such folder that this user can see; `goodpart train --store` makes one"
+            )
         elif not os.access(folder, os.R_OK | os.X_OK):
             yield Finding(what, str(folder.resolve()), "may not be read by this user: change its owner or mode")
         else:

@@ -17,7 +17,7 @@ from training.errors import BadImage, MisplacedImages, NoImages, OddSizes, TooFe
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 # Pictures of where to look, beside the data; see training.interest.
 INSPECT_FILE, IGNORE_FILE = "region.png", "ignore.png"
-GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L"}
+GREY_MODES = {"1", "L", "LA", "I;16", "I;16B", "I;16L"}
 USUAL_SHARE = 0.8
 FEWEST_GOOD = 12
 STANDARDISE_SHARE, FEWEST_STANDARDISE = 0.05, 8

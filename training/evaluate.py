@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from app.engine.decode import WHITE_8_BIT
+from app.engine.decode import DAMAGE
 from app.engine.errors import ImageError
 from app.engine.heatmap import enlarged
 from app.engine.inspector import Inspection, judge
@@ -105,10 +105,20 @@ def mask_of(sample: Sample, inspection: Inspection) -> NDArray[np.bool_]:
     width, height = (max(1, round(side * scale)) for side in size)
     if sample.mask is None:
         return np.zeros((height, width), dtype=bool)
-    with Pillow.open(sample.mask) as picture:
-        if picture.size != size:
-            raise BadImage(sample.mask, f"the mask is {picture.size}, but its image is {size}")
-        return np.asarray(picture.convert("L").resize((width, height))) > WHITE_8_BIT // 2
+    picture = opened_mask(sample.mask, size=size)
+    return np.asarray(picture.resize((width, height), Pillow.Resampling.NEAREST)) > 0
+
+
+def opened_mask(path: Path, *, size: tuple[int, int]) -> Pillow.Image:
+    """A mask of its image's ``(width, height)`` in mode L, decoded. Raises BadImage."""
+    try:
+        with Pillow.open(path) as picture:
+            mask = picture.convert("L")
+    except DAMAGE as error:
+        raise BadImage(path, f"the mask can't be read: {error}") from error
+    if mask.size != size:
+        raise BadImage(path, f"the mask is {mask.width} x {mask.height}, but its image is {size[0]} x {size[1]}")
+    return mask
 
 
 def map_over(inspection: Inspection, size: tuple[int, ...]) -> NDArray[np.float32]:

@@ -21,14 +21,14 @@ from app.engine.sessions import Device, available_cpus
 from app.engine.version import Loader, Version
 from app.store.state import State
 from app.store.store import Store
-from model.bundle import InputRecord, check_product, sha256_hex
+from model.bundle import InputRecord, sha256_hex
 from model.compare import Compare, CompareSpec
 from model.student import Student, StudentSpec
 from model.teacher import Teacher
 from training.calibrate import calibrate
-from training.data import Dataset, Split, channels_of, decoded, find_images, refuse_odd_sizes, split
-from training.errors import DeviceMissing, NotLearned
-from training.evaluate import evaluate
+from training.data import Dataset, Sample, Split, channels_of, decoded, find_images, refuse_odd_sizes, split
+from training.errors import BadSettings, DeviceMissing, NotLearned
+from training.evaluate import evaluate, opened_mask
 from training.export import Parity, check_parity, export, network_comparison
 from training.features import pixels_of, teacher_features, valid_at_scales, valid_of
 from training.interest import region_of_interest
@@ -111,9 +111,10 @@ class Job:
         self.settings = settings
         self.narrator = narrator
         self.device = torch_device(settings.device)
-        order.store.check_writable()
         self.generator = torch.Generator().manual_seed(settings.seed)
-        check_product(order.product)
+        order.store.check_writable(order.product)
+        if order.activates:
+            order.state.check_writable(order.product)
         self.interest = region_of_interest(order.data, settings)
         self.dataset: Dataset = find_images(order.data)
         if not settings.allow_odd_sizes:
@@ -152,10 +153,12 @@ class Job:
     def check_images(self) -> None:
         """Decode what would else be met only after the learning; raises BadImage."""
         held_out = (*self.split.standardise, *self.split.calibrate)
-        paths = (*held_out, *(sample.path for sample in self.dataset.test))
-        with self.narrator.step("checking images", total=len(paths)) as advance:
-            for path in paths:
-                self.decoded(path)
+        samples = (*(Sample(path, "good") for path in held_out), *self.dataset.test)
+        with self.narrator.step("checking images", total=len(samples)) as advance:
+            for sample in samples:
+                image = self.decoded(sample.path)
+                if sample.mask is not None:
+                    opened_mask(sample.mask, size=(image.width, image.height))
                 advance(1)
 
     def learned(self) -> Networks:
@@ -177,6 +180,8 @@ class Job:
         paths = self.split.train
         features = self.features(networks.teacher, paths, "features of good parts")
         valid = valid_at_scales(self.valid(paths), features)
+        if not all(scale.any() for scale in valid):
+            raise BadSettings("the region of interest is thinner than a feature: widen it, or take smaller strides")
         student = networks.student.to("cpu")
         student.fit_statistics(features, valid)
         with torch.no_grad():

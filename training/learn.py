@@ -68,7 +68,10 @@ def learn(
     optimiser = torch.optim.AdamW(parameter_groups(student, settings), weight_decay=settings.weight_decay)
     rates = [settings.learning_rate, settings.memory_learning_rate]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=rates, total_steps=settings.num_steps, pct_start=0.1
+        optimiser,
+        max_lr=rates,
+        total_steps=settings.num_steps,
+        pct_start=warm_up_share(settings.num_steps),
     )
     device = student.recall.keys.device
     student.train()
@@ -88,6 +91,11 @@ def learn(
         schedule.step()
         on_step(step + 1, parts)
     student.eval()
+
+
+def warm_up_share(num_steps: int) -> float:
+    """A tenth; a fifth of ten steps, since torch divides by zero where the warm-up is one step exactly."""
+    return 0.2 if num_steps == 10 else 0.1
 
 
 def step_loss(

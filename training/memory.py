@@ -17,8 +17,9 @@ class Origins:
     images: Int[Tensor, " items"]
 
     def hidden_from(self, images: Int[Tensor, " batch"]) -> Bool[Tensor, "batch items"]:
-        """True where an item came from that very image."""
-        return images[:, None] == self.images[None, :]
+        """True where an item came from that very image; nowhere for an image that all items came from."""
+        own = images[:, None] == self.images[None, :]
+        return own & ~own.all(1, keepdim=True)
 
 
 def farthest_points(

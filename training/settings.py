@@ -108,6 +108,9 @@ class TrainSettings(BaseModel):
             if stride not in spec.taps:
                 message = f"{self.teacher} has no tap at stride {stride}; it has {sorted(spec.taps)}"
                 raise ValueError(message)
+        if self.map_stride > min(self.height, self.width) // 8:
+            message = "map_stride: the map would have fewer than 8 x 8 positions"
+            raise ValueError(message)
         if len(set(self.strides)) != len(self.strides):
             message = "a stride is named twice"
             raise ValueError(message)

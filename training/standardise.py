@@ -27,6 +27,7 @@ def fit_comparison(
     for own, learned in zip(compare.standardisers, student.standardisers, strict=True):
         own.load_state_dict(learned.state_dict())
     distances = distances_of(compare, student, features)
+    valid = valid.to(distances.device)
     means, spreads = position_statistics(distances, valid)
     compare.scale_means.copy_(means)
     compare.scale_spreads.copy_(spreads)
@@ -48,5 +49,5 @@ def distances_of(compare: Compare, student: Student, features: tuple[Tensor, ...
 
 def position_statistics(distances: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and spread of each scale over the valid positions of all images, (scales) each."""
-    by_scale = distances.movedim(1, 0)[:, valid.to(distances.device) > 0]  # (scales, positions)
+    by_scale = distances.movedim(1, 0)[:, valid > 0]  # (scales, positions)
     return by_scale.mean(1), by_scale.std(1).clamp_min(SMALLEST_SPREAD)

@@ -1,7 +1,9 @@
 """Which version serves each product: follows the state, loads beside what serves, then switches."""
 
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -14,6 +16,8 @@ from model.bundle import BadName, BundleError
 
 # Versions that were asked for by name and do not serve; each holds a student of some megabytes.
 MOST_EXTRA_VERSIONS = 4
+# A version that failed is tried again: a missing file may arrive, a full device may empty. Each try reads it whole.
+RETRY_AFTER_S = 30.0
 
 
 class VersionUnusable(ModelError):
@@ -31,15 +35,24 @@ class Standing:
     serving: Version | None = None
     activated: str | None = None
     fault: str | None = None
+    retry_at_s: float = 0.0
 
 
 class Catalogue:
     """The products of a store. ``refresh``, ``activate`` and ``named`` may take seconds; ``serving`` never waits."""
 
-    def __init__(self, *, store: Store, state: State, loader: Loader) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        state: State,
+        loader: Loader,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.store = store
         self.state = state
         self._loader = loader
+        self._clock = clock
         self.fault: str | None = None
         self._standings: dict[str, Standing] = {}
         self._extra: OrderedDict[tuple[str, str], Version] = OrderedDict()
@@ -112,13 +125,16 @@ class Catalogue:
             return replace(old, fault=str(error))
         if current is None:
             return Standing(product)
-        if old.activated == current.version:
-            return old  # it serves, or it failed: its files are read-only, so trying again tells nothing new
+        if old.serving is not None and old.serving.name == current.version:
+            return replace(old, activated=current.version, fault=None)
+        if old.activated == current.version and self._clock() < old.retry_at_s:
+            return old
         return self._switched(old, current.version)
 
     def _switched(self, old: Standing, version: str) -> Standing:
         try:
             loaded = self._loader.load(self.store.bundle(old.product, version))
         except (StoreError, BundleError, ModelError) as error:
-            return replace(old, activated=version, fault=str(error))
+            retry_at_s = self._clock() + RETRY_AFTER_S
+            return replace(old, activated=version, fault=str(error), retry_at_s=retry_at_s)
         return Standing(old.product, serving=loaded, activated=version)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,21 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 # Pillow itself refuses more than this, whatever a setting says.
 MOST_PIXELS = 178_956_970
 WHITE_8_BIT = 255
+# CMYK and Lab need a profile; I and F have 32 bits and no white.
+NO_ONE_MEANING = ("CMYK", "YCCK", "LAB", "HSV", "I", "F")
+# What Pillow's decoders raise on bytes that were damaged on purpose or on the way; found by fuzzing.
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    TypeError,
+    OverflowError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +91,7 @@ def opened(data: bytes, *, max_pixels: int) -> Pillow.Image:
         raise ImageTooLarge(limit_px=max_pixels) from None
     except UnidentifiedImageError:
         raise NotAnImage(formats=FORMATS) from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except DAMAGE as error:
         raise TruncatedImage(format_name="posted", why=str(error)) from error
     if picture.width * picture.height > max_pixels:
         raise ImageTooLarge(limit_px=max_pixels, size_px=picture.size)
@@ -86,19 +102,30 @@ def loaded(picture: Pillow.Image) -> Pillow.Image:
     """The decoded image, turned upright as its EXIF orientation says."""
     refuse_deep_colour(picture)
     try:
-        num_frames = getattr(picture, "n_frames", 1)
-        if num_frames > 1:
-            raise TooManyFrames(num_frames=num_frames)
+        refuse_second_frame(picture)
         picture.load()
         return ImageOps.exif_transpose(picture)
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+    except DAMAGE as error:
         raise TruncatedImage(format_name=str(picture.format), why=str(error)) from error
+
+
+def refuse_second_frame(picture: Pillow.Image) -> None:
+    """Raise TooManyFrames for an animation. Looks for one more frame; counting them takes minutes in a hostile TIFF."""
+    try:
+        picture.seek(1)
+    except EOFError:
+        picture.seek(0)
+        return
+    raise TooManyFrames
 
 
 def refuse_deep_colour(picture: Pillow.Image) -> None:
     """Raise for 16-bit colour, which Pillow would cut to 8 bits without a word."""
-    arguments = " ".join(str(tile.args) for tile in getattr(picture, "tile", ()))
-    if "16" in arguments and picture.mode in ("RGB", "RGBA", "LA"):
+    raw_modes = [
+        tile.args if isinstance(tile.args, str) else str((tile.args or ("",))[0])
+        for tile in getattr(picture, "tile", ())
+    ]
+    if picture.mode in ("RGB", "RGBA", "LA") and any(";16" in mode for mode in raw_modes):
         raise UnsupportedMode(
             what="16-bit colour", remedy="send 8 bits a channel, or 16-bit grey to a product trained so"
         )
@@ -106,14 +133,15 @@ def refuse_deep_colour(picture: Pillow.Image) -> None:
 
 def to_channels(picture: Pillow.Image, rule: InputRecord) -> Pillow.Image:
     """The image in mode RGB, or F for deep grey, by the product's channel rule and white level."""
-    if picture.mode.startswith("I;16") or picture.mode == "I":
-        if rule.white_level == WHITE_8_BIT:
+    if picture.mode.startswith("I;16"):
+        values = np.asarray(picture, dtype=np.float32)
+        if rule.white_level == WHITE_8_BIT or values.max() > rule.white_level:
             raise WrongBitDepth(depth_bits=16, white_level=rule.white_level)
-        return Pillow.fromarray(np.asarray(picture, dtype=np.float32))
+        return Pillow.fromarray(values)
+    if picture.mode in NO_ONE_MEANING:
+        raise UnsupportedMode(what=f"mode {picture.mode}", remedy="convert it to RGB or grey first")
     if rule.white_level != WHITE_8_BIT:
         raise WrongBitDepth(depth_bits=8, white_level=rule.white_level)
-    if picture.mode in ("CMYK", "YCCK", "LAB", "HSV", "F"):
-        raise UnsupportedMode(what=f"mode {picture.mode}", remedy="convert it to RGB or grey first")
     opaque = without_alpha(picture)
     return opaque.convert("L").convert("RGB") if rule.channels == "grey" else opaque.convert("RGB")
 

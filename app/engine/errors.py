@@ -60,8 +60,8 @@ class ImageTooLarge(ImageError):
 class TooManyFrames(ImageError):
     """An animation or a document of several pages."""
 
-    def __init__(self, *, num_frames: int) -> None:
-        super().__init__(f"the file holds {num_frames} frames; send one image at a time")
+    def __init__(self) -> None:
+        super().__init__("the file holds more than one frame; send one image at a time")
 
 
 class UnsupportedMode(ImageError):
@@ -76,7 +76,7 @@ class WrongBitDepth(ImageError):
 
     def __init__(self, *, depth_bits: int, white_level: int) -> None:
         super().__init__(
-            f"the image has {depth_bits} bits a channel, but the product was trained on a white level of {white_level}"
+            f"the image has {depth_bits} bits a channel, which does not fit the product's white level of {white_level}"
         )
 
 
@@ -103,8 +103,8 @@ class ProviderMissing(ModelError):
 
     def __init__(self, *, asked: str, got: str) -> None:
         super().__init__(
-            f"'{asked}' was asked for, but ONNX Runtime offers {got}; install goodpart[gpu] on a machine with an "
-            "NVIDIA GPU, or ask for 'cpu'"
+            f"'{asked}' was asked for, but no such device runs here (ONNX Runtime was built for {got}); install "
+            "goodpart[gpu] on a machine with an NVIDIA GPU, or ask for 'cpu'"
         )
 
 

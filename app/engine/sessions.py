@@ -1,5 +1,6 @@
 """ONNX Runtime sessions, opened from verified bytes on the provider that was asked for."""
 
+import base64
 import os
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +17,14 @@ CHAINS: dict[str, tuple[str, ...]] = {
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
 }
 # The default search, EXHAUSTIVE, costs seconds at each new shape.
-CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+# TF32 is off: recall divides cosines by its temperature, and calibration ran in float32.
+CUDA_OPTIONS = {
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "arena_extend_strategy": "kSameAsRequested",
+    "use_tf32": "0",
+}
+# A graph of one Identity: the smallest thing that shows whether a provider really has a device.
+PROBE = base64.b64decode("CAgSADo3ChAKAXgSAXkiCElkZW50aXR5EgFwWg8KAXgSCgoICAESBAoCCAFiDwoBeRIKCggIARIECgIIAUIECgAQEQ==")
 # How protobuf writes the key "location", which every tensor with external data carries.
 EXTERNAL_DATA_MARK = b"\x0a\x08location"
 
@@ -38,11 +46,21 @@ def chosen_device(asked: Provider, *, num_threads: int) -> Device:
     """The device for what was asked; ``auto`` takes CUDA where it is. Raises ProviderMissing, never falls back."""
     available = ort.get_available_providers()
     if asked == "auto":
-        has_cuda = CHAINS["cuda"][0] in available
-        return Device("cuda" if has_cuda else "cpu", num_threads)
-    if CHAINS[asked][0] not in available:
+        return Device("cuda" if has_device("cuda") else "cpu", num_threads)
+    if not has_device(asked):
         raise ProviderMissing(asked=asked, got=", ".join(available))
     return Device(asked, num_threads)
+
+
+def has_device(provider: Literal["cuda", "tensorrt", "cpu"]) -> bool:
+    """Whether a provider runs here; that ONNX Runtime was built with it does not say so."""
+    if CHAINS[provider][0] not in ort.get_available_providers():
+        return False
+    try:
+        open_session(PROBE, what="a probe", device=Device(provider, 1))
+    except (BadGraph, ProviderMissing):
+        return False
+    return True
 
 
 def open_session(graph: bytes, *, what: str, device: Device) -> ort.InferenceSession:

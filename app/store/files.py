@@ -22,6 +22,22 @@ def reporting_trouble(folder: Path) -> Iterator[None]:
         raise StoreUnusable(folder, error.strerror or str(error)) from error
 
 
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder. Raises StoreUnusable where this user may not know."""
+    with reporting_trouble(path.parent):
+        return path.is_dir()
+
+
+def check_writable(folder: Path) -> None:
+    """Raise StoreUnusable where this user could not make files in a folder, which may itself be yet to be made."""
+    with reporting_trouble(folder):
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        if not there.is_dir():
+            raise StoreUnusable(there, "it is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise StoreUnusable(there, "this user may not write there; change its owner or mode")
+
+
 def write_synced(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Write a new file and wait until the disk has it."""
     with path.open("xb") as file:

@@ -9,7 +9,7 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.store.errors import DamagedState, NoTransition
-from app.store.files import replace_file, reporting_trouble
+from app.store.files import check_writable, replace_file, reporting_trouble
 from model.bundle import check_product, check_version
 
 
@@ -49,12 +49,15 @@ class State:
         check_version(activation.version)
         return activation
 
+    def check_writable(self, product: str) -> None:
+        """Raise StoreUnusable where this user could not activate a version."""
+        check_writable(self.root / check_product(product))
+
     def activate(self, product: str, version: str, *, at: datetime, by: str, why: str) -> Activation:
         """Make a version the one that serves. The caller has made sure that it can. Raises StoreUnusable."""
-        before = self.current(product)
         activation = Activation(
             version=check_version(version),
-            previous=before.version if before else None,
+            previous=self._version_before(product, version),
             at=at,
             by=by,
             why=why,
@@ -62,6 +65,13 @@ class State:
         self._record(product, "activate", activation)
         replace_file(self.current_path(product), activation.model_dump_json(indent=1).encode() + b"\n")
         return activation
+
+    def _version_before(self, product: str, version: str) -> str | None:
+        """What a rollback goes to; activating what serves already leaves that as it was."""
+        before = self.current(product)
+        if before is None:
+            return None
+        return before.previous if before.version == version else before.version
 
     def previous(self, product: str) -> str:
         """The version that served before the current one; raises NoTransition."""

@@ -1,13 +1,12 @@
 """The store: teachers and versions, written once by a trainer, read by any number of services."""
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.store.errors import MissingFile, StoreUnusable, UnknownProduct, UnknownVersion
-from app.store.files import READ_ONLY, replace_file, write_folder
+from app.store.files import READ_ONLY, check_writable, is_folder, replace_file, reporting_trouble, write_folder
 from model.bundle import (
     MANIFEST,
     NAME_PATTERN,
@@ -45,7 +44,7 @@ class Store:
     def versions(self, product: str) -> list[str]:
         """A product's versions, oldest first; raises UnknownProduct where it has no folder."""
         folder = self.product_folder(product)
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise UnknownProduct(product)
         return names_in(folder / "versions", VERSION_PATTERN)
 
@@ -68,7 +67,7 @@ class Store:
     def manifest(self, product: str, version: str) -> Manifest:
         """A version's manifest, held against the version's name. Raises StoreError or BundleError."""
         folder = self.version_folder(product, version)
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise UnknownVersion(product, version)
         data = read_file(folder / MANIFEST, f"{version}/{MANIFEST}")
         manifest = read_manifest(data)
@@ -89,20 +88,19 @@ class Store:
         teacher = read_file(self.teacher_path(digest), f"teacher {digest[:16]}")
         return Bundle(version, manifest, check_digest("teacher.onnx", teacher, digest), files)
 
-    def check_writable(self) -> None:
+    def check_writable(self, product: str) -> None:
         """Raise StoreUnusable where this user could not publish; found out before an hour is spent on training."""
-        there = next(place for place in (self.root, *self.root.resolve().parents) if place.exists())
-        if not there.is_dir():
-            raise StoreUnusable(there, "it is not a folder")
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise StoreUnusable(self.root, "this user may not write there; change its owner or mode")
+        folder = self.product_folder(product)
+        for place in (self.root / "teachers", folder / "versions", folder / "training"):
+            check_writable(place)
 
     def add_teacher(self, sha256: str, graph: bytes) -> None:
         """Keep a teacher's graph once; bytes that are there already are checked and replaced if damaged."""
         path = self.teacher_path(sha256)
         check_digest("teacher.onnx", graph, sha256)
-        if path.is_file() and path.read_bytes() == graph:
-            return
+        with reporting_trouble(path.parent):
+            if path.is_file() and path.read_bytes() == graph:
+                return
         replace_file(path, graph, mode=READ_ONLY)
 
     def publish(
@@ -126,11 +124,9 @@ class Store:
 
 def names_in(folder: Path, pattern: str) -> list[str]:
     """The sorted names of folders in a folder that match; none where it does not exist. Raises StoreUnusable."""
-    try:
+    with reporting_trouble(folder):
         entries = list(folder.iterdir()) if folder.is_dir() else []
-    except OSError as error:
-        raise StoreUnusable(folder, error.strerror or str(error)) from error
-    return sorted(entry.name for entry in entries if entry.is_dir() and re.fullmatch(pattern, entry.name))
+        return sorted(entry.name for entry in entries if re.fullmatch(pattern, entry.name) and entry.is_dir())
 
 
 def read_file(path: Path, what: str) -> bytes:

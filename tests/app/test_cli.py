@@ -54,6 +54,17 @@ def test_heatmaps_are_written(run, store_folder, images, tmp_path):
     assert sizes == {"good.png.heatmap.png": (96, 80), "bad.png.heatmap.png": (96, 80)}
 
 
+def test_two_images_of_one_name_do_not_share_a_heatmap(run, store_folder, images, tmp_path):
+    (tmp_path / "other").mkdir()
+    twin = tmp_path / "other" / images[0].name
+    twin.write_bytes(images[1].read_bytes())
+    code, out, err = run(
+        "inspect", images[0], twin, "--store", store_folder, "--product", "disc", "--heatmap-dir", tmp_path / "maps"
+    )
+    assert (code, out) == (1, "")
+    assert "would write one heat-map" in err
+
+
 def test_a_bad_image_is_one_line_and_the_others_are_judged(run, store_folder, images, tmp_path):
     text = tmp_path / "text.png"
     text.write_text("no image")
@@ -125,7 +136,7 @@ def test_a_doctor_says_what_is_wrong_and_how_to_mend_it(run, store_folder, versi
     assert "student.onnx is missing from the store; activate another version, or train it anew" in out
     code, out, _ = run("doctor", "--store", tmp_path / "absent", "--port", 0)
     assert code == 1
-    assert "there is no such folder" in out
+    assert "no such folder" in out
 
 
 def test_a_doctor_says_that_a_device_is_missing(run, store_folder, monkeypatch):

@@ -100,3 +100,18 @@ def test_positions_outside_the_region_of_interest_are_not_remembered(make_studen
     inside = good_parts[0].movedim(1, -1)[valid > 0]  # (positions, channels)
     for value in student.recall.values:
         assert (inside == value).all(-1).any()
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 9, 10, 11, 20, 25])
+def test_any_number_of_steps_can_be_learned(make_student, good_parts, num_steps):
+    generator = torch.Generator().manual_seed(0)
+    student = make_student(0)
+    done = []
+    learn(
+        student,
+        lesson_of(student, good_parts, generator),
+        settings=LearningSettings(num_steps=num_steps, batch_size=2, num_orthogonal_keys=5),
+        generator=generator,
+        on_step=lambda step, _: done.append(step),
+    )
+    assert done == list(range(1, num_steps + 1))

@@ -1,17 +1,4 @@
-import inspect
-
 from app.engine import decode, detector, inspector
-
-
-def test_acquiring_extracting_twice_comparing_and_detecting_are_functions_of_their_own():
-    units = [
-        decode.decode,  # the obtaining unit
-        detector.Detector.extract,  # the first extraction unit
-        detector.Detector.rebuild,  # the second extraction unit
-        detector.Detector.judge,  # the comparison unit
-        inspector.concluded,  # the detection unit
-    ]
-    assert len({inspect.getsource(unit) for unit in units}) == len(units)
 
 
 def test_each_unit_takes_what_the_one_before_it_gave(tiny_version, good_bytes):

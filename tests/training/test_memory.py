@@ -25,6 +25,10 @@ def test_all_points_are_chosen_where_there_are_few():
     assert farthest_points(points, 9, generator=torch.Generator()).tolist() == [0, 1, 2, 3]
 
 
+def test_an_image_that_all_items_came_from_recalls_them():
+    assert not Origins(torch.tensor([3, 3])).hidden_from(torch.tensor([3])).any()
+
+
 def test_an_image_does_not_recall_its_own_items():
     origins = Origins(torch.tensor([0, 1, 1, 2]))
     assert origins.hidden_from(torch.tensor([1, 2])).tolist() == [

@@ -30,6 +30,7 @@ def test_yaml_is_overlaid_by_assignments_and_those_by_the_flag(tmp_path):
         ("teacher=vgg", "no teacher is called 'vgg'"),
         ("strides=[16,2]", "no tap at stride 2"),
         ("strides=[16,16]", "named twice"),
+        ("map_stride=512", "fewer than 8 x 8"),
         ("false_alarm_rate=0", "greater than 0"),
         ("seed=[", "seed"),
     ],

@@ -127,3 +127,40 @@ def test_a_service_with_a_store_is_ready(client):
     response = client.get("/readyz")
     assert response.status_code == 200
     assert response.json()["ready"]
+
+
+def test_a_version_that_could_not_be_loaded_is_tried_again(store, tiny_version):
+    """A teacher that arrives late, as on a network drive."""
+    from app.engine.catalogue import RETRY_AFTER_S, Catalogue
+    from app.engine.sessions import Device
+    from app.engine.version import Loader
+    from app.store.state import State
+
+    (teacher,) = (store.root / "teachers").iterdir()
+    graph = teacher.read_bytes()
+    teacher.unlink()
+    now = [0.0]
+    catalogue = Catalogue(
+        store=store, state=State(store.root / "state"), loader=Loader(Device("cpu", 1)), clock=lambda: now[0]
+    )
+    catalogue.refresh()
+    assert "missing from the store" in catalogue.standing("disc").fault
+    teacher.write_bytes(graph)
+    catalogue.refresh()
+    assert catalogue.standing("disc").serving is None
+    now[0] = RETRY_AFTER_S
+    catalogue.refresh()
+    assert catalogue.serving("disc").name == tiny_version.name
+    assert catalogue.standing("disc").fault is None
+
+
+def test_a_state_that_was_damaged_for_a_moment_leaves_no_fault(client, store, tiny_version):
+    path = store.root / "state/disc/current.json"
+    content = path.read_bytes()
+    path.write_text("{")
+    app_catalogue(client).refresh()
+    standing = client.get("/v1/products/disc").json()
+    assert (standing["serving"], "damaged" in standing["fault"]) == (tiny_version.name, True)
+    path.write_bytes(content)
+    app_catalogue(client).refresh()
+    assert client.get("/v1/products/disc").json()["fault"] is None

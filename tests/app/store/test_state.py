@@ -32,6 +32,13 @@ def test_the_last_activation_is_current_and_knows_the_one_before(state):
     assert state.previous("disc") == FIRST
 
 
+def test_activating_what_serves_already_keeps_the_way_back(state):
+    activate(state, FIRST)
+    activate(state, SECOND)
+    activate(state, SECOND)
+    assert state.previous("disc") == FIRST
+
+
 def test_every_activation_leaves_an_audit_object(state):
     activate(state, FIRST)
     activate(state, SECOND)
