@@ -17,15 +17,12 @@ import numpy as np
 import torch
 
 from app.engine.detector import Batch, Detector
-from app.engine.sessions import Device
+from app.engine.sessions import Device, chosen_device
 from app.engine.version import Loader
-from model.compare import Compare
-from model.student import Student
 from training.export import export
-from training.job import compare_spec, student_spec
 from training.model_info import networks_info
+from training.networks import new_networks
 from training.settings import TrainSettings, read_train_settings
-from training.weights import load_teacher
 
 WARM_UP = 5
 PARTS = ("teacher", "student", "comparison")
@@ -37,13 +34,18 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a training setting")
     parser.add_argument("--runs", type=int, default=50, help="images a median is taken of")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="CPU threads to measure with")
+    parser.add_argument("--provider", default="cpu", help="auto, cuda, tensorrt or cpu")
     parser.add_argument("--out", type=Path, default=Path("bench/results/latency.json"))
     given = parser.parse_args()
     settings = read_train_settings(None, given.set)
     macs = {network.name: network.macs for network in networks_info(settings)}
-    rows = [{"threads": threads, **measured(settings, threads=threads, runs=given.runs)} for threads in given.threads]
+    rows = [
+        {"threads": threads, **measured(settings, chosen_device(given.provider, num_threads=threads), runs=given.runs)}
+        for threads in given.threads
+    ]
     result = {
         "settings": {"teacher": settings.teacher, "strides": settings.strides, "height": settings.height},
+        "provider": given.provider,
         "runs": given.runs,
         "processor": platform.processor() or platform.machine(),
         "multiply_adds": macs,
@@ -53,9 +55,9 @@ def main() -> None:
     print_table(macs, rows)
 
 
-def measured(settings: TrainSettings, *, threads: int, runs: int) -> dict[str, float]:
-    """Median milliseconds of each part and of the whole, at this many threads."""
-    detector, batch = detector_of(settings, threads=threads)
+def measured(settings: TrainSettings, device: Device, *, runs: int) -> dict[str, float]:
+    """Median milliseconds of each part and of the whole, on this device."""
+    detector, batch = detector_of(settings, device)
     seen = detector.extract(batch)
     rebuilt = detector.rebuild(seen)
     times = {
@@ -67,19 +69,13 @@ def measured(settings: TrainSettings, *, threads: int, runs: int) -> dict[str, f
     return {**times, "student_to_teacher": times["student_ms"] / times["teacher_ms"]}
 
 
-def detector_of(settings: TrainSettings, *, threads: int) -> tuple[Detector, Batch]:
+def detector_of(settings: TrainSettings, device: Device) -> tuple[Detector, Batch]:
     """The exported graphs and one image of noise."""
     torch.manual_seed(settings.seed)
-    teacher = load_teacher(
-        settings.teacher,
-        weights=settings.teacher_weights,
-        sha256=settings.teacher_sha256,
-        strides=settings.strides,
-    )
-    student = Student(student_spec(settings, teacher.channels)).eval()
-    compare = Compare(compare_spec(settings), channels=teacher.channels).eval()
+    networks = new_networks(settings)
     pixels = torch.randint(0, 256, (2, settings.height, settings.width, 3), dtype=torch.uint8)
-    detector = Loader(Device("cpu", threads)).detector(export(teacher, student, compare, pixels))
+    graphs = export(networks.teacher, networks.student, networks.compare, pixels)
+    detector = Loader(device).detector(graphs)
     return detector, Batch(pixels[:1].numpy(), np.ones((1, *settings.map_size), np.float32))
 
 

@@ -22,8 +22,7 @@ from app.engine.version import Loader, Version
 from app.store.state import State
 from app.store.store import Store
 from model.bundle import InputRecord, sha256_hex
-from model.compare import Compare, CompareSpec
-from model.student import Student, StudentSpec
+from model.student import Student
 from model.teacher import Teacher
 from training.calibrate import calibrate
 from training.data import Dataset, Sample, Split, channels_of, decoded, find_images, refuse_odd_sizes, split
@@ -34,11 +33,11 @@ from training.features import pixels_of, teacher_features, valid_at_scales, vali
 from training.interest import region_of_interest
 from training.learn import Lesson, LossParts, learn
 from training.memory import Origins, fill_memory
+from training.networks import Networks, new_networks
 from training.progress import Narrator
 from training.report import data_in_words, promise_in_words
 from training.settings import TrainSettings
 from training.standardise import fit_comparison
-from training.weights import load_teacher
 from training.write import Draft, fingerprint, golden_files, metrics_files, training_files
 
 # The exporter must see more than one image, or it takes the batch for fixed.
@@ -63,20 +62,6 @@ class Published:
     version: str
     is_active: bool
     metrics: dict[str, object]
-
-
-@dataclass(frozen=True)
-class Networks:
-    """The three networks of a version."""
-
-    teacher: Teacher
-    student: Student
-    compare: Compare
-
-    def to(self, device: torch.device) -> None:
-        """Move all three."""
-        for network in (self.teacher, self.student, self.compare):
-            network.to(device)
 
 
 @dataclass(frozen=True)
@@ -164,7 +149,7 @@ class Job:
     def learned(self) -> Networks:
         """Teacher features -> memory -> learning -> standardise; the networks end on the CPU."""
         torch.manual_seed(self.settings.seed)
-        networks = self.new_networks()
+        networks = new_networks(self.settings)
         networks.to(self.device)
         lesson = self.lesson(networks)
         networks.to(self.device)
@@ -187,19 +172,6 @@ class Job:
         with torch.no_grad():
             standard = student.standardised(features)
         return Lesson(standard, valid, self.filled(student, standard[0], valid[0]))
-
-    def new_networks(self) -> Networks:
-        """Teacher with its weights, student with an empty memory, comparison without constants."""
-        settings = self.settings
-        teacher = load_teacher(
-            settings.teacher,
-            weights=settings.teacher_weights,
-            sha256=settings.teacher_sha256,
-            strides=settings.strides,
-        )
-        student = Student(student_spec(settings, teacher.channels)).eval()
-        compare = Compare(compare_spec(settings), channels=teacher.channels).eval()
-        return Networks(teacher, student, compare)
 
     def features(self, teacher: Teacher, paths: Sequence[Path], name: str) -> tuple[Tensor, ...]:
         """Teacher features of these images, on the CPU."""
@@ -348,25 +320,3 @@ def torch_device(asked: str) -> torch.device:
     if asked == "cuda" and not has_cuda:
         raise DeviceMissing
     return torch.device("cuda" if has_cuda and asked != "cpu" else "cpu")
-
-
-def student_spec(settings: TrainSettings, channels: tuple[int, ...]) -> StudentSpec:
-    """The student's shape by the settings."""
-    return StudentSpec(
-        channels=channels,
-        hidden_channels=settings.hidden_channels,
-        num_recall_items=settings.num_recall_items,
-        num_adaptive_items=settings.num_adaptive_items,
-        temperature=settings.temperature,
-        regularisation=settings.regularisation,
-    )
-
-
-def compare_spec(settings: TrainSettings) -> CompareSpec:
-    """The comparison's shape by the settings."""
-    return CompareSpec(
-        map_size=settings.map_size,
-        smoothing_sigma=settings.smoothing_sigma,
-        top_share=settings.top_share,
-        regularisation=settings.regularisation,
-    )

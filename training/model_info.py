@@ -8,11 +8,8 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.compare import Compare
-from model.student import Student
-from training.job import compare_spec, student_spec
+from training.networks import new_networks
 from training.settings import TrainSettings
-from training.weights import load_teacher
 
 
 @dataclass(frozen=True)
@@ -37,14 +34,8 @@ class NetworkInfo:
 
 def networks_info(settings: TrainSettings) -> tuple[NetworkInfo, NetworkInfo, NetworkInfo]:
     """Teacher, student and comparison of these settings, measured on a black image. Raises TrainingError."""
-    teacher = load_teacher(
-        settings.teacher,
-        weights=settings.teacher_weights,
-        sha256=settings.teacher_sha256,
-        strides=settings.strides,
-    )
-    student = Student(student_spec(settings, teacher.channels)).eval()
-    compare = Compare(compare_spec(settings), channels=teacher.channels).eval()
+    networks = new_networks(settings)
+    teacher, student, compare = networks.teacher, networks.student, networks.compare
     pixels = torch.zeros(1, settings.height, settings.width, 3, dtype=torch.uint8)
     valid = torch.ones(1, *settings.map_size)
     with torch.no_grad():

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# What is to be run on a machine with an NVIDIA GPU: the tests that need one, then latency there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+make setup RUNTIME=gpu
+.venv/bin/python -m pytest -m gpu -ra
+.venv/bin/python bench/latency.py --provider cuda --threads 1 --out bench/results/latency_cuda.json
