@@ -14,7 +14,7 @@ READY := $(VENV)/.ready-$(RUNTIME)
 SOURCES := app model training tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check fix serve bench demo demo-stop picture lock
+.PHONY: help setup test check fix serve bench demo demo-stop picture contrast lock
 
 help: ## Print these targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ demo-stop: ## End the service that the demonstration left running.
 picture: demo ## Make the picture and the answer of the README anew, from the demonstration.
 	cp demo/picture.png docs/picture.png
 	cp demo/defective.json docs/answer.json
+
+contrast: demo ## Tell how many of the sample product's defects the demonstration's version finds.
+	$(BIN)/python bench/by_contrast.py --data demo/data --store demo/store --product flange
 
 lock: $(READY) ## Write the versions that are installed now as the constraints of every later setup; torch stays out.
 	$(BIN)/python -m pip freeze --exclude-editable | grep --invert-match --ignore-case '^torch==' > requirements/constraints.txt

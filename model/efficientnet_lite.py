@@ -115,6 +115,11 @@ class EfficientNetLite(nn.Module):
         self._bn1 = normalisation(HEAD_CHANNELS)
         self._fc = nn.Linear(HEAD_CHANNELS, NUM_CLASSES)
 
+    @property
+    def tap_indices(self) -> range:
+        """Which blocks can be tapped."""
+        return range(len(self._blocks))
+
     def tapped(self, pixels: Float[Tensor, "batch 3 height width"], taps: Sequence[int]) -> tuple[Tensor, ...]:
         """The outputs of the blocks ``taps``, in the order asked; nothing after the last of them is computed."""
         outputs: dict[int, Tensor] = {}

@@ -87,6 +87,11 @@ class ResNet(nn.Module):
             self.num_channels = block.num_out
         return nn.Sequential(*blocks)
 
+    @property
+    def tap_indices(self) -> range:
+        """Which layers can be tapped."""
+        return range(1, 5)
+
     def tapped(self, pixels: Float[Tensor, "batch 3 height width"], taps: Sequence[int]) -> tuple[Tensor, ...]:
         """The outputs of layers ``taps`` (1 to 4), in the order asked; nothing after the last is computed."""
         outputs: dict[int, Tensor] = {}

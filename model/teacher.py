@@ -41,6 +41,14 @@ class UntappedStride(ValueError):
         super().__init__(f"{name} has no tap at stride {stride}; it has {', '.join(map(str, strides))}")
 
 
+class WrongTap(ValueError):
+    """A block that is not there, or whose features have another stride than they were asked for at."""
+
+    def __init__(self, *, name: str, index: int, stride: int, found: int | None) -> None:
+        what = "is not there" if found is None else f"has stride {found}, not {stride}"
+        super().__init__(f"tap {index} of {name} {what}")
+
+
 def some(keys: Sequence[str], most: int = 3) -> str:
     """The first few of many names, and how many there are."""
     more = f" and {len(keys) - most} more" if len(keys) > most else ""
@@ -156,8 +164,27 @@ def loaded_network(name: str, state: Mapping[str, Tensor]) -> EfficientNetLite |
     return network
 
 
+def tapped_channels(
+    name: str, network: EfficientNetLite | ResNet, *, taps: tuple[int, ...], strides: tuple[int, ...]
+) -> tuple[int, ...]:
+    """How many channels each tap gives, by trying; raises WrongTap where one has not the stride asked for."""
+    side = 64
+    for tap, stride in zip(taps, strides, strict=True):
+        if tap not in network.tap_indices:
+            raise WrongTap(name=name, index=tap, stride=stride, found=None)
+    with torch.no_grad():
+        features = network.eval().tapped(torch.zeros(1, 3, side, side), taps)
+    for tap, stride, scale in zip(taps, strides, features, strict=True):
+        found = side // scale.shape[-1]
+        if found != stride:
+            raise WrongTap(name=name, index=tap, stride=stride, found=found)
+    return tuple(scale.shape[1] for scale in features)
+
+
 class Teacher(nn.Module):
     """Pixels in, features out at each asked stride, in the asked order. Its weights never change.
+
+    ``taps`` names the block or layer of a stride where it is not the registry's.
 
     A feature is the mean of the 3 x 3 positions around it, as PatchCore's locally aware patches (Roth et al., 2022).
     """
@@ -165,7 +192,14 @@ class Teacher(nn.Module):
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, name: str, network: EfficientNetLite | ResNet, *, strides: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        name: str,
+        network: EfficientNetLite | ResNet,
+        *,
+        strides: tuple[int, ...],
+        taps: Mapping[int, int] | None = None,
+    ) -> None:
         super().__init__()
         spec = teacher_spec(name)
         for stride in strides:
@@ -173,8 +207,9 @@ class Teacher(nn.Module):
                 raise UntappedStride(name=name, stride=stride, strides=list(spec.taps))
         self.name = name
         self.strides = strides
-        self.channels = tuple(spec.taps[stride].channels for stride in strides)
-        self.taps = tuple(spec.taps[stride].index for stride in strides)
+        chosen = {stride: tap.index for stride, tap in spec.taps.items()} | dict(taps or {})
+        self.taps = tuple(chosen[stride] for stride in strides)
+        self.channels = tapped_channels(name, network, taps=self.taps, strides=strides)
         network.truncate(max(self.taps))
         # Channels last: measured on a CPU, one image takes 0.6 of the time that it takes otherwise.
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub lacks it
@@ -183,9 +218,16 @@ class Teacher(nn.Module):
         self.requires_grad_(requires_grad=False).eval()
 
     @classmethod
-    def with_weights(cls, name: str, state: Mapping[str, Tensor], *, strides: tuple[int, ...]) -> "Teacher":
-        """A teacher from a checkpoint; raises UnknownTeacher, UntappedStride, WrongArchitecture."""
-        return cls(name, loaded_network(name, state), strides=strides)
+    def with_weights(
+        cls,
+        name: str,
+        state: Mapping[str, Tensor],
+        *,
+        strides: tuple[int, ...],
+        taps: Mapping[int, int] | None = None,
+    ) -> "Teacher":
+        """A teacher from a checkpoint; raises UnknownTeacher, UntappedStride, WrongTap, WrongArchitecture."""
+        return cls(name, loaded_network(name, state), strides=strides, taps=taps)
 
     def train(self, mode: bool = True) -> "Teacher":  # noqa: FBT001, FBT002, ARG002  # torch's own signature
         """A teacher stays as it is: its batch norms never learn."""

@@ -32,6 +32,7 @@ def new_networks(settings: TrainSettings) -> Networks:
         weights=settings.teacher_weights,
         sha256=settings.teacher_sha256,
         strides=settings.strides,
+        taps=settings.taps,
     )
     student = Student(student_spec(settings, teacher.channels)).eval()
     compare = Compare(compare_spec(settings), channels=teacher.channels).eval()

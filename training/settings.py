@@ -61,6 +61,9 @@ class TrainSettings(BaseModel):
     strides: tuple[int, ...] = Field(
         default=(16, 8), min_length=1, description="Scales by their stride in input pixels."
     )
+    taps: dict[int, int] = Field(
+        default={}, description="Block or layer to tap at a stride, where not the teacher's default."
+    )
     height: int = Field(default=256, ge=64, le=1024, multiple_of=32, description="Input height in pixels.")
     width: int = Field(default=256, ge=64, le=1024, multiple_of=32, description="Input width in pixels.")
     fit: Literal["stretch", "letterbox"] = Field(

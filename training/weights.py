@@ -12,22 +12,34 @@ import httpx2
 import torch
 from torch import Tensor
 
-from model.teacher import Teacher, WrongArchitecture, packaged_weights
-from training.errors import BadWeights
+from model.teacher import Teacher, WrongArchitecture, WrongTap, packaged_weights
+from training.errors import BadSettings, BadWeights
 
 TIMEOUT_S = 60.0
 # The largest of the registry's checkpoints has 138 MB.
 MOST_BYTES = 2_000_000_000
 
 
-def load_teacher(name: str, *, weights: str | None, sha256: str | None, strides: tuple[int, ...]) -> Teacher:
-    """A teacher with its weights. ``weights``: a file or https URL, None for its own package. Raises BadWeights."""
+def load_teacher(
+    name: str,
+    *,
+    weights: str | None,
+    sha256: str | None,
+    strides: tuple[int, ...],
+    taps: Mapping[int, int] | None = None,
+) -> Teacher:
+    """A teacher with its weights. ``weights``: a file or https URL, None for its own package.
+
+    Raises BadWeights, and BadSettings for a tap that does not fit.
+    """
     data = weights_bytes(name, weights)
     check_sha256(weights or name, data, sha256)
     try:
-        return Teacher.with_weights(name, state_in(weights or name, data), strides=strides)
+        return Teacher.with_weights(name, state_in(weights or name, data), strides=strides, taps=taps)
     except WrongArchitecture as error:
         raise BadWeights(str(error)) from error
+    except WrongTap as error:
+        raise BadSettings(f"taps: {error}") from error
 
 
 def weights_bytes(name: str, weights: str | None) -> bytes:

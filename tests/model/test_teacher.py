@@ -9,6 +9,7 @@ from model.teacher import (
     Teacher,
     UntappedStride,
     WrongArchitecture,
+    WrongTap,
     loaded_network,
     packaged_weights,
     teacher_spec,
@@ -111,3 +112,18 @@ def test_a_teacher_is_frozen_even_when_told_to_train():
     teacher(torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8))
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+
+
+def test_another_block_of_the_same_stride_can_be_tapped():
+    name = "efficientnet_lite0"
+    teacher = Teacher.with_weights(name, state_of(name), strides=(16,), taps={16: 7})
+    (feature,) = teacher(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+    assert teacher.channels == (80,)
+    assert tuple(feature.shape) == (1, 80, 4, 4)
+
+
+@pytest.mark.parametrize(("tap", "message"), [(3, "has stride 8, not 16"), (99, "is not there")])
+def test_a_block_that_does_not_fit_its_stride_is_refused(tap, message):
+    name = "efficientnet_lite0"
+    with pytest.raises(WrongTap, match=message):
+        Teacher.with_weights(name, state_of(name), strides=(16,), taps={16: tap})
