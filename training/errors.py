@@ -28,6 +28,9 @@ class NoImages(TrainingError):
     """A folder without an image."""
 
     def __init__(self, folder: Path, *, suffixes: tuple[str, ...], below: Sequence[str] = ()) -> None:
+        if not folder.exists():
+            super().__init__(f"there is no folder {folder}")
+            return
         hint = f"; its folders {', '.join(below[:3])} do: name the one with good parts" if below else ""
         super().__init__(f"{folder} holds no image ({', '.join(suffixes)}){hint}")
 

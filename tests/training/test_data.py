@@ -70,6 +70,11 @@ def test_images_that_vary_throughout_are_the_products_way(tmp_path):
     refuse_odd_sizes(find_images(tmp_path).good, max_pixels=10**6)
 
 
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(NoImages, match="there is no folder .*absent"):
+        find_images(tmp_path / "absent")
+
+
 def test_two_images_are_too_few(plain):
     with pytest.raises(TooFewImages, match="2 different good images"):
         split(sorted(plain.iterdir())[:2])
