@@ -71,7 +71,7 @@ def test_images_that_vary_throughout_are_the_products_way(tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(NoImages, match="there is no folder .*absent"):
+    with pytest.raises(NoImages, match=r"there is no folder .*absent"):
         find_images(tmp_path / "absent")
 
 
