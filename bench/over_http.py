@@ -1,5 +1,7 @@
 """Posts every test image of a data set to a running service, and holds the answers against the version's report.
 
+The JSON has this run's figures, and under ``runs`` the last of each data set and method.
+
 The service is the real one in a process of its own, started here on a free port, unless --url names one.
 """
 
@@ -43,9 +45,9 @@ def main() -> None:
         "method": bundle.manifest.method,
         **compared(samples, answers, report, folder=given.data),
     }
-    results = json.loads(given.out.read_text()) if given.out.exists() else {}
-    results[f"{given.data.name}_{bundle.manifest.method}"] = result
-    given.out.write_text(json.dumps(results, indent=1) + "\n")
+    runs = json.loads(given.out.read_text())["runs"] if given.out.exists() else {}
+    runs[f"{given.data.name}_{bundle.manifest.method}"] = result
+    given.out.write_text(json.dumps({**result, "runs": runs}, indent=1) + "\n")
     for name, value in result.items():
         print(f"{name:<28} {value}")
     if result["auroc_difference"] > AUROC_TOLERANCE or result["max_score_difference"] > SCORE_TOLERANCE:
