@@ -152,11 +152,12 @@ def loaded_version(settings: Settings, product: str, name: str | None) -> Versio
     store = Store(settings.store)
     versions = store.versions(product)
     current = State(settings.state_folder).current(product)
-    if name is None and (current is None or not versions):
-        raise NothingActive(product)
+    if name is None:
+        if current is None or not versions:
+            raise NothingActive(product)
+        name = current.version
     device = chosen_device(settings.provider, num_threads=settings.threads)
-    wanted = name if name is not None else cast("Any", current).version
-    return Loader(device).load(store.bundle(product, wanted))
+    return Loader(device).load(store.bundle(product, name))
 
 
 def refuse_twins(paths: Iterable[Path]) -> None:
@@ -213,10 +214,7 @@ def main() -> None:
     """Run a command; an error of ours is one line and exit code 1."""
     try:
         commands()
-    except GoodpartError as error:
-        click.echo(f"goodpart: error: {error}", err=True)
-        sys.exit(1)
-    except OSError as error:
+    except (GoodpartError, OSError) as error:
         click.echo(f"goodpart: error: {error}", err=True)
         sys.exit(1)
     except ModuleNotFoundError as error:

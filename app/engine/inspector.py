@@ -73,10 +73,9 @@ class Inspection:
 def judge(data: bytes, version: Version, *, max_pixels: int, wish: Wish = Wish()) -> Inspection:  # frozen
     """Inspect one image here and now. Raises ImageError or ModelError."""
     watch = Stopwatch()
-    image = watch.timed("decode", lambda: decoded(data, version, max_pixels=max_pixels))
-    batch = batched(image, version)
+    image, batch = watch.timed("decode", lambda: acquired(data, version, max_pixels=max_pixels))
     comparison = watch.timed("inference", lambda: compared(batch, version))
-    return concluded(image, comparison, version, wish=wish, watch=watch)
+    return concluded(image, batch, comparison, version, wish=wish, watch=watch)
 
 
 class Inspector:
@@ -91,15 +90,14 @@ class Inspector:
         """Inspect one image without holding up the event loop. Raises ImageError or ModelError."""
         loop = asyncio.get_running_loop()
         watch = Stopwatch()
-        image = await loop.run_in_executor(
+        image, batch = await loop.run_in_executor(
             self._pool,
-            lambda: watch.timed("decode", lambda: decoded(data, version, max_pixels=self.max_pixels)),
+            lambda: watch.timed("decode", lambda: acquired(data, version, max_pixels=self.max_pixels)),
         )
-        batch = batched(image, version)
         watch.start("queue")
         comparison = await loop.run_in_executor(self._worker, lambda: self._infer(batch, version, watch))
         return await loop.run_in_executor(
-            self._pool, lambda: concluded(image, comparison, version, wish=wish, watch=watch)
+            self._pool, lambda: concluded(image, batch, comparison, version, wish=wish, watch=watch)
         )
 
     @staticmethod
@@ -119,14 +117,10 @@ class Inspector:
         self.close()
 
 
-def decoded(data: bytes, version: Version, *, max_pixels: int) -> Image:
-    """Bytes -> Image, by the version's rule."""
-    return decode(data, version.manifest.input, max_pixels=max_pixels)
-
-
-def batched(image: Image, version: Version) -> Batch:
-    """Image -> Batch of one."""
-    return batch_of([image], map_size=version.manifest.map_size, interest=version.interest)
+def acquired(data: bytes, version: Version, *, max_pixels: int) -> tuple[Image, Batch]:
+    """Bytes -> Image -> Batch of one, by the version's rule and region of interest."""
+    image = decode(data, version.manifest.input, max_pixels=max_pixels)
+    return image, batch_of([image], map_size=version.manifest.map_size, interest=version.interest)
 
 
 def compared(batch: Batch, version: Version) -> Comparison:
@@ -134,11 +128,13 @@ def compared(batch: Batch, version: Version) -> Comparison:
     return version.detector.run(batch)[0]
 
 
-def concluded(image: Image, comparison: Comparison, version: Version, *, wish: Wish, watch: "Stopwatch") -> Inspection:
+def concluded(
+    image: Image, batch: Batch, comparison: Comparison, version: Version, *, wish: Wish, watch: "Stopwatch"
+) -> Inspection:
     """Comparison -> Inspection: raw values to the absolute scale, then verdict, regions and heat-map."""
     manifest = version.manifest
     score = manifest.score.standard(comparison.score)
-    map_ = standard_map(comparison.map, batched(image, version).valid[0], version)
+    map_ = standard_map(comparison.map, batch.valid[0], version)
     regions = regions_of(
         map_,
         threshold=manifest.pixel_threshold,

@@ -8,7 +8,7 @@ def test_each_unit_takes_what_the_one_before_it_gave(tiny_version, good_bytes):
     second = tiny_version.detector.rebuild(first)
     (comparison,) = tiny_version.detector.judge(first, second, batch)
     inspection = inspector.concluded(
-        image, comparison, tiny_version, wish=inspector.Wish(), watch=inspector.Stopwatch()
+        image, batch, comparison, tiny_version, wish=inspector.Wish(), watch=inspector.Stopwatch()
     )
     whole = inspector.judge(good_bytes, tiny_version, max_pixels=10**6)
     assert inspection.verdict == whole.verdict
