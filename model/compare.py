@@ -1,5 +1,8 @@
 """The comparison: teacher against student, scale by scale, to one anomaly map and one score (claim 1).
 
+A position is as wrong as its distance is large against what is usual for it. The deep first scale sees best whether
+something is wrong, the later ones where: so the score leans on the first, and the map is of all alike.
+
 It is exported as a graph of its own, so that training, command line and service run the same arithmetic.
 """
 
@@ -26,7 +29,7 @@ class CompareSpec:
 
 
 class Comparison(NamedTuple):
-    """The answer for a batch. ``scale_shares`` sum to 1: how much each scale put into the score."""
+    """The answer for a batch. ``scale_shares``: how much of the score each scale put in."""
 
     scale_maps: Float[Tensor, "batch scales height width"]
     map: Float[Tensor, "batch height width"]
@@ -38,13 +41,14 @@ class Comparison(NamedTuple):
 class Compare(nn.Module):
     """Teacher and student features to standardised, weighted, smoothed maps and the score.
 
-    Each scale's distance is standardised by ``scale_means`` and ``scale_spreads`` of good positions and counts by
-    ``scale_weights``, which sum to 1. All three are learned from good parts alone.
+    Each scale's relative distance is standardised by ``scale_means`` and ``scale_spreads`` of good positions. It counts
+    in the map by ``map_weights`` and in the score by ``score_weights``, each of which sum to 1.
     """
 
     scale_means: Tensor
     scale_spreads: Tensor
-    scale_weights: Tensor
+    map_weights: Tensor
+    score_weights: Tensor
     kernel: Tensor
 
     def __init__(self, spec: CompareSpec, *, channels: tuple[int, ...]) -> None:
@@ -54,21 +58,31 @@ class Compare(nn.Module):
         num_scales = len(channels)
         self.register_buffer("scale_means", torch.zeros(num_scales))
         self.register_buffer("scale_spreads", torch.ones(num_scales))
-        self.register_buffer("scale_weights", torch.full((num_scales,), 1 / num_scales))
+        self.register_buffer("map_weights", torch.full((num_scales,), 1 / num_scales))
+        self.register_buffer("score_weights", torch.full((num_scales,), 1 / num_scales))
         self.register_buffer("kernel", gaussian(spec.smoothing_sigma))
 
     def distances(
+        self, teacher: tuple[Float[Tensor, "batch _ _ _"], ...], student: tuple[Float[Tensor, "batch _ _ _"], ...]
+    ) -> tuple[Float[Tensor, "batch _ _"], ...]:
+        """The distance of every scale at each of its own positions."""
+        return tuple(
+            distance(standardise(t), standardise(s), regularisation=self.spec.regularisation)
+            for standardise, t, s in zip(self.standardisers, teacher, student, strict=True)
+        )
+
+    def relative_maps(
         self,
         teacher: tuple[Float[Tensor, "batch _ _ _"], ...],
         student: tuple[Float[Tensor, "batch _ _ _"], ...],
+        usual: tuple[Float[Tensor, "batch _ _"], ...],
     ) -> Float[Tensor, "batch scales height width"]:
-        """The raw distance of every scale at the size of the map."""
-        maps = [
-            distance(standardise(t), standardise(s), regularisation=self.spec.regularisation)
-            for standardise, t, s in zip(self.standardisers, teacher, student, strict=True)
-        ]
+        """Every scale's distance as a multiple of the usual one, at the size of the map, smoothed."""
+        relative = [d / u for d, u in zip(self.distances(teacher, student), usual, strict=True)]
         size = self.spec.map_size
-        grown = [functional.interpolate(one[:, None], size=size, mode="bilinear", align_corners=False) for one in maps]
+        grown = [
+            functional.interpolate(one[:, None], size=size, mode="bilinear", align_corners=False) for one in relative
+        ]
         return self.smoothed(torch.cat(grown, dim=1))
 
     def smoothed(self, maps: Float[Tensor, "batch scales height width"]) -> Float[Tensor, "batch scales height width"]:
@@ -82,27 +96,31 @@ class Compare(nn.Module):
 
     def judge(
         self,
-        distances: Float[Tensor, "batch scales height width"],
+        relative: Float[Tensor, "batch scales height width"],
         valid: Float[Tensor, "batch height width"],
     ) -> Comparison:
-        """Distances to maps and score. Positions where ``valid`` is 0 are 0 in every map and count nowhere."""
-        standard = (distances - self.scale_means[:, None, None]) / self.scale_spreads[:, None, None]
+        """Relative distances to maps and score. Where ``valid`` is 0 every map is 0 and nothing counts."""
+        standard = (relative - self.scale_means[:, None, None]) / self.scale_spreads[:, None, None]
         scale_maps = standard * valid[:, None]
-        weighted = scale_maps * self.scale_weights[:, None, None]
-        joint = weighted.sum(1)
-        share = self.spec.top_share
-        score, positions = top_mean(joint[:, None], valid, share=share)
-        scale_scores, _ = top_mean(scale_maps, valid, share=share)
-        return Comparison(scale_maps, joint, score[:, 0], scale_scores, contributions(weighted, positions[:, 0]))
+        scale_scores = top_mean(scale_maps, valid, share=self.spec.top_share)
+        put = scale_scores * self.score_weights
+        return Comparison(
+            scale_maps=scale_maps,
+            map=(scale_maps * self.map_weights[:, None, None]).sum(1),
+            score=put.sum(1),
+            scale_scores=scale_scores,
+            scale_shares=shares(put),
+        )
 
     def forward(
         self,
         teacher: tuple[Float[Tensor, "batch _ _ _"], ...],
         student: tuple[Float[Tensor, "batch _ _ _"], ...],
+        usual: tuple[Float[Tensor, "batch _ _"], ...],
         valid: Float[Tensor, "batch height width"],
     ) -> Comparison:
-        """Features of scales 1..K to the answer; ``valid`` is 1 where a position is part of the part, else 0."""
-        return self.judge(self.distances(teacher, student), valid)
+        """Features and usual distances of scales 1..K to the answer; ``valid`` is 1 where the part is, else 0."""
+        return self.judge(self.relative_maps(teacher, student, usual), valid)
 
 
 def gaussian(sigma: float) -> Float[Tensor, " taps"]:
@@ -118,26 +136,21 @@ def top_mean(
     valid: Float[Tensor, "batch height width"],
     *,
     share: float,
-) -> tuple[Float[Tensor, "batch maps"], Float[Tensor, "batch maps positions"]]:
-    """The mean of the highest ``share`` of valid positions, and each position's part in that mean.
+) -> Float[Tensor, "batch maps"]:
+    """The mean of the highest ``share`` of valid positions.
 
     At least one position counts. An image without a valid position scores 0.
     """
-    num_valid = valid.flatten(1).sum(-1)
-    num_counted = (share * num_valid).ceil().clamp_min(1)[:, None, None]
+    num_counted = (share * valid.flatten(1).sum(-1)).ceil().clamp_min(1)[:, None, None]
     most = max(1, -int(-share * valid.shape[-2] * valid.shape[-1] // 1))
     hidden = maps.flatten(2).masked_fill(valid.flatten(1)[:, None] == 0, -1e9)
-    values, indices = hidden.topk(most, dim=-1)
+    values = hidden.topk(most, dim=-1).values
     ranks = torch.arange(most, device=maps.device)
     counts = ((ranks < num_counted) & (values > -1e8)).to(maps.dtype) / num_counted
-    parts = torch.zeros_like(hidden).scatter(-1, indices, counts)
-    return (values * counts).sum(-1), parts
+    return (values * counts).sum(-1)
 
 
-def contributions(
-    weighted: Float[Tensor, "batch scales height width"],
-    parts: Float[Tensor, "batch positions"],
-) -> Float[Tensor, "batch scales"]:
-    """What each scale put into the positions that made the score, negatives cut off, as shares of 1."""
-    put = (weighted.flatten(2) * parts[:, None]).sum(-1).clamp_min(0)
-    return put / put.sum(-1, keepdim=True).clamp_min(1e-12)
+def shares(put: Float[Tensor, "batch scales"]) -> Float[Tensor, "batch scales"]:
+    """What each scale put into the score, negatives cut off, as shares of 1; all 0 where none put anything."""
+    positive = put.clamp_min(0)
+    return positive / positive.sum(-1, keepdim=True).clamp_min(1e-12)

@@ -1,4 +1,7 @@
-"""What the student is trained by: ``L_KD + a L_NM + b L_orth`` (MemKD, ICCV 2023; claims [0011]-[0017])."""
+"""What the student is trained by (MemKD, ICCV 2023; claims [0011]-[0017]).
+
+The memory learns by ``L_NM + b L_orth``, what is extracted from it by ``L_KD + c L_usual``.
+"""
 
 import torch
 from jaxtyping import Float
@@ -9,11 +12,9 @@ from model.measure import distance
 
 
 def distillation_loss(
-    teacher: tuple[Float[Tensor, "batch _ _ _"], ...],
-    student: tuple[Float[Tensor, "batch _ _ _"], ...],
+    distances: tuple[Float[Tensor, "batch _ _"], ...],
     valid: tuple[Float[Tensor, "batch _ _"], ...],
     *,
-    regularisation: float,
     hardness: float,
 ) -> Float[Tensor, ""]:
     """``L_KD``: the distance of each scale over its valid positions (1, else 0), summed over scales.
@@ -21,9 +22,8 @@ def distillation_loss(
     A position weighs as its distance to the power of ``hardness``; 0 is the plain mean, 1 leans on what is rebuilt
     worst. Weights carry no gradient.
     """
-    total = teacher[0].new_zeros(())
-    for expected, seen, inside in zip(teacher, student, valid, strict=True):
-        d = distance(expected, seen, regularisation=regularisation)
+    total = distances[0].new_zeros(())
+    for d, inside in zip(distances, valid, strict=True):
         total = total + weighted_mean(d, inside * d.detach().clamp_min(0) ** hardness)
     return total
 
@@ -37,6 +37,19 @@ def normality_loss(
 ) -> Float[Tensor, ""]:
     """``L_NM``: what the memory recalls for an exemplar is pulled to the exemplar's own, unmoved, feature."""
     return weighted_mean(distance(exemplars.detach(), recalled, regularisation=regularisation), valid)
+
+
+def usual_loss(
+    distances: Float[Tensor, "batch height width"],
+    usual: Float[Tensor, "batch height width"],
+    valid: Float[Tensor, "batch height width"],
+) -> Float[Tensor, ""]:
+    """``L_usual``: how unlikely distances are under exponential laws of these means; least where they are their means.
+
+    Distances carry no gradient. Small and large ones count alike, since the law has no scale of its own.
+    """
+    d = distances.detach()
+    return weighted_mean(d / usual + usual.log(), valid)
 
 
 def weighted_mean(

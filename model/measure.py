@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+SMALLEST_NORM = 1e-12
+
 
 def direction(features: Float[Tensor, "*rows channels"], *, regularisation: float) -> Float[Tensor, "*rows channels+1"]:
     """Unit vectors of standardised features, one constant channel appended."""
@@ -23,7 +25,17 @@ def distance(
     *,
     regularisation: float,
 ) -> Float[Tensor, "batch height width"]:
-    """``1 - cos`` of two standardised feature maps at each position, in 0 to 2."""
-    a = direction(expected.movedim(1, -1), regularisation=regularisation)
-    b = direction(seen.movedim(1, -1), regularisation=regularisation)
-    return 1 - (a * b).sum(-1)
+    """``1 - cos`` of two standardised feature maps at each position, in 0 to 2.
+
+    Written out, with the constant channel as a summand: unit vectors would be as large as the features once more.
+    """
+    constant = regularisation * expected.shape[1]
+    product = over_channels(expected * seen) + constant
+    squares = (over_channels(expected * expected) + constant) * (over_channels(seen * seen) + constant)
+    return 1 - product / squares.sqrt().clamp_min(SMALLEST_NORM)
+
+
+def over_channels(maps: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch height width"]:
+    """The sum over the channels, as a matrix product: ONNX Runtime sums the second axis ten times as slowly."""
+    summed = maps.new_ones(1, maps.shape[1]) @ maps.flatten(2)  # (batch, 1, positions)
+    return torch.unflatten(summed[:, 0], 1, (maps.shape[-2], maps.shape[-1]))

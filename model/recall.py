@@ -1,24 +1,51 @@
-"""The recall memory: keys and values of good parts; a query recalls the values whose keys are like it (claims 3, 4)."""
+"""The recall memory: keys and values of good parts; a query recalls the values whose keys are like it (claims 3, 4).
+
+Beside each value the memory keeps how far good parts usually are from what that item recalls. A position is then
+judged against its own kind: on grain that no part shares with another, being far off is ordinary.
+"""
+
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from model.measure import direction
 
 
+class Reading(NamedTuple):
+    """The items that are read at each position, the most alike first, and their weights, which sum to 1."""
+
+    items: Int[Tensor, "batch positions read"]
+    weights: Float[Tensor, "batch positions read"]
+
+
+class Recalled(NamedTuple):
+    """What good parts had where they looked like the query, and how far from it they usually are."""
+
+    features: Float[Tensor, "batch channels height width"]
+    usual_distance: Float[Tensor, "batch height width"]
+
+
 class RecallMemory(nn.Module):
     """Items of the first scale, filled from good exemplars before training begins.
 
-    Keys and values are parameters: saved, exported, and trained where their gradients are wanted.
+    Keys and values are parameters: saved, exported, and trained where their gradients are wanted. At each position the
+    ``num_read`` items most like the query are read; the temperature is so low that more would weigh nothing.
     """
 
-    def __init__(self, *, num_items: int, num_channels: int, temperature: float, regularisation: float) -> None:
+    usual_distances: Tensor
+
+    def __init__(
+        self, *, num_items: int, num_channels: int, num_read: int, temperature: float, regularisation: float
+    ) -> None:
         super().__init__()
+        self.num_read = min(num_read, num_items)
         self.temperature = temperature
         self.regularisation = regularisation
         self.keys = nn.Parameter(torch.randn(num_items, num_channels))
         self.values = nn.Parameter(torch.randn(num_items, num_channels))
+        self.register_buffer("usual_distances", torch.ones(num_items))
 
     @property
     def num_items(self) -> int:
@@ -31,26 +58,31 @@ class RecallMemory(nn.Module):
         self.keys.copy_(keys)
         self.values.copy_(values)
 
-    def weights(
+    def read(
         self,
         query: Float[Tensor, "batch channels height width"],
         *,
         hidden_items: Bool[Tensor, "batch items"] | None = None,
-    ) -> Float[Tensor, "batch positions items"]:
-        """Attention over the items at each position, summing to 1. ``hidden_items`` get none of it."""
+    ) -> Reading:
+        """Similarity of query and keys to weights. ``hidden_items`` are not read while others are left."""
         asked = direction(query.flatten(2).mT, regularisation=self.regularisation)
-        known = direction(self.keys, regularisation=self.regularisation)
-        logits: Tensor = asked @ known.mT / self.temperature  # (batch, positions, items)
+        # Divided here, where an exported graph does it once, and not at every position.
+        known = direction(self.keys, regularisation=self.regularisation).mT / self.temperature
+        logits: Tensor = asked @ known  # (batch, positions, items)
         if hidden_items is not None:
             logits = logits.masked_fill(hidden_items[:, None, :], -torch.inf)
-        return logits.softmax(-1)
+        best, items = logits.topk(self.num_read, dim=-1)
+        return Reading(items, best.softmax(-1))
 
     def forward(
         self,
         query: Float[Tensor, "batch channels height width"],
         *,
         hidden_items: Bool[Tensor, "batch items"] | None = None,
-    ) -> Float[Tensor, "batch channels height width"]:
-        """What good parts had where they looked like the query."""
-        recalled = self.weights(query, hidden_items=hidden_items) @ self.values
-        return torch.unflatten(recalled.mT, 2, (query.shape[-2], query.shape[-1]))
+    ) -> Recalled:
+        """The values, and their usual distances, summed by the weights."""
+        items, weights = self.read(query, hidden_items=hidden_items)
+        size = (query.shape[-2], query.shape[-1])
+        features = (weights[..., None] * self.values[items]).sum(-2)  # (batch, positions, channels)
+        usual = (weights * self.usual_distances[items]).sum(-1)
+        return Recalled(torch.unflatten(features.mT, 2, size), torch.unflatten(usual, 1, size))

@@ -2,9 +2,14 @@
 
 Nothing of the image reaches the student's features but through the recall memory (claim 3): the query asks, and
 what good parts had there is decoded, first at its own scale, then scale by scale (claims 1, 2).
+
+Beside its feature every module says how far from it good parts usually are, so that the comparison can tell what is
+wrong from what merely varies.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,7 +17,7 @@ from torch import Tensor, nn
 
 from model.adaptive import AdaptiveMemory
 from model.fusion import QueryFusion, resized
-from model.recall import RecallMemory
+from model.recall import Recalled, RecallMemory
 from model.standardise import Standardiser
 
 
@@ -23,6 +28,7 @@ class StudentSpec:
     channels: tuple[int, ...]
     hidden_channels: tuple[int, ...]
     num_recall_items: int
+    num_read_items: int
     num_adaptive_items: int
     temperature: float
     regularisation: float
@@ -30,26 +36,39 @@ class StudentSpec:
 
 @dataclass(frozen=True)
 class Extraction:
-    """One pass through the student, in standard space: what was asked, recalled, and extracted at each scale."""
+    """What the student extracts at each scale, in standard space, and how far good parts usually are from it."""
 
-    query: Tensor
-    recalled: Tensor
     features: tuple[Tensor, ...]
+    usual_distances: tuple[Tensor, ...]
 
 
-def convolution(num_in: int, num_out: int) -> nn.Sequential:
-    """A 3 x 3 convolution, normalised over the batch, rectified."""
+class Rebuilt(NamedTuple):
+    """The student's answer, scales 1..K: features in the teacher's space, and how far good parts usually are."""
+
+    features: tuple[Tensor, ...]
+    usual_distances: tuple[Tensor, ...]
+
+
+def convolution(num_in: int, num_out: int, *, kernel_size: int = 3) -> nn.Sequential:
+    """A convolution that keeps the size, normalised over the batch, rectified."""
     return nn.Sequential(
-        nn.Conv2d(num_in, num_out, kernel_size=3, padding=1, bias=False),
+        nn.Conv2d(num_in, num_out, kernel_size, padding=kernel_size // 2, bias=False),
         nn.BatchNorm2d(num_out),
         nn.ReLU(),
     )
 
 
+def zeroed(convolution_1x1: nn.Conv2d) -> nn.Conv2d:
+    """The layer with all its parameters 0: what is added to its output starts unchanged."""
+    for parameter in convolution_1x1.parameters():
+        nn.init.zeros_(parameter)
+    return convolution_1x1
+
+
 class FirstModule(nn.Module):
     """Extracts the first scale's features from what was recalled.
 
-    Starts as the recalled features themselves: its correction ends in a layer of zeros.
+    Starts as the recalled features and their usual distance themselves: its corrections end in layers of zeros.
     """
 
     def __init__(self, *, num_channels: int, hidden_channels: int) -> None:
@@ -57,16 +76,21 @@ class FirstModule(nn.Module):
         self.body = nn.Sequential(
             convolution(num_channels, hidden_channels), convolution(hidden_channels, hidden_channels)
         )
-        self.correction = nn.Conv2d(hidden_channels, num_channels, kernel_size=1)
-        nn.init.zeros_(self.correction.weight)
-        nn.init.zeros_(self.correction.bias)  # type: ignore[arg-type]  # a Conv2d made with its bias has one
+        self.correction = zeroed(nn.Conv2d(hidden_channels, num_channels, kernel_size=1))
+        self.usual = zeroed(nn.Conv2d(hidden_channels, 1, kernel_size=1))
 
     def forward(
-        self, recalled: Float[Tensor, "batch channels height width"]
-    ) -> tuple[Float[Tensor, "batch hidden height width"], Float[Tensor, "batch channels height width"]]:
-        """The hidden feature that the later scales decode, and the first scale's feature."""
+        self,
+        recalled: Float[Tensor, "batch channels height width"],
+        usual_distance: Float[Tensor, "batch height width"],
+    ) -> tuple[
+        Float[Tensor, "batch hidden height width"],
+        Float[Tensor, "batch channels height width"],
+        Float[Tensor, "batch height width"],
+    ]:
+        """The hidden feature that the later scales decode, the first scale's feature, and its usual distance."""
         hidden = self.body(recalled)
-        return hidden, recalled + self.correction(hidden)
+        return hidden, recalled + self.correction(hidden), usual_distance * self.usual(hidden)[:, 0].exp()
 
 
 class LaterModule(nn.Module):
@@ -77,17 +101,22 @@ class LaterModule(nn.Module):
         self.narrow = nn.Conv2d(num_in, hidden_channels, kernel_size=1)
         self.initial = convolution(hidden_channels, hidden_channels)
         self.memory = AdaptiveMemory(num_items=num_items, num_channels=hidden_channels)
-        self.merge = convolution(2 * hidden_channels, hidden_channels)
+        self.merge = convolution(2 * hidden_channels, hidden_channels, kernel_size=1)
         self.extract = nn.Conv2d(hidden_channels, num_channels, kernel_size=1)
+        self.usual = zeroed(nn.Conv2d(hidden_channels, 1, kernel_size=1))
 
     def forward(
         self, hidden: Float[Tensor, "batch hidden_before _ _"], size: tuple[int, int]
-    ) -> tuple[Float[Tensor, "batch hidden height width"], Float[Tensor, "batch channels height width"]]:
-        """The hidden feature and the feature of this scale, at its ``size``."""
+    ) -> tuple[
+        Float[Tensor, "batch hidden height width"],
+        Float[Tensor, "batch channels height width"],
+        Float[Tensor, "batch height width"],
+    ]:
+        """The hidden feature, the feature and the usual distance of this scale, at its ``size``."""
         initial = self.initial(resized(self.narrow(hidden), size))
         remembered = self.memory(initial)
         merged = initial + self.merge(torch.cat([initial, remembered], dim=1))
-        return merged, self.extract(merged)
+        return merged, self.extract(merged), self.usual(merged)[:, 0].exp()
 
 
 class Student(nn.Module):
@@ -102,6 +131,7 @@ class Student(nn.Module):
         self.recall = RecallMemory(
             num_items=spec.num_recall_items,
             num_channels=first,
+            num_read=spec.num_read_items,
             temperature=spec.temperature,
             regularisation=spec.regularisation,
         )
@@ -129,26 +159,30 @@ class Student(nn.Module):
         """Teacher features of every scale in standard space."""
         return tuple(standardise(scale) for standardise, scale in zip(self.standardisers, features, strict=True))
 
-    def extract(
-        self,
-        standard: tuple[Float[Tensor, "batch _ _ _"], ...],
-        *,
-        hidden_items: Bool[Tensor, "batch items"] | None = None,
-    ) -> Extraction:
-        """Standardised teacher features to standardised student features, with what led there."""
-        query = self.fusion(*standard)
-        recalled = self.recall(query, hidden_items=hidden_items)
-        hidden, feature = self.first(recalled)
-        features = [feature]
-        for module, scale in zip(self.later, standard[1:], strict=True):
-            hidden, feature = module(hidden, (scale.shape[-2], scale.shape[-1]))
+    def extract(self, recalled: Recalled, sizes: Sequence[tuple[int, int]]) -> Extraction:
+        """What was recalled to the features of every scale; ``sizes``: height and width of scales 2..K."""
+        hidden, feature, usual = self.first(recalled.features, recalled.usual_distance)
+        features, usual_distances = [feature], [usual]
+        for module, size in zip(self.later, sizes, strict=True):
+            hidden, feature, usual = module(hidden, size)
             features.append(feature)
-        return Extraction(query=query, recalled=recalled, features=tuple(features))
+            usual_distances.append(usual)
+        return Extraction(tuple(features), tuple(usual_distances))
 
-    def forward(self, *teacher_features: Float[Tensor, "batch _ _ _"]) -> tuple[Float[Tensor, "batch _ _ _"], ...]:
-        """Teacher features of scales 1..K to student features of the same shapes, in the teacher's own space."""
-        extracted = self.extract(self.standardised(teacher_features)).features
-        return tuple(
+    def forward(
+        self,
+        *teacher_features: Float[Tensor, "batch _ _ _"],
+        hidden_items: Bool[Tensor, "batch items"] | None = None,
+    ) -> Rebuilt:
+        """Teacher features of scales 1..K to what good parts would have had, in the teacher's own space.
+
+        ``hidden_items`` are not recalled: what an image taught, it need not be asked.
+        """
+        standard = self.standardised(teacher_features)
+        recalled = self.recall(self.fusion(*standard), hidden_items=hidden_items)
+        extraction = self.extract(recalled, [(scale.shape[-2], scale.shape[-1]) for scale in standard[1:]])
+        features = tuple(
             standardiser.inverse(scale)  # type: ignore[operator]  # a ModuleList forgets what it holds
-            for standardiser, scale in zip(self.standardisers, extracted, strict=True)
+            for standardiser, scale in zip(self.standardisers, extraction.features, strict=True)
         )
+        return Rebuilt(features, extraction.usual_distances)

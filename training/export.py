@@ -34,7 +34,7 @@ class Parity:
 
 
 class CompareGraph(nn.Module):
-    """The comparison with one flat argument list: ``t1..tK, s1..sK, valid``."""
+    """The comparison with one flat argument list: ``t1..tK, s1..sK, u1..uK, valid``."""
 
     def __init__(self, compare: Compare) -> None:
         super().__init__()
@@ -42,9 +42,10 @@ class CompareGraph(nn.Module):
 
     def forward(self, *tensors: Tensor) -> TorchComparison:
         """As ``Compare.forward``."""
-        features, valid = tensors[:-1], tensors[-1]
-        half = len(features) // 2
-        answer: TorchComparison = self.compare(features[:half], features[half:], valid)
+        *scales, valid = tensors
+        num_scales = len(scales) // 3
+        teacher, student, usual = (tuple(scales[i * num_scales : (i + 1) * num_scales]) for i in range(3))
+        answer: TorchComparison = self.compare(teacher, student, usual, valid)
         return answer
 
 
@@ -55,14 +56,14 @@ def export(teacher: Teacher, student: Student, compare: Compare, pixels: Tensor)
         rebuilt = student(*seen)
     numbers = range(1, len(seen) + 1)
     teacher_names = [f"t{number}" for number in numbers]
-    student_names = [f"s{number}" for number in numbers]
+    student_names = [f"{kind}{number}" for kind in "su" for number in numbers]
     valid = torch.ones(len(pixels), *compare.spec.map_size)
     return Graphs(
         teacher=graph_of(teacher, (pixels,), inputs=["image"], outputs=teacher_names),
         student=graph_of(student, seen, inputs=teacher_names, outputs=student_names),
         compare=graph_of(
             CompareGraph(compare).eval(),
-            (*seen, *rebuilt, valid),
+            (*seen, *rebuilt.features, *rebuilt.usual_distances, valid),
             inputs=[*teacher_names, *student_names, "valid"],
             outputs=list(TorchComparison._fields),
         ),
@@ -116,7 +117,7 @@ def network_comparison(
 ) -> TorchComparison:
     """What the networks themselves say of a batch's teacher features."""
     with torch.no_grad():
-        answer: TorchComparison = compare(teacher_features, student(*teacher_features), valid)
+        answer: TorchComparison = compare(teacher_features, *student(*teacher_features), valid)
     return answer
 
 

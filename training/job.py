@@ -1,7 +1,7 @@
 """The training job, in the order in which it happens.
 
-data -> teacher features -> memory -> learning -> standardise -> export -> parity -> calibrate -> evaluate -> publish ->
-activate. Nothing is written before everything has held.
+data -> teacher features -> memory filled and taught -> learning -> standardise -> export -> parity -> calibrate ->
+evaluate -> publish -> activate. Nothing is written before everything has held.
 """
 
 import getpass
@@ -31,11 +31,12 @@ from training.evaluate import evaluate, opened_mask
 from training.export import Parity, check_parity, export, network_comparison
 from training.features import pixels_of, teacher_features, valid_at_scales, valid_of
 from training.interest import region_of_interest
-from training.learn import Lesson, LossParts, learn
-from training.memory import Origins, fill_memory
+from training.learn import Lesson, LossParts, learn, num_steps_for
+from training.memory import Exemplars, Origins, fill_memory, recalled_by, teach_memory, tell_usual_distances
 from training.networks import Networks, new_networks
 from training.progress import Narrator
 from training.report import data_in_words, promise_in_words
+from training.sensitivity import Cell, num_defects, sensitivity
 from training.settings import TrainSettings
 from training.standardise import fit_comparison
 from training.write import Draft, fingerprint, golden_files, metrics_files, training_files
@@ -120,6 +121,7 @@ class Job:
         metrics = {
             "promise_in_words": promise_in_words(draft.calibrated.promise),
             **self.evaluated(draft, detector),
+            "sensitivity": [asdict(cell) for cell in self.seen(draft, detector)],
             "parity": asdict(verified.parity),
             "num_train": len(self.split.train),
             "num_standardise": len(self.split.standardise),
@@ -151,17 +153,20 @@ class Job:
         torch.manual_seed(self.settings.seed)
         networks = new_networks(self.settings)
         networks.to(self.device)
-        lesson = self.lesson(networks)
+        exemplars = self.exemplars(networks)
         networks.to(self.device)
         if not self.settings.quick:
-            self.learn(networks.student, lesson)
+            self.teach(networks.student, exemplars)
+        tell_usual_distances(networks.student, exemplars)
+        if not self.settings.quick:
+            self.learn(networks.student, Lesson(exemplars, recalled_by(networks.student, exemplars)))
         networks.student.eval()
         self.standardise(networks)
         networks.to(torch.device("cpu"))
         return networks
 
-    def lesson(self, networks: Networks) -> Lesson:
-        """What there is to learn; on the way the student gets its statistics and its memory, on the CPU."""
+    def exemplars(self, networks: Networks) -> Exemplars:
+        """What there is to learn from; on the way the student gets its statistics and its memory, on the CPU."""
         paths = self.split.train
         features = self.features(networks.teacher, paths, "features of good parts")
         valid = valid_at_scales(self.valid(paths), features)
@@ -171,7 +176,7 @@ class Job:
         student.fit_statistics(features, valid)
         with torch.no_grad():
             standard = student.standardised(features)
-        return Lesson(standard, valid, self.filled(student, standard[0], valid[0]))
+        return Exemplars(standard, valid, self.filled(student, standard[0], valid[0]))
 
     def features(self, teacher: Teacher, paths: Sequence[Path], name: str) -> tuple[Tensor, ...]:
         """Teacher features of these images, on the CPU."""
@@ -207,14 +212,25 @@ class Job:
             advance(student.recall.num_items)
         return origins
 
+    def teach(self, student: Student, exemplars: Exemplars) -> None:
+        """The memory's own gradient steps; raises NotLearned."""
+        settings = self.settings.memory
+        with self.narrator.step("teaching the memory", total=settings.num_steps) as advance:
+
+            def on_step(step: int, loss: float) -> None:
+                refuse_infinite(loss, step=step)
+                advance(1, note=f"loss {loss:.4f}")
+
+            teach_memory(student, exemplars, settings=settings, generator=self.generator, on_step=on_step)
+
     def learn(self, student: Student, lesson: Lesson) -> None:
-        """The gradient steps; raises NotLearned."""
+        """The student's gradient steps; raises NotLearned."""
         settings = self.settings.learning
-        with self.narrator.step("learning", total=settings.num_steps) as advance:
+        total = num_steps_for(lesson.exemplars.num_images, settings)
+        with self.narrator.step("learning", total=total) as advance:
 
             def on_step(step: int, parts: LossParts) -> None:
-                if not math.isfinite(parts.distillation):
-                    raise NotLearned(step=step)
+                refuse_infinite(parts.distillation, step=step)
                 advance(1, note=f"loss {parts.distillation:.4f}")
 
             learn(student, lesson, settings=settings, generator=self.generator, on_step=on_step)
@@ -227,7 +243,7 @@ class Job:
             networks.student,
             self.features(networks.teacher, paths, "standardise"),
             self.valid(paths),
-            untrained_scales=self.settings.quick,
+            emphasis=self.settings.emphasis,
         )
 
     def exported(self, networks: Networks) -> tuple[Draft, Detector, Verified]:
@@ -245,7 +261,7 @@ class Job:
             interest=self.interest,
             settings=self.settings,
             graphs=graphs,
-            scale_weights=tuple(networks.compare.scale_weights.tolist()),
+            scale_weights=tuple(networks.compare.score_weights.tolist()),
             calibrated=calibrate(verified.comparisons, verified.valid, asked=self.settings.false_alarm_rate),
             fingerprint=fingerprint(self.dataset.good, self.settings),
         )
@@ -279,21 +295,36 @@ class Job:
         samples = self.dataset.test
         if not samples:
             return {}
-        version = Version(
+        with self.narrator.step("evaluation", total=len(samples)) as advance:
+            return evaluate(
+                self.drafted(draft, detector),
+                samples,
+                folder=self.order.data,
+                max_pixels=self.settings.max_pixels,
+                on_image=advance,
+            )
+
+    def seen(self, draft: Draft, detector: Detector) -> tuple[Cell, ...]:
+        """Which synthetic defects on calibration parts the version finds."""
+        parts = self.split.calibrate
+        with self.narrator.step("synthetic defects", total=num_defects(len(parts))) as advance:
+            return sensitivity(
+                self.drafted(draft, detector),
+                parts,
+                seed=self.settings.seed,
+                max_pixels=self.settings.max_pixels,
+                on_defect=advance,
+            )
+
+    def drafted(self, draft: Draft, detector: Detector) -> Version:
+        """A version that judges before it is published."""
+        return Version(
             name="draft",
             manifest=draft.manifest(draft.files()),
             detector=detector,
             calibration=draft.calibrated.scores,
             interest=self.interest,
         )
-        with self.narrator.step("evaluation", total=len(samples)) as advance:
-            return evaluate(
-                version,
-                samples,
-                folder=self.order.data,
-                max_pixels=self.settings.max_pixels,
-                on_image=advance,
-            )
 
     def published(self, draft: Draft, files: Mapping[str, bytes], training: Mapping[str, bytes]) -> tuple[str, bool]:
         """Write the version and, if the order says so, make it serve: its name and whether. Raises StoreUnusable."""
@@ -304,6 +335,12 @@ class Job:
         if order.activates:
             order.state.activate(order.product, version, at=datetime.now(UTC), by=user_name(), why="trained")
         return version, order.activates
+
+
+def refuse_infinite(loss: float, *, step: int) -> None:
+    """Raise NotLearned where a loss is no number any more."""
+    if not math.isfinite(loss):
+        raise NotLearned(step=step)
 
 
 def user_name() -> str:

@@ -6,53 +6,46 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.losses import distillation_loss, normality_loss, orthogonality_loss
+from model.losses import distillation_loss, usual_loss
+from model.measure import distance
+from model.recall import Recalled
 from model.student import Student
-from training.memory import Origins
+from training.memory import Exemplars
 from training.settings import LearningSettings
+
+# Passes over the images where the settings name no number of steps, and the fewest and most steps then.
+PASSES, FEWEST_STEPS, MOST_STEPS = 20, 400, 2000
 
 
 @dataclass(frozen=True)
 class LossParts:
-    """One step's losses, before their weights: per-scale comparison, normality, orthogonality."""
+    """One step's losses, before their weights: per-scale comparison, and how far good parts usually are."""
 
     distillation: float
-    normality: float
-    orthogonality: float
+    usual: float
 
 
 Progress = Callable[[int, LossParts], None]
 
 
-def parameter_groups(student: Student, settings: LearningSettings) -> list[dict[str, object]]:
-    """The memory learns slower than the rest: it holds real features already."""
-    memory = list(student.recall.parameters())
-    known = {id(parameter) for parameter in memory}
-    rest = [parameter for parameter in student.parameters() if id(parameter) not in known]
-    return [
-        {"params": rest, "lr": settings.learning_rate},
-        {"params": memory, "lr": settings.memory_learning_rate, "weight_decay": 0.0},
-    ]
-
-
 @dataclass(frozen=True)
 class Lesson:
-    """What there is to learn: standardised features of good parts, scales 1..K, and where they count.
+    """What there is to learn: exemplars, and what each recalls from other parts."""
 
-    ``features``: (images, channels, height, width) a scale; ``valid``: (images, height, width), 1 or 0.
-    """
+    exemplars: Exemplars
+    recalled: Recalled
 
-    features: tuple[Tensor, ...]
-    valid: tuple[Tensor, ...]
-    origins: Origins
+    def batch(self, images: Tensor, device: torch.device) -> tuple[Recalled, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """What these images recall, their features and valid positions of every scale, on a device."""
+        features, valid, _ = self.exemplars.of(images, device)
+        return Recalled(*(one[images].to(device) for one in self.recalled)), features, valid
 
-    def batch(self, images: Tensor, device: torch.device) -> "Lesson":
-        """These images alone, on a device."""
-        return Lesson(
-            tuple(scale[images].to(device) for scale in self.features),
-            tuple(scale[images].to(device) for scale in self.valid),
-            self.origins,
-        )
+
+def num_steps_for(num_images: int, settings: LearningSettings) -> int:
+    """How many batches are learned from: as many as the settings say, else by the number of images."""
+    if settings.num_steps is not None:
+        return settings.num_steps
+    return min(MOST_STEPS, max(FEWEST_STEPS, PASSES * num_images // settings.batch_size))
 
 
 def learn(
@@ -63,28 +56,22 @@ def learn(
     generator: torch.Generator,
     on_step: Progress,
 ) -> None:
-    """Train ``student`` in place, ``settings.num_steps`` batches long."""
-    student.recall.values.requires_grad_(settings.learn_values)
-    optimiser = torch.optim.AdamW(parameter_groups(student, settings), weight_decay=settings.weight_decay)
-    rates = [settings.learning_rate, settings.memory_learning_rate]
+    """Train what extracts from the memory, in place; the memory itself stays as it was taught."""
+    extracting = [*student.first.parameters(), *student.later.parameters()]
+    num_steps = num_steps_for(lesson.exemplars.num_images, settings)
+    optimiser = torch.optim.AdamW(extracting, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
-        max_lr=rates,
-        total_steps=settings.num_steps,
-        pct_start=warm_up_share(settings.num_steps),
+        max_lr=settings.learning_rate,
+        total_steps=num_steps,
+        pct_start=warm_up_share(num_steps),
     )
     device = student.recall.keys.device
     student.train()
-    for step in range(settings.num_steps):
-        num_images = len(lesson.features[0])
-        chosen = torch.randint(num_images, (settings.batch_size,), generator=generator)
-        loss, parts = step_loss(
-            student,
-            lesson.batch(chosen, device),
-            hidden_items=lesson.origins.hidden_from(chosen).to(device),
-            settings=settings,
-            generator=generator,
-        )
+    for step in range(num_steps):
+        chosen = torch.randint(lesson.exemplars.num_images, (settings.batch_size,), generator=generator)
+        recalled, features, valid = lesson.batch(chosen, device)
+        loss, parts = step_loss(student, recalled, features, valid, settings=settings)
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimiser.step()
@@ -100,26 +87,20 @@ def warm_up_share(num_steps: int) -> float:
 
 def step_loss(
     student: Student,
-    lesson: Lesson,
+    recalled: Recalled,
+    features: tuple[Tensor, ...],
+    valid: tuple[Tensor, ...],
     *,
-    hidden_items: Tensor,
     settings: LearningSettings,
-    generator: torch.Generator,
 ) -> tuple[Tensor, LossParts]:
-    """The loss of one batch (``L_KD + a L_NM + b L_orth``) and its parts."""
-    regularisation = student.spec.regularisation
-    expected, valid = lesson.features, lesson.valid
-    extraction = student.extract(expected, hidden_items=hidden_items)
-    distillation = distillation_loss(
-        expected,
-        extraction.features,
-        valid,
-        regularisation=regularisation,
-        hardness=settings.hardness,
+    """The loss of one batch (``L_KD + c L_usual``) and its parts."""
+    extraction = student.extract(recalled, [(scale.shape[-2], scale.shape[-1]) for scale in features[1:]])
+    distances = tuple(
+        distance(expected, seen, regularisation=student.spec.regularisation)
+        for expected, seen in zip(features, extraction.features, strict=True)
     )
-    normality = normality_loss(extraction.recalled, expected[0], valid[0], regularisation=regularisation)
-    some_keys = torch.randperm(student.recall.num_items, generator=generator)
-    keys = student.recall.keys[some_keys[: settings.num_orthogonal_keys]]
-    orthogonality = orthogonality_loss(keys)
-    loss = distillation + settings.normality_weight * normality + settings.orthogonality_weight * orthogonality
-    return loss, LossParts(distillation.item(), normality.item(), orthogonality.item())
+    distillation = distillation_loss(distances, valid, hardness=settings.hardness)
+    usual = torch.stack(
+        [usual_loss(*scale) for scale in zip(distances, extraction.usual_distances, valid, strict=True)]
+    ).sum()
+    return distillation + settings.usual_weight * usual, LossParts(distillation.item(), usual.item())

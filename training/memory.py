@@ -1,13 +1,23 @@
-"""Filling the recall memory: which positions of good parts are worth remembering (claim 9's update)."""
+"""The recall memory's own lesson: filled, taught, and told how far good parts usually are (claim 9's update)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from model.measure import direction
+from model.losses import normality_loss, orthogonality_loss
+from model.measure import direction, distance
+from model.recall import Recalled
 from model.student import Student
+from training.settings import MemorySettings
+
+# Images at once where nothing is learned; more fall out of a CPU's caches.
+BATCH_SIZE = 8
+# An item that few positions read has no figure of its own: this many readings count as the mean of all items.
+PRIOR_READINGS = 5.0
+SMALLEST_USUAL = 1e-4
 
 
 @dataclass(frozen=True)
@@ -65,3 +75,97 @@ def fill_memory(
     items = chosen[wanted]
     student.recall.write(keys=positions[items], values=positions[items])
     return Origins(items // positions_per_image)
+
+
+@dataclass(frozen=True)
+class Exemplars:
+    """Standardised teacher features of good parts, scales 1..K, where they count, and whose items are whose.
+
+    ``features``: (images, channels, height, width) a scale; ``valid``: (images, height, width) a scale, 1 or 0.
+    """
+
+    features: tuple[Tensor, ...]
+    valid: tuple[Tensor, ...]
+    origins: Origins
+
+    @property
+    def num_images(self) -> int:
+        """How many good parts there are."""
+        return len(self.features[0])
+
+    def of(self, images: Tensor, device: torch.device) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+        """Features and valid positions of these images, and the items that are hidden from each, on a device."""
+        return (
+            tuple(scale[images].to(device) for scale in self.features),
+            tuple(scale[images].to(device) for scale in self.valid),
+            self.origins.hidden_from(images).to(device),
+        )
+
+
+def teach_memory(
+    student: Student,
+    exemplars: Exemplars,
+    *,
+    settings: MemorySettings,
+    generator: torch.Generator,
+    on_step: Callable[[int, float], None],
+) -> None:
+    """Normality embedding: keys, values and query learn to recall each exemplar from other parts (``L_NM``).
+
+    Keys are held apart by ``L_orth``. ``on_step`` gets the number of steps done and the loss.
+    """
+    memory, device = student.recall, student.recall.keys.device
+    memory.values.requires_grad_(settings.learn_values)
+    groups = [
+        {"params": list(student.fusion.parameters()), "lr": settings.query_learning_rate},
+        {"params": list(memory.parameters()), "lr": settings.learning_rate, "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.AdamW(groups)
+    regularisation = student.spec.regularisation
+    for step in range(settings.num_steps):
+        images = torch.randint(exemplars.num_images, (settings.batch_size,), generator=generator)
+        features, valid, hidden = exemplars.of(images, device)
+        recalled = memory(student.fusion(*features), hidden_items=hidden).features
+        normality = normality_loss(recalled, features[0], valid[0], regularisation=regularisation)
+        some_keys = torch.randperm(memory.num_items, generator=generator)[: settings.num_orthogonal_keys]
+        apart = orthogonality_loss(memory.keys[some_keys.to(device)])
+        loss = settings.normality_weight * normality + settings.orthogonality_weight * apart
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimiser.step()
+        on_step(step + 1, loss.item())
+
+
+@torch.no_grad()
+def tell_usual_distances(student: Student, exemplars: Exemplars) -> None:
+    """Write beside each item how far exemplars that read it are from what they recall, on the average.
+
+    An exemplar reads no items of its own, as a new part can't.
+    """
+    memory = student.recall
+    readings, sums = torch.zeros_like(memory.usual_distances), torch.zeros_like(memory.usual_distances)
+    for first in range(0, exemplars.num_images, BATCH_SIZE):
+        images = torch.arange(first, min(first + BATCH_SIZE, exemplars.num_images))
+        features, valid, hidden = exemplars.of(images, memory.keys.device)
+        query = student.fusion(*features)
+        items, weights = memory.read(query, hidden_items=hidden)
+        recalled = memory(query, hidden_items=hidden).features
+        off = distance(features[0], recalled, regularisation=student.spec.regularisation).flatten(1)
+        counted = weights * valid[0].flatten(1)[..., None]
+        readings.index_add_(0, items.flatten(), counted.flatten())
+        sums.index_add_(0, items.flatten(), (counted * off[..., None]).flatten())
+    overall = sums.sum() / readings.sum().clamp_min(1e-12)
+    usual = (sums + PRIOR_READINGS * overall) / (readings + PRIOR_READINGS)
+    memory.usual_distances.copy_(usual.clamp_min(SMALLEST_USUAL))
+
+
+@torch.no_grad()
+def recalled_by(student: Student, exemplars: Exemplars) -> Recalled:
+    """What every exemplar recalls from the items of other parts, on the CPU."""
+    pieces = []
+    for first in range(0, exemplars.num_images, BATCH_SIZE):
+        images = torch.arange(first, min(first + BATCH_SIZE, exemplars.num_images))
+        features, _, hidden = exemplars.of(images, student.recall.keys.device)
+        recalled = student.recall(student.fusion(*features), hidden_items=hidden)
+        pieces.append(Recalled(*(one.cpu() for one in recalled)))
+    return Recalled(*(torch.cat(one) for one in zip(*pieces, strict=True)))

@@ -45,6 +45,7 @@ def student_spec(settings: TrainSettings, channels: tuple[int, ...]) -> StudentS
         channels=channels,
         hidden_channels=settings.hidden_channels,
         num_recall_items=settings.num_recall_items,
+        num_read_items=settings.num_read_items,
         num_adaptive_items=settings.num_adaptive_items,
         temperature=settings.temperature,
         regularisation=settings.regularisation,

@@ -5,7 +5,9 @@ from html import escape
 
 from app.engine.calibration import parts_needed
 from model.bundle import PromiseRecord
+from training.chart import sensitivity_html
 from training.data import Dataset, Split
+from training.sensitivity import Cell
 
 LABELS = {
     "image_auroc": "image AUROC",
@@ -25,10 +27,12 @@ LABELS = {
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{product}: report</title>
 <style>body{{font:16px/1.5 system-ui;max-width:50rem;margin:2rem auto;padding:0 1rem}}
+figure{{display:inline-block;margin:.5rem}}figcaption{{text-align:center}}
 td,th{{text-align:left;padding:.2rem 1.5rem .2rem 0;border-bottom:1px solid #ddd}}</style>
 <h1>{product}</h1>
 <p>{promise}</p>
 <table>{rows}</table>
+{charts}
 <h2>Settings</h2>
 <table>{settings}</table>
 </html>
@@ -41,8 +45,18 @@ def report_html(product: str, metrics: Mapping[str, object]) -> str:
     settings = metrics["settings"]
     chosen = "".join(row(*item) for item in settings.items()) if isinstance(settings, dict) else ""
     return PAGE.format(
-        product=escape(product), promise=escape(str(metrics["promise_in_words"])), rows=rows, settings=chosen
+        product=escape(product),
+        promise=escape(str(metrics["promise_in_words"])),
+        rows=rows,
+        charts=sensitivity_html(cells_of(metrics)),
+        settings=chosen,
     )
+
+
+def cells_of(metrics: Mapping[str, object]) -> list[Cell]:
+    """What the sensitivity figures say, none where there are none."""
+    rows = metrics.get("sensitivity", [])
+    return [Cell(**row) for row in rows] if isinstance(rows, list) else []
 
 
 def row(label: str, value: object) -> str:

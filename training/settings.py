@@ -11,28 +11,41 @@ from model.bundle import InputRecord
 from model.teacher import teacher_spec
 from training.errors import BadSettings
 
-HIDDEN_CHANNELS = {4: 32, 8: 64, 16: 128, 32: 96}
+HIDDEN_CHANNELS = {4: 16, 8: 32, 16: 64, 32: 96}
 
 
-class LearningSettings(BaseModel):
-    """The gradient steps. Weights of the loss: ``L_KD + normality_weight L_NM + orthogonality_weight L_orth``."""
+class MemorySettings(BaseModel):
+    """How the filled memory is taught: ``normality_weight L_NM + orthogonality_weight L_orth``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_steps: int = Field(default=1000, ge=1, description="Batches to learn from.")
+    num_steps: int = Field(
+        default=100, ge=0, description="Batches that the memory is taught by; 0 leaves it as filled."
+    )
+    batch_size: int = Field(default=8, ge=1, description="Images a batch.")
+    learning_rate: float = Field(default=1e-3, gt=0, description="Rate of the memory's keys and values.")
+    query_learning_rate: float = Field(default=1e-3, gt=0, description="Rate of the module that makes the query.")
+    learn_values: bool = Field(default=True, description="Whether gradients reach the memory's values.")
+    normality_weight: float = Field(default=1.0, ge=0, description="Weight of L_NM.")
+    orthogonality_weight: float = Field(default=0.1, ge=0, description="Weight of L_orth.")
+    num_orthogonal_keys: int = Field(default=512, ge=2, description="Keys drawn for L_orth at each step.")
+
+
+class LearningSettings(BaseModel):
+    """How the student learns to extract from its memory: ``L_KD + usual_weight L_usual``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_steps: int | None = Field(
+        default=None, ge=1, description="Batches to learn from; default: by the number of images."
+    )
     batch_size: int = Field(default=16, ge=2, description="Images a batch.")
     learning_rate: float = Field(default=2e-3, gt=0, description="Highest rate of the student's layers.")
-    memory_learning_rate: float = Field(
-        default=1e-4, gt=0, description="Highest rate of the recall memory's keys and values."
-    )
-    weight_decay: float = Field(default=1e-4, ge=0, description="Decay of the layers; the memory has none.")
-    learn_values: bool = Field(default=True, description="Whether gradients reach the memory's values.")
+    weight_decay: float = Field(default=1e-4, ge=0, description="Decay of the layers.")
     hardness: float = Field(
         default=1.0, ge=0, description="How much positions that are rebuilt badly weigh; 0 is the mean."
     )
-    normality_weight: float = Field(default=0.1, ge=0, description="Weight of L_NM.")
-    orthogonality_weight: float = Field(default=0.1, ge=0, description="Weight of L_orth.")
-    num_orthogonal_keys: int = Field(default=512, ge=2, description="Keys drawn for L_orth at each step.")
+    usual_weight: float = Field(default=0.1, ge=0, description="Weight of L_usual.")
 
 
 class Rectangle(BaseModel):
@@ -51,7 +64,7 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    teacher: str = Field(default="efficientnet_lite2", description="Name in the teachers' registry.")
+    teacher: str = Field(default="efficientnet_lite0", description="Name in the teachers' registry.")
     teacher_weights: str | None = Field(
         default=None, description="Checkpoint as a file or https URL; needed where no package carries it."
     )
@@ -59,7 +72,7 @@ class TrainSettings(BaseModel):
         default=None, pattern=r"^[0-9a-f]{64}$", description="SHA-256 that the checkpoint must have."
     )
     strides: tuple[int, ...] = Field(
-        default=(16, 8), min_length=1, description="Scales by their stride in input pixels."
+        default=(16, 8, 4), min_length=1, description="Scales by their stride in input pixels."
     )
     taps: dict[int, int] = Field(
         default={}, description="Block or layer to tap at a stride, where not the teacher's default."
@@ -83,7 +96,8 @@ class TrainSettings(BaseModel):
     )
     num_recall_items: int = Field(default=4000, ge=1, description="Key-value pairs of the recall memory.")
     num_candidates: int = Field(default=60_000, ge=1, description="Positions that the memory's items are chosen from.")
-    num_adaptive_items: int = Field(default=50, ge=1, description="Items of each adaptive memory.")
+    num_read_items: int = Field(default=4, ge=1, description="Items that a position recalls, the most alike ones.")
+    num_adaptive_items: int = Field(default=24, ge=1, description="Items of each adaptive memory.")
     temperature: float = Field(default=0.003, gt=0, description="Softness of recall, in units of cosine.")
     regularisation: float = Field(
         default=1.0,
@@ -92,11 +106,15 @@ class TrainSettings(BaseModel):
     )
     map_stride: int = Field(default=4, ge=1, description="Input pixels a position of the anomaly map.")
     smoothing_sigma: float = Field(default=1.0, gt=0, description="Map smoothing, in map positions.")
+    later_score_weight: float = Field(
+        default=0.25, ge=0, description="What a later scale counts in the score where the first counts 1."
+    )
     top_share: float = Field(
         default=0.03, gt=0, le=1, description="Share of the highest positions whose mean is the score."
     )
     false_alarm_rate: float = Field(default=0.01, gt=0, lt=1, description="Share of good parts that may be judged ng.")
     quick: bool = Field(default=False, description="Fill the memory and calibrate, without a gradient step.")
+    memory: MemorySettings = Field(default=MemorySettings(), description="The teaching of the memory.")
     learning: LearningSettings = Field(default=LearningSettings(), description="The gradient steps.")
     seed: int = Field(default=0, ge=0, description="Seed of every random choice.")
     device: Literal["auto", "cpu", "cuda"] = Field(
@@ -133,6 +151,12 @@ class TrainSettings(BaseModel):
     def map_size(self) -> tuple[int, int]:
         """Height and width of the anomaly map in positions."""
         return self.height // self.map_stride, self.width // self.map_stride
+
+    @property
+    def emphasis(self) -> tuple[float, ...]:
+        """What each scale counts in the score; without a gradient step only the first has anything to say."""
+        later = 0.0 if self.quick else self.later_score_weight
+        return (1.0, *(later for _ in self.strides[1:]))
 
     @property
     def hidden_channels(self) -> tuple[int, ...]:

@@ -1,5 +1,7 @@
 """What good parts alone say about the comparison: how far off each scale usually is, and how steady it is there."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,37 +19,44 @@ def fit_comparison(
     features: tuple[Tensor, ...],
     valid: Tensor,
     *,
-    untrained_scales: bool,
+    emphasis: Sequence[float],
+    hidden_items: Tensor | None = None,
 ) -> None:
-    """Set the comparison's constants from teacher features of held-out good parts.
+    """Set the comparison's constants from teacher features of good parts.
 
-    Each scale is standardised over positions, then weighs by the inverse spread of the images' scores at that scale.
-    ``untrained_scales``: the student took no gradient step, so all but the first scale weigh 0.
+    Each scale is standardised over positions. In the score a scale weighs by its ``emphasis`` in spreads of the
+    images' own scores, in the map all scales with any emphasis weigh alike. ``hidden_items``: what each image must not
+    recall, where the memory was filled from these very images.
     """
     for own, learned in zip(compare.standardisers, student.standardisers, strict=True):
         own.load_state_dict(learned.state_dict())
-    distances = distances_of(compare, student, features)
-    valid = valid.to(distances.device)
-    means, spreads = position_statistics(distances, valid)
+    maps = maps_of(compare, student, features, hidden_items)
+    valid = valid.to(maps.device)
+    means, spreads = position_statistics(maps, valid)
     compare.scale_means.copy_(means)
     compare.scale_spreads.copy_(spreads)
-    steadiness = 1 / compare.judge(distances, valid).scale_scores.std(0).clamp_min(SMALLEST_SPREAD)
-    if untrained_scales:
-        steadiness[1:] = 0
-    compare.scale_weights.copy_(steadiness / steadiness.sum())
+    wanted = torch.tensor(emphasis, device=maps.device)
+    score_weights = wanted / compare.judge(maps, valid).scale_scores.std(0).clamp_min(SMALLEST_SPREAD)
+    compare.score_weights.copy_(score_weights / score_weights.sum())
+    map_weights = (wanted > 0).float()
+    compare.map_weights.copy_(map_weights / map_weights.sum())
 
 
-def distances_of(compare: Compare, student: Student, features: tuple[Tensor, ...]) -> Tensor:
-    """Raw distances (images, scales, h, w), a few images at a time."""
+def maps_of(
+    compare: Compare, student: Student, features: tuple[Tensor, ...], hidden_items: Tensor | None = None
+) -> Tensor:
+    """Relative distances (images, scales, h, w), a few images at a time."""
     device = compare.scale_means.device
     pieces = []
     for first in range(0, len(features[0]), BATCH_SIZE):
         some = tuple(scale[first : first + BATCH_SIZE].to(device) for scale in features)
-        pieces.append(compare.distances(some, student(*some)))
+        hidden = None if hidden_items is None else hidden_items[first : first + BATCH_SIZE].to(device)
+        rebuilt = student(*some, hidden_items=hidden)
+        pieces.append(compare.relative_maps(some, *rebuilt))
     return torch.cat(pieces)
 
 
-def position_statistics(distances: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+def position_statistics(maps: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and spread of each scale over the valid positions of all images, (scales) each."""
-    by_scale = distances.movedim(1, 0)[:, valid > 0]  # (scales, positions)
+    by_scale = maps.movedim(1, 0)[:, valid > 0]  # (scales, positions)
     return by_scale.mean(1), by_scale.std(1).clamp_min(SMALLEST_SPREAD)

@@ -1,38 +1,126 @@
-"""Defects of known kind put onto good parts: for golden images and sensitivity, never for the threshold."""
+"""Defects of known kind, size and contrast put onto good parts: for golden images and sensitivity, never a threshold.
+
+Each is a mask and what is put there: the part's own pixels are blended into it by the contrast.
+"""
 
 import io
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL import ImageDraw
+from PIL import ImageDraw, ImageFilter
 
 WHITE_8_BIT: Final = 255
+Pixels = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+# Scratches bend a little; this many straight pieces make one.
+NUM_PIECES = 6
 
 
-def with_scratch(picture: Pillow.Image, *, generator: np.random.Generator) -> Pillow.Image:
-    """An 8-bit image with a scratch: a bent line, brighter or darker than what it crosses.
+@dataclass(frozen=True)
+class Defect:
+    """What to put onto a part. ``size``: its extent as a share of the shorter side; ``contrast``: 1 hides the part."""
 
-    It is a third of the image long and a hundredth of it wide.
-    """
-    width, height = picture.size
-    side = min(width, height)
-    start = generator.uniform((0.2 * width, 0.2 * height), (0.8 * width, 0.8 * height))
-    angle = generator.uniform(0, 2 * np.pi)
-    bend = generator.normal(0, 0.15)
-    points = [start]
-    for _ in range(6):
+    kind: str
+    size: float
+    contrast: float
+
+
+def with_defect(picture: Pillow.Image, defect: Defect, *, generator: np.random.Generator) -> tuple[Pillow.Image, Mask]:
+    """An 8-bit image of mode L or RGB with a defect at a random place, and where it is; raises KeyError."""
+    pixels = np.asarray(picture, dtype=np.float32)
+    extent = max(2, round(defect.size * min(picture.size)))
+    mask, put = KINDS[defect.kind](picture, extent, generator)
+    opacity = defect.contrast * mask
+    if pixels.ndim == 3:
+        opacity = opacity[:, :, None]
+    blended = pixels * (1 - opacity) + put * opacity
+    return Pillow.fromarray(np.rint(blended).astype(np.uint8)), mask
+
+
+def scratch(picture: Pillow.Image, extent: int, generator: np.random.Generator) -> tuple[Mask, Pixels]:
+    """A bent line a tenth as wide as it is long, brighter or darker than what it crosses."""
+    point = np.array(generator.uniform(0.2, 0.8, 2)) * picture.size
+    angle, bend = generator.uniform(0, 2 * np.pi), generator.normal(0, 0.15)
+    points = [tuple(point)]
+    for _ in range(NUM_PIECES):
         angle += bend
-        points.append(points[-1] + side / 18 * np.array([np.cos(angle), np.sin(angle)]))
-    tone = WHITE_8_BIT if np.asarray(picture.convert("L")).mean() < WHITE_8_BIT / 2 else 0
-    scratched = picture.copy()
-    ImageDraw.Draw(scratched).line(
-        [tuple(point) for point in points],
-        fill=tone if picture.mode == "L" else (tone,) * 3,
-        width=max(2, side // 100),
-        joint="curve",
+        point = point + extent / NUM_PIECES * np.array([np.cos(angle), np.sin(angle)])
+        points.append(tuple(point))
+    canvas = Pillow.new("1", picture.size)
+    ImageDraw.Draw(canvas).line(points, fill=1, width=max(1, round(extent / 10)), joint="curve")
+    mask = np.asarray(canvas)
+    return mask, opposite(picture, mask)
+
+
+def spot(picture: Pillow.Image, extent: int, generator: np.random.Generator) -> tuple[Mask, Pixels]:
+    """A disc, brighter or darker than what it covers."""
+    left, top = corner(picture, extent, generator)
+    canvas = Pillow.new("1", picture.size)
+    ImageDraw.Draw(canvas).ellipse((left, top, left + extent - 1, top + extent - 1), fill=1)
+    mask = np.asarray(canvas)
+    return mask, opposite(picture, mask)
+
+
+def pasted_patch(picture: Pillow.Image, extent: int, generator: np.random.Generator) -> tuple[Mask, Pixels]:
+    """A square of the part itself, turned by a right angle, from another place (CutPaste, Li et al., 2021)."""
+    left, top = corner(picture, extent, generator)
+    from_left, from_top = corner(picture, extent, generator)
+    piece = picture.crop((from_left, from_top, from_left + extent, from_top + extent)).transpose(
+        Pillow.Transpose.ROTATE_90
     )
-    return scratched
+    put = picture.copy()
+    put.paste(piece, (left, top))
+    return square(picture, left, top, extent), np.asarray(put, dtype=np.float32)
+
+
+def texture_patch(picture: Pillow.Image, extent: int, generator: np.random.Generator) -> tuple[Mask, Pixels]:
+    """A square whose pixels are shuffled: the same colours in another texture."""
+    left, top = corner(picture, extent, generator)
+    put = np.asarray(picture, dtype=np.float32).copy()
+    piece = put[top : top + extent, left : left + extent]
+    flat = piece.reshape(-1, *piece.shape[2:])
+    put[top : top + extent, left : left + extent] = generator.permutation(flat).reshape(piece.shape)
+    return square(picture, left, top, extent), put
+
+
+def missing_area(picture: Pillow.Image, extent: int, generator: np.random.Generator) -> tuple[Mask, Pixels]:
+    """A square without what was on it: the part blurred over three times its extent."""
+    left, top = corner(picture, extent, generator)
+    blurred = picture.filter(ImageFilter.GaussianBlur(1.5 * extent))
+    return square(picture, left, top, extent), np.asarray(blurred, dtype=np.float32)
+
+
+KINDS: Final[dict[str, Callable[[Pillow.Image, int, np.random.Generator], tuple[Mask, Pixels]]]] = {
+    "scratch": scratch,
+    "spot": spot,
+    "pasted patch": pasted_patch,
+    "texture patch": texture_patch,
+    "missing area": missing_area,
+}
+
+
+def corner(picture: Pillow.Image, extent: int, generator: np.random.Generator) -> tuple[int, int]:
+    """The upper left corner of a square that lies in the image, at random."""
+    width, height = picture.size
+    return int(generator.integers(0, max(1, width - extent))), int(generator.integers(0, max(1, height - extent)))
+
+
+def square(picture: Pillow.Image, left: int, top: int, extent: int) -> Mask:
+    """A square's mask."""
+    mask = np.zeros((picture.height, picture.width), dtype=bool)
+    mask[top : top + extent, left : left + extent] = True
+    return mask
+
+
+def opposite(picture: Pillow.Image, mask: Mask) -> Pixels:
+    """White where the covered pixels are dark on the average, else black."""
+    covered = np.asarray(picture.convert("L"))[mask]
+    tone = WHITE_8_BIT if len(covered) and covered.mean() < WHITE_8_BIT / 2 else 0
+    return np.full(np.asarray(picture).shape, tone, dtype=np.float32)
 
 
 def as_png(picture: Pillow.Image) -> bytes:

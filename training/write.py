@@ -41,12 +41,13 @@ from model.teacher import teacher_spec
 from training.calibrate import Calibrated
 from training.report import report_html
 from training.settings import TrainSettings
-from training.synthetic import as_png, with_scratch
+from training.synthetic import Defect, as_png, with_defect
 
 TOOLS = ("goodpart", "torch", "onnx", "onnxruntime", "numpy", "pillow")
 # In units of the absolute scale: what another machine's float32 may change of a golden score or map.
 GOLDEN_TOLERANCE = {"float32": 0.02}
 NUM_GOLDEN = 3
+GOLDEN_DEFECT = Defect("scratch", size=0.3, contrast=1.0)
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def golden_files(good: Sequence[Path], draft: Draft, detector: Detector) -> dict
     for i, path in enumerate(chosen):
         picture = loaded(opened(path.read_bytes(), max_pixels=draft.settings.max_pixels))
         if picture.mode in ("L", "RGB"):
-            scratched = with_scratch(picture, generator=generator)
+            scratched, _ = with_defect(picture, GOLDEN_DEFECT, generator=generator)
             originals[f"{GOLDEN}/defect_{i}.png"] = as_png(scratched)
     return {**originals, f"{GOLDEN}/expected.npz": expected_file(originals, draft, detector)}
 

@@ -10,6 +10,7 @@ def spec():
         channels=(6, 4),
         hidden_channels=(8, 5),
         num_recall_items=7,
+        num_read_items=4,
         num_adaptive_items=3,
         temperature=0.1,
         regularisation=0.5,

@@ -11,8 +11,8 @@ def test_there_is_one_module_a_scale_and_each_holds_a_memory(make_student, spec)
 
 def test_the_memory_of_a_scale_decides_what_its_module_extracts(make_student, features):
     student = make_student(0)
-    before = student.extract(features).features
+    before = student(*features).features
     student.later[0].memory.redimension.weight.data.normal_(std=30)
-    after = student.extract(features).features
+    after = student(*features).features
     assert before[0].equal(after[0])
     assert not before[1].allclose(after[1])

@@ -1,11 +1,13 @@
 import pytest
 import torch
 
-from training.learn import Lesson, learn
-from training.memory import fill_memory
-from training.settings import LearningSettings
+from model.measure import distance
+from training.learn import Lesson, learn, num_steps_for
+from training.memory import Exemplars, fill_memory, recalled_by, teach_memory, tell_usual_distances
+from training.settings import LearningSettings, MemorySettings
 
-STEPS = {"num_steps": 3, "batch_size": 4, "num_orthogonal_keys": 5, "memory_learning_rate": 0.01}
+TEACHING = {"num_steps": 3, "batch_size": 4, "num_orthogonal_keys": 5, "learning_rate": 0.01}
+STEPS = {"num_steps": 3, "batch_size": 4}
 
 
 @pytest.fixture
@@ -17,24 +19,40 @@ def good_parts():
     )
 
 
-def lesson_of(student, good_parts, generator):
+def exemplars_of(student, good_parts, generator):
     valid = tuple(torch.ones(len(scale), *scale.shape[-2:]) for scale in good_parts)
-    origins = fill_memory(student, good_parts[0], valid[0], num_candidates=50, generator=generator)
-    return Lesson(good_parts, valid, origins)
+    return Exemplars(
+        good_parts, valid, fill_memory(student, good_parts[0], valid[0], num_candidates=50, generator=generator)
+    )
 
 
-def trained(student, good_parts, **settings):
+def taught(student, good_parts, **settings):
     generator = torch.Generator().manual_seed(0)
-    lesson = lesson_of(student, good_parts, generator)
+    exemplars = exemplars_of(student, good_parts, generator)
     filled = {name: value.clone() for name, value in student.state_dict().items()}
-    learn(
+    teach_memory(
         student,
-        lesson,
-        settings=LearningSettings(**STEPS, **settings),
+        exemplars,
+        settings=MemorySettings(**{**TEACHING, **settings}),
         generator=generator,
         on_step=lambda *_: None,
     )
-    return filled, student.state_dict()
+    return filled, {name: value.clone() for name, value in student.state_dict().items()}
+
+
+def trained(student, good_parts, *, on_step=lambda *_: None, **settings):
+    generator = torch.Generator().manual_seed(0)
+    exemplars = exemplars_of(student, good_parts, generator)
+    tell_usual_distances(student, exemplars)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    learn(
+        student,
+        Lesson(exemplars, recalled_by(student, exemplars)),
+        settings=LearningSettings(**{**STEPS, **settings}),
+        generator=generator,
+        on_step=on_step,
+    )
+    return before, student.state_dict()
 
 
 def test_filling_writes_features_of_good_parts_into_the_memory(make_student, good_parts):
@@ -53,37 +71,75 @@ def test_filling_writes_features_of_good_parts_into_the_memory(make_student, goo
         assert (positions[image] == value).all(-1).any()
 
 
-def test_a_training_step_changes_keys_and_values(make_student, good_parts):
-    filled, learned = trained(make_student(0), good_parts)
-    assert not torch.equal(filled["recall.keys"], learned["recall.keys"])
-    assert not torch.equal(filled["recall.values"], learned["recall.values"])
+def test_teaching_changes_keys_values_and_query(make_student, good_parts):
+    filled, learned = taught(make_student(0), good_parts)
+    for name in ("recall.keys", "recall.values", "fusion.add.weight"):
+        assert not torch.equal(filled[name], learned[name]), name
 
 
 def test_values_are_kept_where_the_setting_says_so(make_student, good_parts):
-    filled, learned = trained(make_student(0), good_parts, learn_values=False)
+    filled, learned = taught(make_student(0), good_parts, learn_values=False)
     assert torch.equal(filled["recall.values"], learned["recall.values"])
     assert not torch.equal(filled["recall.keys"], learned["recall.keys"])
 
 
-def test_a_training_step_changes_the_adaptive_memory(make_student, good_parts):
-    filled, learned = trained(make_student(0), good_parts)
-    name = "later.0.memory.redimension.weight"
-    assert not torch.equal(filled[name], learned[name])
+def test_teaching_lowers_how_far_good_parts_are_from_what_they_recall(make_student, good_parts):
+    student = make_student(0)
+    exemplars = exemplars_of(student, good_parts, torch.Generator().manual_seed(0))
+    losses = []
+    teach_memory(
+        student,
+        exemplars,
+        settings=MemorySettings(**{**TEACHING, "num_steps": 40, "orthogonality_weight": 0.0}),
+        generator=torch.Generator().manual_seed(0),
+        on_step=lambda _, loss: losses.append(loss),
+    )
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_an_items_usual_distance_is_the_mean_over_its_readings(make_student, good_parts):
+    """Reading one item each, with a prior of five readings of the overall mean."""
+    student = make_student(0)
+    student.recall.num_read = 1
+    exemplars = exemplars_of(student, good_parts, torch.Generator().manual_seed(0))
+    tell_usual_distances(student, exemplars)
+    gathered = [[] for _ in range(student.recall.num_items)]
+    for image in range(6):
+        hidden = exemplars.origins.hidden_from(torch.tensor([image]))
+        one = good_parts[0][image : image + 1]
+        (items,) = student.recall.read(one, hidden_items=hidden).items[:, :, 0]
+        off = distance(one, student.recall(one, hidden_items=hidden).features, regularisation=0.5).flatten()
+        for item, d in zip(items, off, strict=True):
+            gathered[item].append(d.item())
+    overall = sum(map(sum, gathered)) / sum(map(len, gathered))
+    expected = [(sum(some) + 5 * overall) / (len(some) + 5) for some in gathered]
+    torch.testing.assert_close(student.recall.usual_distances, torch.tensor(expected))
+
+
+def test_learning_keeps_the_memory_and_changes_what_extracts_from_it(make_student, good_parts):
+    before, learned = trained(make_student(0), good_parts)
+    changed = {name for name in before if not torch.equal(before[name], learned[name])}
+    assert not [name for name in changed if name.startswith(("recall.", "fusion.", "standardisers."))]
+    assert {"first.correction.weight", "first.usual.weight", "later.0.memory.redimension.weight"} <= changed
 
 
 def test_learning_lowers_the_distance_to_the_teacher(make_student, good_parts):
     losses = []
-    generator = torch.Generator().manual_seed(0)
-    student = make_student(0)
-    lesson = lesson_of(student, good_parts, generator)
-    learn(
-        student,
-        lesson,
-        settings=LearningSettings(num_steps=60, batch_size=6, learning_rate=0.01, num_orthogonal_keys=5),
-        generator=generator,
+    trained(
+        make_student(0),
+        good_parts,
+        num_steps=60,
+        batch_size=6,
+        learning_rate=0.01,
         on_step=lambda _, parts: losses.append(parts.distillation),
     )
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+@pytest.mark.parametrize(("num_images", "expected"), [(20, 400), (800, 1000), (10_000, 2000)])
+def test_the_number_of_steps_follows_the_number_of_images(num_images, expected):
+    assert num_steps_for(num_images, LearningSettings()) == expected
+    assert num_steps_for(num_images, LearningSettings(num_steps=7)) == 7
 
 
 def test_two_trainings_of_one_seed_end_alike(make_student, good_parts):
@@ -104,14 +160,6 @@ def test_positions_outside_the_region_of_interest_are_not_remembered(make_studen
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 9, 10, 11, 20, 25])
 def test_any_number_of_steps_can_be_learned(make_student, good_parts, num_steps):
-    generator = torch.Generator().manual_seed(0)
-    student = make_student(0)
     done = []
-    learn(
-        student,
-        lesson_of(student, good_parts, generator),
-        settings=LearningSettings(num_steps=num_steps, batch_size=2, num_orthogonal_keys=5),
-        generator=generator,
-        on_step=lambda step, _: done.append(step),
-    )
+    trained(make_student(0), good_parts, num_steps=num_steps, batch_size=2, on_step=lambda step, _: done.append(step))
     assert done == list(range(1, num_steps + 1))

@@ -15,7 +15,8 @@ def compare():
     compare = Compare(SPEC, channels=(5, 4)).eval()
     compare.scale_means.copy_(torch.tensor([0.2, 0.4]))
     compare.scale_spreads.copy_(torch.tensor([0.1, 0.3]))
-    compare.scale_weights.copy_(torch.tensor([0.7, 0.3]))
+    compare.map_weights.copy_(torch.tensor([0.6, 0.4]))
+    compare.score_weights.copy_(torch.tensor([0.7, 0.3]))
     return compare
 
 
@@ -30,15 +31,32 @@ def test_the_score_is_the_mean_of_the_highest_share_of_valid_positions(seed, sha
     generator = np.random.default_rng(seed)
     values = generator.normal(size=(6, 6)).astype(np.float32)
     valid = (generator.random((6, 6)) < visible).astype(np.float32)
-    found, _ = top_mean(torch.from_numpy(values)[None, None], torch.from_numpy(valid)[None], share=share)
+    found = top_mean(torch.from_numpy(values)[None, None], torch.from_numpy(valid)[None], share=share)
     assert abs(found.item() - slow_top_mean(values.ravel(), valid.ravel(), share)) < 1e-5
 
 
 def test_the_joint_map_is_the_weighted_sum_of_the_scale_maps(compare):
     torch.manual_seed(0)
     answer = compare.judge(torch.rand(2, 2, 8, 8), torch.ones(2, 8, 8))
-    expected = 0.7 * answer.scale_maps[:, 0] + 0.3 * answer.scale_maps[:, 1]
+    expected = 0.6 * answer.scale_maps[:, 0] + 0.4 * answer.scale_maps[:, 1]
     torch.testing.assert_close(answer.map, expected)
+
+
+def test_the_score_is_the_weighted_sum_of_the_scales_own_scores(compare):
+    torch.manual_seed(0)
+    answer = compare.judge(torch.rand(2, 2, 8, 8), torch.ones(2, 8, 8))
+    torch.testing.assert_close(answer.score, 0.7 * answer.scale_scores[:, 0] + 0.3 * answer.scale_scores[:, 1])
+
+
+def test_a_position_is_as_wrong_as_it_is_far_off_against_what_is_usual_for_it(compare):
+    torch.manual_seed(0)
+    teacher = (torch.randn(1, 5, 4, 4), torch.randn(1, 4, 8, 8))
+    student = (torch.randn(1, 5, 4, 4), torch.randn(1, 4, 8, 8))
+    usual = (torch.ones(1, 4, 4), torch.ones(1, 8, 8))
+    before = compare.relative_maps(teacher, student, usual)
+    after = compare.relative_maps(teacher, student, (2 * usual[0], usual[1]))
+    torch.testing.assert_close(after[:, 0], before[:, 0] / 2)
+    torch.testing.assert_close(after[:, 1], before[:, 1])
 
 
 def test_a_scale_map_is_the_distance_in_spreads_of_good_positions(compare):

@@ -1,0 +1,70 @@
+"""STFPM (Wang et al., BMVC 2021): a student of the teacher's architecture, from noise, imitates it on good images."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from baselines.method import Features, Judged, enlarged, parameters_bytes, top_mean
+from model.teacher import Teacher, teacher_spec
+
+PIXELS = 1
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.4, 0.9, 1e-4
+BATCH_SIZE = 8
+
+
+class STFPM:
+    """Strides 4, 8 and 16; features of unit length; maps multiplied."""
+
+    def __init__(
+        self,
+        *,
+        teacher: str,
+        strides: tuple[int, ...] = (4, 8, 16),
+        num_steps: int = 400,
+        score_share: float = 0.0,
+    ) -> None:
+        self.teacher = teacher
+        self.strides = strides
+        self.num_steps = num_steps
+        self.score_share = score_share
+        self.student: Teacher | None = None
+
+    def fit(self, train: Features, *, seed: int) -> None:
+        """Train the student on pixels."""
+        torch.manual_seed(seed)
+        self.student = Teacher(self.teacher, teacher_spec(self.teacher).network(), strides=self.strides)
+        network = self.student.network.train().requires_grad_()
+        optimiser = torch.optim.SGD(
+            network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+        )
+        for _ in range(self.num_steps):
+            images = torch.randint(len(train[PIXELS]), (BATCH_SIZE,))
+            batch = {stride: train[stride][images] for stride in (PIXELS, *self.strides)}
+            loss = torch.stack([one.mean() for one in self.distances(batch)]).sum()
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+        network.eval()
+
+    def distances(self, batch: Features) -> list[Tensor]:
+        """Half the squared distance of unit vectors, at every position of every scale."""
+        pixels = self.student.normalised(batch[PIXELS]).contiguous(memory_format=torch.channels_last)
+        seen = self.student.network.tapped(pixels, self.student.taps)
+        return [
+            0.5 * (functional.normalize(batch[stride]) - functional.normalize(scale)).square().sum(1)
+            for stride, scale in zip(self.strides, seen, strict=True)
+        ]
+
+    @torch.no_grad()
+    def judge(self, features: Features) -> Judged:
+        """The product of all scales' maps."""
+        pieces = []
+        for first in range(0, len(features[PIXELS]), BATCH_SIZE):
+            batch = {stride: features[stride][first : first + BATCH_SIZE] for stride in (PIXELS, *self.strides)}
+            pieces.append(torch.stack([enlarged(one) for one in self.distances(batch)]).prod(0))
+        maps = torch.cat(pieces)
+        return Judged(top_mean(maps, share=self.score_share), maps)
+
+    def size_bytes(self) -> int:
+        """The student."""
+        return parameters_bytes(self.student)

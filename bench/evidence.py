@@ -1,0 +1,106 @@
+"""What every method of ``quality.py`` is given: teacher features of a data set, computed once and kept on disk.
+
+Features are raw taps (no local averaging) by stride, float16 on disk, float32 in memory; under 1 lie the pixels. Masks
+are compared at 256 x 256 pixels, as published work does.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.bundle import InputRecord
+from training.data import Dataset, Sample, channels_of, decoded, find_images
+from training.evaluate import opened_mask
+from training.weights import load_teacher
+
+CACHE = Path(".cache/features")
+MASK_SIZE = 256
+MAX_PIXELS = 50_000_000
+PIXELS = 1
+STRIDES = (4, 8, 16, 32)
+Features = dict[int, Tensor]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A data set as the teacher sees it. ``masks``: (test images, 256, 256), or None where nobody has marked any."""
+
+    name: str
+    good: tuple[Path, ...]
+    train: Features
+    test: Features
+    defective: NDArray[np.bool_]
+    masks: NDArray[np.bool_] | None
+
+
+def evidence_of(folder: Path, *, teacher: str, size: int, strides: Sequence[int] = STRIDES) -> Evidence:
+    """Everything about a data set in MVTec layout, features from the cache where they are there."""
+    dataset = find_images(folder)
+    test = tuple(sample.path for sample in dataset.test)
+    channels = channels_of(dataset.good, max_pixels=MAX_PIXELS)
+    rule = InputRecord(height=size, width=size, fit="stretch", channels=channels, white_level=255)
+    return Evidence(
+        name=folder.name,
+        good=dataset.good,
+        train=features_of(dataset.good, teacher=teacher, rule=rule, strides=strides),
+        test=features_of(test, teacher=teacher, rule=rule, strides=strides),
+        defective=np.array([sample.is_defective for sample in dataset.test]),
+        masks=masks_of(dataset),
+    )
+
+
+def masks_of(dataset: Dataset) -> NDArray[np.bool_] | None:
+    """The defects of all test images, None where some defective image has no mask."""
+    if any(sample.mask is None for sample in dataset.test if sample.is_defective):
+        return None
+    return np.stack([mask_of(sample) for sample in dataset.test])
+
+
+def mask_of(sample: Sample) -> NDArray[np.bool_]:
+    """Where one image is defective."""
+    if sample.mask is None:
+        return np.zeros((MASK_SIZE, MASK_SIZE), dtype=bool)
+    with Pillow.open(sample.path) as picture:
+        mask = opened_mask(sample.mask, size=picture.size)
+    return np.asarray(mask.resize((MASK_SIZE, MASK_SIZE), Pillow.Resampling.NEAREST)) > 0
+
+
+def features_of(paths: Sequence[Path], *, teacher: str, rule: InputRecord, strides: Sequence[int]) -> Features:
+    """Raw taps of these images by stride, from the cache where they are there."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    place = CACHE / f"{digest.hexdigest()[:16]}-{teacher}-{rule.height}.safetensors"
+    if not place.is_file():
+        save_file(computed(paths, teacher=teacher, rule=rule), place)
+    kept = load_file(place)
+    return {PIXELS: kept[str(PIXELS)], **{stride: kept[str(stride)].float() for stride in strides}}
+
+
+@torch.no_grad()
+def computed(paths: Sequence[Path], *, teacher: str, rule: InputRecord) -> dict[str, Tensor]:
+    """Raw taps at every stride of the teacher, as float16."""
+    network = load_teacher(teacher, weights=None, sha256=None, strides=STRIDES, taps={})
+    pieces: dict[int, list[Tensor]] = {stride: [] for stride in (PIXELS, *STRIDES)}
+    for path in paths:
+        pixels = torch.from_numpy(decoded(path, rule, max_pixels=MAX_PIXELS).pixels)[None]
+        pieces[PIXELS].append(pixels)
+        taps = network.network.tapped(network.normalised(pixels), network.taps)
+        for stride, scale in zip(STRIDES, taps, strict=True):
+            pieces[stride].append(scale.contiguous().half())
+    return {str(stride): torch.cat(scales) for stride, scales in pieces.items()}
+
+
+def chosen(features: Features, images: NDArray[np.int64] | Tensor) -> Features:
+    """These images alone."""
+    rows = torch.as_tensor(images)
+    return {stride: scale[rows] for stride, scale in features.items()}

@@ -1,0 +1,100 @@
+"""Goodpart as a method of the bench: the steps of ``training.job`` on features that are already there."""
+
+from dataclasses import dataclass
+
+import torch
+from baselines.method import Features, Judged, parameters_bytes
+from torch import Tensor
+
+from model.compare import Compare
+from model.student import Student
+from model.teacher import locally_aware
+from training.learn import Lesson, learn
+from training.memory import Exemplars, Origins, fill_memory, recalled_by, teach_memory, tell_usual_distances
+from training.networks import compare_spec, student_spec
+from training.settings import TrainSettings
+from training.standardise import fit_comparison
+
+BATCH_SIZE = 16
+# Images that tell the constants of the comparison where all train and none is held out.
+NUM_TELLING = 200
+
+
+def nothing(*_: object) -> None:
+    """Progress that nobody follows."""
+
+
+@dataclass
+class Goodpart:
+    """Memory, student and comparison by these settings.
+
+    Where no good part is held out (``fit`` without ``standardise``), the comparison's constants come from the training
+    images, each of which recalls no item of its own.
+    """
+
+    settings: TrainSettings
+    student_class: type[Student] = Student
+    student: Student | None = None
+    compare: Compare | None = None
+
+    def taps(self, features: Features) -> tuple[Tensor, ...]:
+        """Teacher features, the first scale first, as ``Teacher.forward`` gives them."""
+        first, *later = (features[stride] for stride in self.settings.strides)
+        return locally_aware(first), *later
+
+    def fit(self, train: Features, *, seed: int, standardise: Features | None = None) -> None:
+        """Fill, teach, learn, standardise."""
+        settings = self.settings
+        torch.manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
+        features = self.taps(train)
+        channels = tuple(scale.shape[1] for scale in features)
+        self.student = self.student_class(student_spec(settings, channels)).eval()
+        self.compare = Compare(compare_spec(settings), channels=channels).eval()
+        valid = tuple(torch.ones(len(scale), *scale.shape[-2:]) for scale in features)
+        self.student.fit_statistics(features, valid)
+        with torch.no_grad():
+            standard = self.student.standardised(features)
+        exemplars = Exemplars(standard, valid, self.filled(standard[0], valid[0], generator))
+        self.learned(exemplars, generator)
+        if standardise is None:
+            telling = torch.randperm(len(features[0]), generator=generator)[:NUM_TELLING]
+            held_out = tuple(scale[telling] for scale in features)
+            hidden = exemplars.origins.hidden_from(telling)
+        else:
+            held_out, hidden = self.taps(standardise), None
+        ones = torch.ones(len(held_out[0]), *settings.map_size)
+        fit_comparison(self.compare, self.student, held_out, ones, emphasis=settings.emphasis, hidden_items=hidden)
+
+    def filled(self, standard: Tensor, valid: Tensor, generator: torch.Generator) -> Origins:
+        """The memory filled; what an ablation changes."""
+        return fill_memory(
+            self.student, standard, valid, num_candidates=self.settings.num_candidates, generator=generator
+        )
+
+    def learned(self, exemplars: Exemplars, generator: torch.Generator) -> None:
+        """The gradient steps, none where the settings say quick."""
+        settings = self.settings
+        if not settings.quick:
+            teach_memory(self.student, exemplars, settings=settings.memory, generator=generator, on_step=nothing)
+        tell_usual_distances(self.student, exemplars)
+        if not settings.quick:
+            lesson = Lesson(exemplars, recalled_by(self.student, exemplars))
+            learn(self.student, lesson, settings=settings.learning, generator=generator, on_step=nothing)
+        self.student.eval()
+
+    @torch.no_grad()
+    def judge(self, features: Features) -> Judged:
+        """Scores and maps of the comparison."""
+        scales = self.taps(features)
+        scores, maps = [], []
+        for first in range(0, len(scales[0]), BATCH_SIZE):
+            some = tuple(scale[first : first + BATCH_SIZE] for scale in scales)
+            answer = self.compare(some, *self.student(*some), torch.ones(len(some[0]), *self.settings.map_size))
+            scores.append(answer.score)
+            maps.append(answer.map)
+        return Judged(torch.cat(scores), torch.cat(maps))
+
+    def size_bytes(self) -> int:
+        """Student, memory included, and comparison."""
+        return parameters_bytes(self.student) + parameters_bytes(self.compare)

@@ -1,0 +1,247 @@
+"""How well Goodpart and its baselines judge: the same teacher, the same data, the same size, several seeds.
+
+Rows are kept as they are done, and a rerun computes only those that are not there. ``magnetic_tile`` is the development
+set, on which designs were chosen; the others were not looked at for any choice.
+"""
+
+import argparse
+import fcntl
+import itertools
+import json
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from baselines.method import Judged, Method, enlarged
+from baselines.padim import PaDiM
+from baselines.patchcore import PatchCore
+from baselines.reverse_distillation import ReverseDistillation
+from baselines.stfpm import STFPM
+from evidence import MASK_SIZE, Evidence, chosen, evidence_of
+from goodpart import Goodpart
+from scipy.stats import beta
+
+from app.engine.calibration import parts_needed, promise
+from training.data import held_out, split
+from training.metrics import image_metrics, pixel_metrics
+from training.settings import TrainSettings, read_train_settings
+
+DEVELOPMENT = "magnetic_tile"
+ASKED = (0.005, 0.01, 0.05)
+NUM_TIMED = 20
+SHOWN = ("image_auroc", "average_precision", "f1_max", "pixel_auroc", "aupro", "recall_at_1_percent")
+Row = dict[str, Any]
+
+
+def makers(settings: TrainSettings) -> dict[str, Callable[[], Method]]:
+    """Every method by name."""
+    return {
+        "goodpart": lambda: Goodpart(settings),
+        "goodpart_quick": lambda: Goodpart(settings.model_copy(update={"quick": True})),
+        "rd4ad": ReverseDistillation,
+        "stfpm": lambda: STFPM(teacher=settings.teacher),
+        "patchcore": PatchCore,
+        "padim": PaDiM,
+    }
+
+
+def main() -> None:
+    """Compute what is missing, keep each row, print the table."""
+    given = arguments()
+    torch.set_num_threads(given.threads)
+    assignments = [f"teacher={given.teacher}", f"height={given.size}", f"width={given.size}", *given.set]
+    settings = read_train_settings(given.config, assignments)
+    for folder in given.data:
+        evidence = None
+        for method, seed in itertools.product(given.methods, range(given.seeds)):
+            key = key_of(method, folder.name, settings, seed=seed, given=given)
+            if any({name: row[name] for name in key} == key for row in rows_of(given.out)):
+                continue
+            evidence = evidence or evidence_of(folder, teacher=settings.teacher, size=settings.height)
+            row = {**key, **measured(makers(settings)[method](), evidence, seed=seed, given=given)}
+            keep(given.out, row)
+            print(f"{method} on {folder.name}, seed {seed}: image AUROC {row['image_auroc']:.4f}", flush=True)
+    print_table(rows_of(given.out))
+
+
+def key_of(method: str, dataset: str, settings: TrainSettings, *, seed: int, given: argparse.Namespace) -> Row:
+    """What makes a row: two runs of one key give one row."""
+    return {
+        "method": f"{method}_{given.label}" if given.label else method,
+        "dataset": dataset,
+        "role": "development" if dataset == DEVELOPMENT else "untouched",
+        "split": given.split,
+        "teacher": settings.teacher,
+        "size": settings.height,
+        "max_train": given.max_train,
+        "seed": seed,
+    }
+
+
+def arguments() -> argparse.Namespace:
+    """What is to be measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders in MVTec layout")
+    parser.add_argument(
+        "--methods", nargs="+", default=list(makers(TrainSettings())), choices=list(makers(TrainSettings()))
+    )
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--size", type=int, default=256, help="input height and width in pixels")
+    parser.add_argument("--teacher", default=TrainSettings().teacher)
+    parser.add_argument("--max-train", type=int, default=None, help="good images to train on; default: all")
+    parser.add_argument(
+        "--split",
+        choices=["published", "shipped"],
+        default="published",
+        help="all good images train; or some are held out for the promise",
+    )
+    parser.add_argument("--config", type=Path, help="training settings for goodpart, as for goodpart train")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a training setting")
+    parser.add_argument("--label", default="", help="suffix of the methods' names, where settings were changed")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("bench/results/quality.json"))
+    return parser.parse_args()
+
+
+def measured(method: Method, evidence: Evidence, *, seed: int, given: argparse.Namespace) -> Row:
+    """One method, one seed: what it judges and what it costs."""
+    train = np.arange(len(evidence.good))
+    if given.max_train is not None:
+        train = np.random.default_rng(seed).permutation(train)[: given.max_train]
+    began = time.perf_counter()
+    calibration = fitted(method, evidence, train, seed=seed, is_shipped=given.split == "shipped")
+    minutes = (time.perf_counter() - began) / 60
+    judged = method.judge(evidence.test)
+    return {
+        **figures(judged, evidence),
+        "rates": [] if calibration is None else rates(calibration, judged, evidence.defective),
+        "training_minutes": minutes,
+        "judging_ms": judging_ms(method, evidence),
+        "model_megabytes": method.size_bytes() / 1e6,
+        "num_train": len(train),
+    }
+
+
+def fitted(method: Method, evidence: Evidence, train: np.ndarray, *, seed: int, is_shipped: bool) -> np.ndarray | None:
+    """Fit on all training images; or on section 6's share of them, and the scores of those held out to calibrate."""
+    if not is_shipped:
+        method.fit(chosen(evidence.train, train), seed=seed)
+        return None
+    order = {path: index for index, path in enumerate(evidence.good)}
+    parts = split([evidence.good[index] for index in train])
+    learn, standardise, calibrate = (
+        [order[path] for path in part] for part in (parts.train, parts.standardise, parts.calibrate)
+    )
+    if isinstance(method, Goodpart):
+        method.fit(
+            chosen(evidence.train, np.array(learn)),
+            seed=seed,
+            standardise=chosen(evidence.train, np.array(standardise)),
+        )
+    else:
+        method.fit(chosen(evidence.train, np.array(learn + standardise)), seed=seed)
+    return method.judge(chosen(evidence.train, np.array(calibrate))).scores.double().numpy()
+
+
+def figures(judged: Judged, evidence: Evidence) -> Row:
+    """Metrics of raw scores and of maps at 256 x 256."""
+    scores, defective = judged.scores.double().numpy(), evidence.defective
+    found: Row = asdict(image_metrics(scores, defective))
+    found["recall_at_1_percent"] = float((scores[defective] > np.quantile(scores[~defective], 0.99)).mean())
+    if evidence.masks is not None:
+        maps = enlarged(judged.maps, size=MASK_SIZE).numpy()
+        found |= asdict(pixel_metrics(list(maps), list(evidence.masks)))
+    return found
+
+
+def rates(calibration: np.ndarray, judged: Judged, defective: np.ndarray) -> list[Row]:
+    """At each asked rate: what is promised, and what the test set says of it, with 95 % intervals."""
+    rows = []
+    for asked in ASKED:
+        made = promise(calibration, asked=asked)
+        is_ng = judged.scores.double().numpy() > made.threshold
+        rows.append(
+            {
+                "asked": asked,
+                "supported": made.supported,
+                "num_calibration": made.num_calibration,
+                "parts_needed": parts_needed(asked),
+                "good_parts_needed": good_parts_needed(asked),
+                "false_alarms": share_with_interval(is_ng[~defective]),
+                "recall": share_with_interval(is_ng[defective]),
+            }
+        )
+    return rows
+
+
+def good_parts_needed(rate: float) -> int:
+    """How many good images a training needs so that its calibration share supports this rate."""
+    number = parts_needed(rate)
+    while held_out(number)[1] < parts_needed(rate):
+        number += 1
+    return number
+
+
+def share_with_interval(hits: np.ndarray) -> Row:
+    """A share and its exact 95 % interval (Clopper and Pearson, 1934)."""
+    k, n = int(hits.sum()), len(hits)
+    low = 0.0 if k == 0 else float(beta.ppf(0.025, k, n - k + 1))
+    high = 1.0 if k == n else float(beta.ppf(0.975, k + 1, n - k))
+    return {"share": k / n, "low": low, "high": high, "count": k, "of": n}
+
+
+def judging_ms(method: Method, evidence: Evidence) -> float:
+    """Median milliseconds of judging one image's features in torch, the teacher not counted."""
+    spent = []
+    for index in range(NUM_TIMED):
+        one = chosen(evidence.test, np.array([index]))
+        began = time.perf_counter()
+        method.judge(one)
+        spent.append((time.perf_counter() - began) * 1000)
+    return statistics.median(spent)
+
+
+def keep(out: Path, row: Row) -> None:
+    """Add a row to the file as it is now; several runs may write to it."""
+    with out.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        beside = out.with_suffix(".new")
+        beside.write_text(json.dumps({"rows": [*rows_of(out), row]}, indent=1) + "\n")
+        beside.replace(out)
+
+
+def rows_of(out: Path) -> list[Row]:
+    """The rows that are there already."""
+    rows: list[Row] = json.loads(out.read_text())["rows"] if out.is_file() else []
+    return rows
+
+
+def print_table(rows: list[Row]) -> None:
+    """Mean and spread over the seeds."""
+    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row["split"], row["dataset"], row["role"], row["teacher"], row["size"], row["method"]].append(row)
+    print("split dataset role teacher size method seeds " + " ".join(SHOWN) + " minutes ms MB")
+    for key, some in sorted(groups.items()):
+        cells = [mean_and_spread([row[name] for row in some]) if name in some[0] else "-" for name in SHOWN]
+        costs = [
+            f"{statistics.mean(row[name] for row in some):.1f}"
+            for name in ("training_minutes", "judging_ms", "model_megabytes")
+        ]
+        print(*key, len(some), *cells, *costs)
+
+
+def mean_and_spread(values: list[float]) -> str:
+    """``.982 +- .003``."""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.4f}+-{spread:.4f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+from drawing import encoded, good_part
+
+from training.chart import sensitivity_html
+from training.sensitivity import CONTRASTS, KINDS, SIZES, Cell, num_defects, sensitivity, smallest_found
+
+
+def row(found, *, kind="spot", contrast=1.0, drawn=10):
+    return [Cell(kind, size, contrast, number, drawn) for size, number in zip(SIZES, found, strict=True)]
+
+
+def test_the_smallest_found_is_where_all_larger_ones_are_found_too():
+    assert smallest_found(row([0, 9, 10, 10, 10]), kind="spot", contrast=1.0) == SIZES[1]
+    assert smallest_found(row([10, 8, 10, 10, 10]), kind="spot", contrast=1.0) == SIZES[2]
+    assert smallest_found(row([10, 10, 10, 10, 5]), kind="spot", contrast=1.0) is None
+
+
+def test_other_kinds_and_contrasts_do_not_count():
+    cells = [*row([0, 0, 0, 0, 10]), *row([10] * 5, kind="scratch"), *row([10] * 5, contrast=0.5)]
+    assert smallest_found(cells, kind="spot", contrast=1.0) == SIZES[-1]
+
+
+def test_every_kind_size_and_contrast_is_tried_on_real_verdicts(tiny_version, tmp_path):
+    paths = [tmp_path / f"{index}.png" for index in range(2)]
+    for index, path in enumerate(paths):
+        path.write_bytes(encoded(good_part(100 + index)))
+    done = []
+    cells = sensitivity(tiny_version, paths, seed=0, max_pixels=10**6, on_defect=done.append)
+    assert sum(done) == sum(cell.num_drawn for cell in cells) == num_defects(2)
+    assert {(cell.kind, cell.size, cell.contrast) for cell in cells} == {
+        (kind, size, contrast) for kind in KINDS for size in SIZES for contrast in CONTRASTS
+    }
+    plain = [cell.num_found for cell in cells if (cell.kind, cell.contrast, cell.size) == ("spot", 1.0, SIZES[-1])]
+    assert plain == [2]
+
+
+def test_parts_that_are_not_8_bit_are_not_tried(tiny_version, tmp_path):
+    path = tmp_path / "deep.png"
+    path.write_bytes(encoded(good_part(1).convert("I;16")))
+    assert sensitivity(tiny_version, [path], seed=0, max_pixels=10**6, on_defect=lambda _: None) == ()
+
+
+def test_the_report_draws_a_chart_a_kind_and_says_the_smallest():
+    page = sensitivity_html([cell for contrast in CONTRASTS for cell in row([0, 0, 10, 10, 10], contrast=contrast)])
+    assert page.count("<svg") == 1
+    assert page.count("<circle") == len(SIZES) * len(CONTRASTS)
+    assert "spot 8%" in page
+
+
+def test_a_report_without_trials_says_nothing_of_them():
+    assert sensitivity_html([]) == ""
