@@ -37,9 +37,10 @@ class NothingRecalled(nn.Module):
         super().__init__()
         self.register_buffer("keys", torch.empty(0))
 
-    def forward(self, query: Tensor, *, hidden_items: Tensor | None = None) -> Recalled:  # as a memory
+    def forward(self, query: Tensor, *, hidden_items: Tensor | None = None) -> Recalled:
         """What was asked."""
-        return Recalled(query, torch.ones_like(query[:, 0]))
+        nothing_read = torch.zeros(len(query), 1, 1)
+        return Recalled(query, torch.ones_like(query[:, 0]), nothing_read.long(), nothing_read)
 
 
 class Bottleneck(FirstModule):
@@ -124,12 +125,17 @@ def merging(kind: type[Replacing]) -> type[Student]:
     return Merging
 
 
+def nowhere(num_items: int) -> Origins:
+    """Items that are no image's."""
+    return Origins(torch.full((num_items,), -1), torch.full((num_items,), -1))
+
+
 class Untaught(Goodpart):
     """Without a recall memory there is nothing to teach or to tell usual distances of."""
 
     def filled(self, standard: Tensor, valid: Tensor, generator: torch.Generator) -> Origins:
         """Items that are no image's."""
-        return Origins(torch.full((self.settings.num_recall_items,), -1))
+        return nowhere(self.settings.num_recall_items)
 
     def learned(self, exemplars: Exemplars, generator: torch.Generator) -> None:
         """As ``Goodpart``'s, but for this change."""
@@ -145,7 +151,7 @@ class Noisy(Goodpart):
         """Which image each item is of, -1 for none."""
         noise = torch.randn(self.settings.num_recall_items, standard.shape[1], generator=generator)
         self.student.recall.write(keys=noise, values=noise)
-        return Origins(torch.full((len(noise),), -1))
+        return nowhere(len(noise))
 
 
 class Drawn(Goodpart):
@@ -156,7 +162,8 @@ class Drawn(Goodpart):
         rows = standard.movedim(1, -1).flatten(0, 2)
         items = torch.randperm(len(rows), generator=generator)[: self.settings.num_recall_items]
         self.student.recall.write(keys=rows[items], values=rows[items])
-        return Origins(items // (standard.shape[-2] * standard.shape[-1]))
+        positions_per_image = standard.shape[-2] * standard.shape[-1]
+        return Origins(items // positions_per_image, items % positions_per_image)
 
 
 class Clustered(Goodpart):
@@ -172,7 +179,7 @@ class Clustered(Goodpart):
         )
         centres = torch.from_numpy(means.fit(some).cluster_centers_)
         self.student.recall.write(keys=centres, values=centres)
-        return Origins(torch.full((len(centres),), -1))
+        return nowhere(len(centres))
 
 
 class Absolute(Goodpart):

@@ -90,7 +90,9 @@ class Goodpart:
         scores, maps = [], []
         for first in range(0, len(scales[0]), BATCH_SIZE):
             some = tuple(scale[first : first + BATCH_SIZE] for scale in scales)
-            answer = self.compare(some, *self.student(*some), torch.ones(len(some[0]), *self.settings.map_size))
+            rebuilt = self.student(*some)
+            everywhere = torch.ones(len(some[0]), *self.settings.map_size)
+            answer = self.compare(some, rebuilt.features, rebuilt.usual_distances, everywhere)
             scores.append(answer.score)
             maps.append(answer.map)
         return Judged(torch.cat(scores), torch.cat(maps))

@@ -20,6 +20,7 @@ METRICS = "metrics.json"
 REPORT = "report.html"
 GOLDEN = "golden"
 REGION: Final = "region.png"
+PATCHES = "patches.npz"
 REQUIRED_FILES = (STUDENT, COMPARE, CALIBRATION)
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"

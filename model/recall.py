@@ -21,10 +21,12 @@ class Reading(NamedTuple):
 
 
 class Recalled(NamedTuple):
-    """What good parts had where they looked like the query, and how far from it they usually are."""
+    """What good parts had where they looked like the query, how far from it they usually are, and what was read."""
 
     features: Float[Tensor, "batch channels height width"]
     usual_distance: Float[Tensor, "batch height width"]
+    items: Int[Tensor, "batch positions read"]
+    weights: Float[Tensor, "batch positions read"]
 
 
 class RecallMemory(nn.Module):
@@ -85,4 +87,4 @@ class RecallMemory(nn.Module):
         size = (query.shape[-2], query.shape[-1])
         features = (weights[..., None] * self.values[items]).sum(-2)  # (batch, positions, channels)
         usual = (weights * self.usual_distances[items]).sum(-1)
-        return Recalled(torch.unflatten(features.mT, 2, size), torch.unflatten(usual, 1, size))
+        return Recalled(torch.unflatten(features.mT, 2, size), torch.unflatten(usual, 1, size), items, weights)

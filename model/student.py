@@ -43,10 +43,15 @@ class Extraction:
 
 
 class Rebuilt(NamedTuple):
-    """The student's answer, scales 1..K: features in the teacher's space, and how far good parts usually are."""
+    """The student's answer, scales 1..K: features in the teacher's space, and how far good parts usually are.
+
+    ``items`` and ``weights`` (batch, positions, read): what the recall memory read at the first scale's positions.
+    """
 
     features: tuple[Tensor, ...]
     usual_distances: tuple[Tensor, ...]
+    items: Tensor
+    weights: Tensor
 
 
 def convolution(num_in: int, num_out: int, *, kernel_size: int = 3) -> nn.Sequential:
@@ -185,4 +190,4 @@ class Student(nn.Module):
             standardiser.inverse(scale)  # type: ignore[operator]  # a ModuleList forgets what it holds
             for standardiser, scale in zip(self.standardisers, extraction.features, strict=True)
         )
-        return Rebuilt(features, extraction.usual_distances)
+        return Rebuilt(features, extraction.usual_distances, recalled.items, recalled.weights)

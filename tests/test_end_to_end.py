@@ -1,5 +1,7 @@
 """Real processes, real files, real HTTP: train, publish, serve, judge."""
 
+import base64
+import io
 import json
 import os
 import signal
@@ -10,6 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from drawing import encoded, good_part, write_mvtec
+from PIL import Image
 
 from app.store.state import State
 from app.store.store import Store
@@ -128,6 +131,30 @@ def test_http_gives_the_scores_of_the_report(trained, data):
             assert answer["version"] == full
             assert abs(answer["score"] - row["score"]) < 1e-4
             assert answer["verdict"] == row["verdict"]
+
+
+def test_every_region_is_explained_by_good_patches(trained, data):
+    store, _, _ = trained
+    image = {"image": (data / "test/blot/000.png").read_bytes()}
+    with Service(store.root) as service:
+        answer = service.client.post("/v1/products/disc/inspect", files=image, params={"explain": True}).json()
+    assert answer["regions"]
+    assert answer["warnings"] == []
+    for region in answer["regions"]:
+        expected = region["explanation"]["expected"]
+        assert sum(patch["weight"] for patch in expected) == pytest.approx(1, abs=1e-5)
+        for patch in expected:
+            with Image.open(io.BytesIO(base64.b64decode(patch["data"]))) as picture:
+                assert (picture.format, picture.size) == ("JPEG", (48, 48))
+
+
+def test_metrics_tell_what_synthetic_defects_are_found(trained):
+    store, _, full = trained
+    files = store.bundle("disc", full).files
+    cells = json.loads(files["metrics.json"])["sensitivity"]
+    assert {cell["kind"] for cell in cells} == {"scratch", "spot", "pasted patch", "texture patch", "missing area"}
+    assert 0 < sum(cell["num_found"] for cell in cells) < sum(cell["num_drawn"] for cell in cells)
+    assert files["report.html"].count(b"<svg") == 5
 
 
 def test_a_version_published_while_the_service_runs_is_picked_up_and_rolled_back(trained, data, tmp_path):

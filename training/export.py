@@ -10,7 +10,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from app.engine.detector import Comparison, Graphs
+from app.engine.detector import ITEMS, WEIGHTS, Comparison, Graphs
 from model.compare import Compare
 from model.compare import Comparison as TorchComparison
 from model.student import Student
@@ -56,15 +56,15 @@ def export(teacher: Teacher, student: Student, compare: Compare, pixels: Tensor)
         rebuilt = student(*seen)
     numbers = range(1, len(seen) + 1)
     teacher_names = [f"t{number}" for number in numbers]
-    student_names = [f"{kind}{number}" for kind in "su" for number in numbers]
+    rebuilt_names = [f"{kind}{number}" for kind in "su" for number in numbers]
     valid = torch.ones(len(pixels), *compare.spec.map_size)
     return Graphs(
         teacher=graph_of(teacher, (pixels,), inputs=["image"], outputs=teacher_names),
-        student=graph_of(student, seen, inputs=teacher_names, outputs=student_names),
+        student=graph_of(student, seen, inputs=teacher_names, outputs=[*rebuilt_names, ITEMS, WEIGHTS]),
         compare=graph_of(
             CompareGraph(compare).eval(),
             (*seen, *rebuilt.features, *rebuilt.usual_distances, valid),
-            inputs=[*teacher_names, *student_names, "valid"],
+            inputs=[*teacher_names, *rebuilt_names, "valid"],
             outputs=list(TorchComparison._fields),
         ),
     )
@@ -117,7 +117,8 @@ def network_comparison(
 ) -> TorchComparison:
     """What the networks themselves say of a batch's teacher features."""
     with torch.no_grad():
-        answer: TorchComparison = compare(teacher_features, *student(*teacher_features), valid)
+        rebuilt = student(*teacher_features)
+        answer: TorchComparison = compare(teacher_features, rebuilt.features, rebuilt.usual_distances, valid)
     return answer
 
 

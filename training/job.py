@@ -17,6 +17,7 @@ from torch import Tensor
 
 from app.engine.decode import Image
 from app.engine.detector import Comparison, Detector, Floats, batch_of
+from app.engine.explain import packed_patches
 from app.engine.sessions import Device, available_cpus
 from app.engine.version import Loader, Version
 from app.store.state import State
@@ -34,6 +35,7 @@ from training.interest import region_of_interest
 from training.learn import Lesson, LossParts, learn, num_steps_for
 from training.memory import Exemplars, Origins, fill_memory, recalled_by, teach_memory, tell_usual_distances
 from training.networks import Networks, new_networks
+from training.patches import patch_pictures
 from training.progress import Narrator
 from training.report import data_in_words, promise_in_words
 from training.sensitivity import Cell, num_defects, sensitivity
@@ -115,8 +117,8 @@ class Job:
         began = time.monotonic()
         self.narrator.say(data_in_words(self.dataset, self.split))
         self.check_images()
-        networks = self.learned()
-        draft, detector, verified = self.exported(networks)
+        networks, origins = self.learned()
+        draft, detector, verified = self.exported(networks, self.patches(origins))
         self.narrator.say(promise_in_words(draft.calibrated.promise))
         metrics = {
             "promise_in_words": promise_in_words(draft.calibrated.promise),
@@ -148,7 +150,7 @@ class Job:
                     opened_mask(sample.mask, size=(image.width, image.height))
                 advance(1)
 
-    def learned(self) -> Networks:
+    def learned(self) -> tuple[Networks, Origins]:
         """Teacher features -> memory -> learning -> standardise; the networks end on the CPU."""
         torch.manual_seed(self.settings.seed)
         networks = new_networks(self.settings)
@@ -163,7 +165,7 @@ class Job:
         networks.student.eval()
         self.standardise(networks)
         networks.to(torch.device("cpu"))
-        return networks
+        return networks, exemplars.origins
 
     def exemplars(self, networks: Networks) -> Exemplars:
         """What there is to learn from; on the way the student gets its statistics and its memory, on the CPU."""
@@ -246,7 +248,21 @@ class Job:
             emphasis=self.settings.emphasis,
         )
 
-    def exported(self, networks: Networks) -> tuple[Draft, Detector, Verified]:
+    def patches(self, origins: Origins) -> bytes:
+        """Pictures of what the memory holds, for explanations."""
+        paths = self.split.train
+        with self.narrator.step("pictures of the memory", total=len(paths)) as advance:
+            pictures = patch_pictures(
+                paths,
+                origins,
+                rule=self.rule,
+                stride=self.settings.strides[0],
+                max_pixels=self.settings.max_pixels,
+                on_images=advance,
+            )
+        return packed_patches(pictures)
+
+    def exported(self, networks: Networks, patches: bytes) -> tuple[Draft, Detector, Verified]:
         """Export -> parity -> calibrate; what comes back can judge."""
         pixels = pixels_of([self.decoded(path) for path in self.split.train[:NUM_TRACED]])
         with self.narrator.step("export", total=1) as advance:
@@ -261,6 +277,7 @@ class Job:
             interest=self.interest,
             settings=self.settings,
             graphs=graphs,
+            patches=patches,
             scale_weights=tuple(networks.compare.score_weights.tolist()),
             calibrated=calibrate(verified.comparisons, verified.valid, asked=self.settings.false_alarm_rate),
             fingerprint=fingerprint(self.dataset.good, self.settings),

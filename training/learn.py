@@ -14,7 +14,7 @@ from training.memory import Exemplars
 from training.settings import LearningSettings
 
 # Passes over the images where the settings name no number of steps, and the fewest and most steps then.
-PASSES, FEWEST_STEPS, MOST_STEPS = 20, 400, 2000
+PASSES, FEWEST_STEPS, MOST_STEPS = 12, 400, 2000
 
 
 @dataclass(frozen=True)

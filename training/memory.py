@@ -22,9 +22,13 @@ SMALLEST_USUAL = 1e-4
 
 @dataclass(frozen=True)
 class Origins:
-    """Which training image each item was taken from, so that an image need not recall itself while training."""
+    """Which training image each item was taken from, and at which of its positions, row by row.
+
+    So that an image need not recall itself while training, and that what was recalled can be shown.
+    """
 
     images: Int[Tensor, " items"]
+    positions: Int[Tensor, " items"]
 
     def hidden_from(self, images: Int[Tensor, " batch"]) -> Bool[Tensor, "batch items"]:
         """True where an item came from that very image; nowhere for an image that all items came from."""
@@ -74,7 +78,7 @@ def fill_memory(
     wanted = torch.arange(student.recall.num_items) % len(chosen)
     items = chosen[wanted]
     student.recall.write(keys=positions[items], values=positions[items])
-    return Origins(items // positions_per_image)
+    return Origins(items // positions_per_image, items % positions_per_image)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def networks_info(settings: TrainSettings) -> tuple[NetworkInfo, NetworkInfo, Ne
     return (
         info("teacher", teacher, lambda: teacher(pixels)),
         info("student", student, lambda: student(*seen)),
-        info("comparison", compare, lambda: compare(seen, *rebuilt, valid)),
+        info("comparison", compare, lambda: compare(seen, rebuilt.features, rebuilt.usual_distances, valid)),
     )
 
 

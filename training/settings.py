@@ -40,7 +40,7 @@ class LearningSettings(BaseModel):
         default=None, ge=1, description="Batches to learn from; default: by the number of images."
     )
     batch_size: int = Field(default=16, ge=2, description="Images a batch.")
-    learning_rate: float = Field(default=2e-3, gt=0, description="Highest rate of the student's layers.")
+    learning_rate: float = Field(default=1e-2, gt=0, description="Highest rate of the student's layers.")
     weight_decay: float = Field(default=1e-4, ge=0, description="Decay of the layers.")
     hardness: float = Field(
         default=1.0, ge=0, description="How much positions that are rebuilt badly weigh; 0 is the mean."

@@ -52,7 +52,7 @@ def maps_of(
         some = tuple(scale[first : first + BATCH_SIZE].to(device) for scale in features)
         hidden = None if hidden_items is None else hidden_items[first : first + BATCH_SIZE].to(device)
         rebuilt = student(*some, hidden_items=hidden)
-        pieces.append(compare.relative_maps(some, *rebuilt))
+        pieces.append(compare.relative_maps(some, rebuilt.features, rebuilt.usual_distances))
     return torch.cat(pieces)
 
 

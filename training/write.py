@@ -24,6 +24,7 @@ from model.bundle import (
     FORMAT,
     GOLDEN,
     METRICS,
+    PATCHES,
     REGION,
     REPORT,
     STUDENT,
@@ -60,6 +61,7 @@ class Draft:
     interest: RegionOfInterest | None
     settings: TrainSettings
     graphs: Graphs
+    patches: bytes
     scale_weights: tuple[float, ...]
     calibrated: Calibrated
     fingerprint: str
@@ -71,6 +73,7 @@ class Draft:
             STUDENT: self.graphs.student,
             COMPARE: self.graphs.compare,
             CALIBRATION: packed(self.calibrated.scores),
+            PATCHES: self.patches,
             **region,
         }
 

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.engine.catalogue import Standing
+from app.engine.explain import Expected, Explanation
 from app.engine.heatmap import Heatmap
 from app.engine.inspector import Inspection
 from model.bundle import Manifest, PromiseRecord
@@ -26,6 +27,41 @@ class ScaleAnswer(Answer):
     share: float
 
 
+class ScaleShareAnswer(Answer):
+    """What a scale put into the map at a region's peak, as a share of 1."""
+
+    stride: int
+    share: float
+
+
+class ExpectedAnswer(Answer):
+    """A good patch that the memory recalled at a region's peak: how much it weighed, and its picture, base64."""
+
+    weight: float
+    media_type: str = "image/jpeg"
+    data: str
+
+    @classmethod
+    def of(cls, expected: Expected) -> Self:
+        """A patch for the wire."""
+        return cls(weight=expected.weight, data=base64.b64encode(expected.jpeg).decode())
+
+
+class ExplanationAnswer(Answer):
+    """Why a region is wrong: by scale, and what was expected there instead."""
+
+    scales: tuple[ScaleShareAnswer, ...]
+    expected: tuple[ExpectedAnswer, ...]
+
+    @classmethod
+    def of(cls, explanation: Explanation) -> Self:
+        """An explanation for the wire."""
+        return cls(
+            scales=tuple(ScaleShareAnswer.model_validate(scale) for scale in explanation.scales),
+            expected=tuple(ExpectedAnswer.of(patch) for patch in explanation.expected),
+        )
+
+
 class RegionAnswer(Answer):
     """Where the map exceeds the pixel threshold, in pixels of the posted image, upright."""
 
@@ -35,6 +71,7 @@ class RegionAnswer(Answer):
     height: int
     area_px: int
     peak: float
+    explanation: ExplanationAnswer | None = Field(default=None, description="where explain=true asked for it")
 
 
 class HeatmapAnswer(Answer):
@@ -117,12 +154,31 @@ class InspectionAnswer(Answer):
             p_value=inspection.p_value,
             promise=inspection.promise,
             scales=tuple(ScaleAnswer.model_validate(scale) for scale in inspection.scales),
-            regions=tuple(RegionAnswer.model_validate(region) for region in inspection.regions),
+            regions=regions_of(inspection),
             heatmap=HeatmapAnswer.of(inspection.heatmap) if inspection.heatmap else None,
             region_of_interest=interest_of(inspection),
             image=ImageAnswer.model_validate(inspection.image),
+            warnings=warnings_of(inspection),
             timings_ms=TimingsAnswer.model_validate(inspection.timings),
         )
+
+
+def regions_of(inspection: Inspection) -> tuple[RegionAnswer, ...]:
+    """The regions, each with its explanation where there is one."""
+    regions = tuple(RegionAnswer.model_validate(region) for region in inspection.regions)
+    if not inspection.explanations:
+        return regions
+    return tuple(
+        region.model_copy(update={"explanation": ExplanationAnswer.of(explanation)})
+        for region, explanation in zip(regions, inspection.explanations, strict=True)
+    )
+
+
+def warnings_of(inspection: Inspection) -> tuple[str, ...]:
+    """What the asker should know: an explanation without pictures, from a version that keeps none."""
+    if inspection.explanations and inspection.version.patches is None:
+        return ("this version keeps no pictures of good patches; train it anew to see what was expected",)
+    return ()
 
 
 def interest_of(inspection: Inspection) -> RegionOfInterestAnswer | None:

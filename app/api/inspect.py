@@ -46,10 +46,11 @@ class Asked:
     part_id: Annotated[str | None, Query(max_length=128)] = None
     version: Annotated[str | None, Query(description="judge by this version instead")] = None
     min_region_area_px: Annotated[int, Query(ge=0)] = 0
+    explain: Annotated[bool, Query(description="name for each region what was expected there")] = False
 
     def wish(self) -> Wish:
         """What the engine is told of it."""
-        return Wish(heatmap=self.heatmap, min_region_area_px=self.min_region_area_px)
+        return Wish(heatmap=self.heatmap, explain=self.explain, min_region_area_px=self.min_region_area_px)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from app.engine.errors import NotFinite
 from app.engine.interest import RegionOfInterest
 
 Floats = NDArray[np.float32]
+# The student's outputs that say what its recall memory read.
+ITEMS, WEIGHTS = "items", "weights"
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,26 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """Which items the recall memory read at each position of the first scale, and their weights: (positions, read)."""
+
+    items: NDArray[np.int64]
+    weights: Floats
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """What ``compare.onnx`` says of one image, raw: maps (scales, h, w) and (h, w), and numbers a scale."""
+    """What the graphs say of one image, raw: maps (scales, h, w) and (h, w), and numbers a scale.
+
+    ``reading`` is None where the student is older than that it tells.
+    """
 
     scale_maps: Floats
     map: Floats
     score: float
     scale_scores: Floats
     scale_shares: Floats
+    reading: Reading | None = None
 
 
 def batch_of(images: Sequence[Image], *, map_size: tuple[int, int], interest: RegionOfInterest | None = None) -> Batch:
@@ -76,15 +90,15 @@ class Detector:
         return named(self.teacher, {"image": batch.pixels})
 
     def rebuild(self, teacher_features: dict[str, Floats]) -> dict[str, Floats]:
-        """The student's features, ``s1`` to ``sK``: what good parts would have had."""
+        """What good parts would have had, ``s1`` to ``sK``, how far off they usually are, and what was read."""
         return named(self.student, teacher_features)
 
     def judge(
         self, teacher_features: dict[str, Floats], student_features: dict[str, Floats], batch: Batch
     ) -> list[Comparison]:
         """The comparison of each image, in order; raises NotFinite."""
-        feeds = {**teacher_features, **student_features, "valid": batch.valid}
-        answers = named(self.compare, feeds)
+        given = {**teacher_features, **student_features, "valid": batch.valid}
+        answers = named(self.compare, {one.name: given[one.name] for one in self.compare.get_inputs()})
         if not all(np.isfinite(answer).all() for answer in answers.values()):
             raise NotFinite("compare.onnx")
         return [
@@ -94,6 +108,7 @@ class Detector:
                 score=float(answers["score"][row]),
                 scale_scores=answers["scale_scores"][row],
                 scale_shares=answers["scale_shares"][row],
+                reading=reading_of(student_features, row),
             )
             for row in range(len(batch.pixels))
         ]
@@ -103,6 +118,13 @@ class Detector:
         teacher_features = self.extract(batch)
         student_features = self.rebuild(teacher_features)
         return self.judge(teacher_features, student_features, batch)
+
+
+def reading_of(student_outputs: Mapping[str, NDArray[Any]], row: int) -> Reading | None:
+    """What one image recalled, if the student tells."""
+    if ITEMS not in student_outputs:
+        return None
+    return Reading(student_outputs[ITEMS][row], student_outputs[WEIGHTS][row])
 
 
 def named(session: ort.InferenceSession, feeds: Mapping[str, NDArray[Any]]) -> dict[str, Floats]:

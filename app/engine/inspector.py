@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from app.engine.calibration import p_value
 from app.engine.decode import Image, decode
 from app.engine.detector import Batch, Comparison, batch_of
+from app.engine.explain import Explanation, explained
 from app.engine.heatmap import Heatmap, Kind, render
 from app.engine.regions import Region, grid_of, regions_of
 from app.engine.version import Version
@@ -30,6 +31,7 @@ class Wish:
     """What the asker wants besides the verdict."""
 
     heatmap: Kind = "none"
+    explain: bool = False
     min_region_area_px: int = 0
 
 
@@ -54,7 +56,10 @@ class Timings:
 
 @dataclass(frozen=True)
 class Inspection:
-    """One judgement. ``map``: float32 (h, w) on the absolute scale, where good positions have mean 0 and spread 1."""
+    """One judgement. ``map``: float32 (h, w) on the absolute scale, where good positions have mean 0 and spread 1.
+
+    ``explanations``: one a region, in order, where they were wished for.
+    """
 
     version: Version
     image: Image
@@ -67,6 +72,7 @@ class Inspection:
     regions: tuple[Region, ...]
     map: NDArray[np.float32]
     heatmap: Heatmap | None
+    explanations: tuple[Explanation, ...]
     timings: Timings
 
 
@@ -142,6 +148,7 @@ def concluded(
         min_area_px=wish.min_region_area_px,
     )
     heatmap = watch.timed("render", lambda: render(map_, image, kind=wish.heatmap))
+    shown = regions if wish.explain else ()
     return Inspection(
         version=version,
         image=image,
@@ -154,6 +161,7 @@ def concluded(
         regions=regions,
         map=map_,
         heatmap=heatmap,
+        explanations=tuple(explained(region, comparison, manifest, version.patches) for region in shown),
         timings=watch.timings(),
     )
 

@@ -10,7 +10,10 @@ from app.engine.decode import Image
 
 @dataclass(frozen=True)
 class Region:
-    """A connected piece of the map above the pixel threshold, in pixels of the posted image, upright."""
+    """A connected piece of the map above the pixel threshold, in pixels of the posted image, upright.
+
+    ``peak_row`` and ``peak_column``: the map position where it is highest.
+    """
 
     x: int
     y: int
@@ -18,6 +21,8 @@ class Region:
     height: int
     area_px: int
     peak: float
+    peak_row: int
+    peak_column: int
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ def region_at(piece: NDArray[np.bool_], map_: NDArray[np.float32], grid: Grid) -
     top = int(max(0, np.floor(grid.y0 + rows.min() * grid.step_y)))
     right = int(min(grid.width, np.ceil(grid.x0 + (columns.max() + 1) * grid.step_x)))
     bottom = int(min(grid.height, np.ceil(grid.y0 + (rows.max() + 1) * grid.step_y)))
+    highest = int(map_[rows, columns].argmax())
     area = round(len(rows) * grid.step_x * grid.step_y)
     return Region(
         x=left,
@@ -82,5 +88,7 @@ def region_at(piece: NDArray[np.bool_], map_: NDArray[np.float32], grid: Grid) -
         width=right - left,
         height=bottom - top,
         area_px=max(1, min(area, (right - left) * (bottom - top))),
-        peak=float(map_[piece].max()),
+        peak=float(map_[rows[highest], columns[highest]]),
+        peak_row=int(rows[highest]),
+        peak_column=int(columns[highest]),
     )

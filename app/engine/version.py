@@ -9,21 +9,26 @@ from numpy.typing import NDArray
 
 from app.engine.calibration import unpacked
 from app.engine.detector import Detector, Graphs
+from app.engine.explain import Patches, unpacked_patches
 from app.engine.interest import RegionOfInterest, unpacked_region
 from app.engine.sessions import Device, open_session
 from app.store.store import Bundle
-from model.bundle import CALIBRATION, COMPARE, REGION, STUDENT, Manifest, sha256_hex
+from model.bundle import CALIBRATION, COMPARE, PATCHES, REGION, STUDENT, Manifest, sha256_hex
 
 
 @dataclass(frozen=True)
 class Version:
-    """One version of one product, loaded. ``calibration``: scores of held-out good parts, (parts)."""
+    """One version of one product, loaded. ``calibration``: scores of held-out good parts, (parts).
+
+    ``patches``: pictures of what the memory holds, None where the version keeps none.
+    """
 
     name: str
     manifest: Manifest
     detector: Detector
     calibration: NDArray[np.float64]
     interest: RegionOfInterest | None = None
+    patches: Patches | None = None
 
     @property
     def product(self) -> str:
@@ -52,6 +57,7 @@ class Loader:
             detector=self.detector(graphs),
             calibration=unpacked(bundle.files[CALIBRATION]),
             interest=unpacked_region(bundle.files[REGION]) if bundle.manifest.region else None,
+            patches=unpacked_patches(bundle.files[PATCHES]) if PATCHES in bundle.files else None,
         )
 
     def detector(self, graphs: Graphs) -> Detector:

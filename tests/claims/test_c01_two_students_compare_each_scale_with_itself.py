@@ -46,7 +46,9 @@ def test_each_products_own_student_finds_its_parts_ordinary_and_the_others_not(m
     with torch.no_grad():
         for i, student in enumerate(students):
             for j, part in enumerate(parts):
-                answer = comparison_for(student)(part, *student(*part), torch.ones(1, *MAP_SIZE))
+                rebuilt = student(*part)
+                everywhere = torch.ones(1, *MAP_SIZE)
+                answer = comparison_for(student)(part, rebuilt.features, rebuilt.usual_distances, everywhere)
                 scores[i, j] = answer.scale_scores[0, 0]
     own, other = scores.diagonal(), scores.flip(1).diagonal()
     assert (other > 10 * own.clamp_min(1e-4)).all()

@@ -4,6 +4,10 @@ import torch
 from training.memory import Origins, farthest_points
 
 
+def origins(*images):
+    return Origins(torch.tensor(images), torch.zeros(len(images), dtype=torch.long))
+
+
 def slow_farthest(points, first, count):
     chosen = [first]
     while len(chosen) < count:
@@ -26,12 +30,12 @@ def test_all_points_are_chosen_where_there_are_few():
 
 
 def test_an_image_that_all_items_came_from_recalls_them():
-    assert not Origins(torch.tensor([3, 3])).hidden_from(torch.tensor([3])).any()
+    assert not origins(3, 3).hidden_from(torch.tensor([3])).any()
 
 
 def test_an_image_does_not_recall_its_own_items():
-    origins = Origins(torch.tensor([0, 1, 1, 2]))
-    assert origins.hidden_from(torch.tensor([1, 2])).tolist() == [
+    taken = origins(0, 1, 1, 2)
+    assert taken.hidden_from(torch.tensor([1, 2])).tolist() == [
         [False, True, True, False],
         [False, False, False, True],
     ]

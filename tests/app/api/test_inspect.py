@@ -37,7 +37,7 @@ def test_raw_bytes_are_judged_with_every_member_of_the_design(client, defective_
     assert answer["score"] > answer["threshold"] == tiny_version.threshold
     assert set(answer["promise"]) == {"asked", "supported", "num_calibration", "threshold"}
     assert set(answer["scales"][0]) == {"stride", "score", "share"}
-    assert set(answer["regions"][0]) == {"x", "y", "width", "height", "area_px", "peak"}
+    assert set(answer["regions"][0]) == {"x", "y", "width", "height", "area_px", "peak", "explanation"}
     assert set(answer["timings_ms"]) == {"decode", "queue", "inference", "render"}
     assert answer["image"]["width"], answer["image"]["height"] == (96, 80)
 
@@ -66,6 +66,20 @@ def test_a_heatmap_of_each_kind_is_a_picture_of_the_images_size(client, defectiv
 
 def test_no_heatmap_is_drawn_where_none_is_wanted(client, good_bytes):
     assert client.post(URL, content=good_bytes, headers=PNG, params={"heatmap": "none"}).json()["heatmap"] is None
+
+
+def test_nothing_is_explained_unless_it_is_asked_for(client, defective_bytes):
+    answer = client.post(URL, content=defective_bytes, headers=PNG).json()
+    assert [region["explanation"] for region in answer["regions"]] == [None] * len(answer["regions"])
+
+
+def test_a_version_without_pictures_explains_by_scale_and_says_so(client, defective_bytes):
+    answer = client.post(URL, content=defective_bytes, headers=PNG, params={"explain": True}).json()
+    (warning,) = answer["warnings"]
+    assert "keeps no pictures" in warning
+    for region in answer["regions"]:
+        assert sum(scale["share"] for scale in region["explanation"]["scales"]) == pytest.approx(1)
+        assert region["explanation"]["expected"] == []
 
 
 def test_small_regions_can_be_left_out(client, defective_bytes):
