@@ -14,7 +14,7 @@ READY := $(VENV)/.ready-$(RUNTIME)
 SOURCES := app model training tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check fix serve bench demo demo-stop picture contrast lock
+.PHONY: help setup test check fix serve bench quality demo demo-stop picture contrast lock
 
 help: ## Print these targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,12 @@ serve: $(READY) ## Serve the products in STORE on http://127.0.0.1:8000.
 bench: $(READY) ## Measure latency, and judge a test set over HTTP; DATA holds the data sets.
 	$(BIN)/python bench/latency.py
 	$(BIN)/python bench/over_http.py --data $(DATA)/magnetic_tile --product tile --store $(STORE)
+
+quality: $(READY) ## Measure the method beside its baselines on the data sets in DATA; takes hours, keeps what is done.
+	$(BIN)/python bench/quality.py --data $(DATA)/magnetic_tile $(DATA)/solar_cell $(DATA)/pill
+	$(BIN)/python bench/quality.py --data $(DATA)/magnetic_tile $(DATA)/solar_cell $(DATA)/pill --split shipped \
+		--methods goodpart goodpart_quick
+	$(BIN)/python bench/ablations.py --data $(DATA)/magnetic_tile
 
 demo: $(READY) ## Draw a product, learn it, serve it, and judge one good and one defective part.
 	$(BIN)/goodpart demo demo

@@ -28,7 +28,7 @@ from goodpart import Goodpart
 from scipy.stats import beta
 
 from app.engine.calibration import parts_needed, promise
-from training.data import held_out, split
+from training.data import good_images_needed, split
 from training.metrics import image_metrics, pixel_metrics
 from training.settings import TrainSettings, read_train_settings
 
@@ -172,20 +172,12 @@ def rates(calibration: np.ndarray, judged: Judged, defective: np.ndarray) -> lis
                 "supported": made.supported,
                 "num_calibration": made.num_calibration,
                 "parts_needed": parts_needed(asked),
-                "good_parts_needed": good_parts_needed(asked),
+                "good_images_needed": good_images_needed(parts_needed(asked)),
                 "false_alarms": share_with_interval(is_ng[~defective]),
                 "recall": share_with_interval(is_ng[defective]),
             }
         )
     return rows
-
-
-def good_parts_needed(rate: float) -> int:
-    """How many good images a training needs so that its calibration share supports this rate."""
-    number = parts_needed(rate)
-    while held_out(number)[1] < parts_needed(rate):
-        number += 1
-    return number
 
 
 def share_with_interval(hits: np.ndarray) -> Row:

@@ -149,6 +149,14 @@ def held_out(num_good: int) -> tuple[int, int]:
     return min(standardise, num_good // 4), calibrate
 
 
+def good_images_needed(num_calibrate: int) -> int:
+    """How many good images a training needs so that this many are held out to calibrate."""
+    number = max(FEWEST_GOOD, num_calibrate)
+    while held_out(number)[1] < num_calibrate:
+        number += 1
+    return number
+
+
 def channels_of(paths: Iterable[Path], *, max_pixels: int) -> Literal["grey", "rgb"]:
     """``grey`` where no image has colour channels. Reads headers alone. Raises BadImage."""
     modes = {header_of(path, max_pixels=max_pixels).mode for path in paths}

@@ -6,7 +6,7 @@ from html import escape
 from app.engine.calibration import parts_needed
 from model.bundle import PromiseRecord
 from training.chart import sensitivity_html
-from training.data import Dataset, Split
+from training.data import Dataset, Split, good_images_needed
 from training.sensitivity import Cell
 
 LABELS = {
@@ -80,7 +80,9 @@ def promise_in_words(promise: PromiseRecord) -> str:
     said = f"{promise.num_calibration} calibration parts support a false-alarm rate of {promise.supported:.2%}"
     if promise.supported <= promise.asked:
         return f"{said}, as asked."
-    return f"{said}, not the {promise.asked:.2%} that was asked; that takes {parts_needed(promise.asked)}."
+    needed = parts_needed(promise.asked)
+    images = good_images_needed(needed)
+    return f"{said}, not the {promise.asked:.2%} that was asked; that takes {needed}, of {images} good images in all."
 
 
 def figures_in_words(metrics: Mapping[str, object]) -> list[str]:

@@ -14,6 +14,17 @@ from training.errors import BadSettings
 HIDDEN_CHANNELS = {4: 16, 8: 32, 16: 64, 32: 96}
 
 
+# What a preset changes of the defaults; what a person sets goes before it.
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "best": {
+        "teacher": "efficientnet_lite2",
+        "num_recall_items": 8000,
+        "num_candidates": 120_000,
+    },
+}
+
+
 class MemorySettings(BaseModel):
     """How the filled memory is taught: ``normality_weight L_NM + orthogonality_weight L_orth``."""
 
@@ -64,6 +75,9 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    preset: Literal["default", "best"] = Field(
+        default="default", description="'best' judges better and takes longer; single settings go before it."
+    )
     teacher: str = Field(default="efficientnet_lite0", description="Name in the teachers' registry.")
     teacher_weights: str | None = Field(
         default=None, description="Checkpoint as a file or https URL; needed where no package carries it."
@@ -173,8 +187,9 @@ def read_train_settings(
         assign(given, assignment)
     if quick is not None:
         given["quick"] = quick
+    preset = PRESETS.get(str(given.get("preset")), {})
     try:
-        return TrainSettings.model_validate(given)
+        return TrainSettings.model_validate({**preset, **given})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

@@ -3,7 +3,7 @@ import pytest
 from drawing import encoded, good_part, write_mvtec
 
 from model.bundle import InputRecord
-from training.data import channels_of, decoded, find_images, held_out, refuse_odd_sizes, split
+from training.data import channels_of, decoded, find_images, good_images_needed, held_out, refuse_odd_sizes, split
 from training.errors import BadImage, MisplacedImages, NoImages, OddSizes, TooFewImages
 
 RULE = InputRecord(height=64, width=64, fit="stretch", channels="grey", white_level=255)
@@ -101,6 +101,13 @@ def test_identical_images_count_once(plain):
 )
 def test_shares_are_those_of_the_design(num_good, expected):
     assert held_out(num_good) == expected
+
+
+@pytest.mark.parametrize("num_calibrate", [1, 19, 20, 99, 199])
+def test_as_many_good_images_are_needed_as_hold_out_so_many(num_calibrate):
+    needed = good_images_needed(num_calibrate)
+    assert held_out(needed)[1] >= num_calibrate
+    assert needed == 12 or held_out(needed - 1)[1] < num_calibrate
 
 
 def test_a_text_file_named_png_is_named(plain):

@@ -33,12 +33,19 @@ def test_yaml_is_overlaid_by_assignments_and_those_by_the_flag(tmp_path):
         ("map_stride=512", "fewer than 8 x 8"),
         ("false_alarm_rate=0", "greater than 0"),
         ("seed=[", "seed"),
+        ("preset=finest", "preset: Input should be 'default' or 'best'"),
     ],
 )
 def test_a_wrong_setting_is_one_line(assignment, message):
     with pytest.raises(BadSettings, match=message) as caught:
         read_train_settings(None, [assignment])
     assert "\n" not in str(caught.value)
+
+
+def test_a_preset_changes_defaults_and_what_is_set_goes_before_it():
+    best = read_train_settings(None, ["preset=best"])
+    assert (best.preset, best.teacher) == ("best", "efficientnet_lite2")
+    assert read_train_settings(None, ["preset=best", "teacher=efficientnet_lite1"]).teacher == "efficientnet_lite1"
 
 
 @pytest.mark.parametrize("text", ["- a list", "a: b: c", "\t"])
