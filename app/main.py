@@ -11,9 +11,10 @@ from fastapi import FastAPI
 
 from app.api import health, inspect, problems, products
 from app.engine.catalogue import Catalogue
-from app.engine.inspector import Inspector
+from app.engine.inspector import Inspector, Room
 from app.engine.sessions import chosen_device
 from app.engine.version import Loader
+from app.engine.worker import Limits
 from app.settings import Settings
 from app.store.state import State
 from app.store.store import Store
@@ -25,7 +26,7 @@ def create_app(settings: Settings) -> FastAPI:
     """The service over a store. Raises ProviderMissing where the asked device is not there."""
     device = chosen_device(settings.provider, num_threads=settings.threads)
     catalogue = Catalogue(store=Store(settings.store), state=State(settings.state_folder), loader=Loader(device))
-    inspector = Inspector(max_pixels=settings.max_pixels, num_decoders=settings.decoders)
+    inspector = Inspector(max_pixels=settings.max_pixels, num_decoders=settings.decoders, room=room_of(settings))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -45,10 +46,16 @@ def create_app(settings: Settings) -> FastAPI:
     )
     problems.install(app)
     app.state.catalogue = catalogue
-    app.include_router(health.router(catalogue=catalogue))
+    app.include_router(health.router(catalogue=catalogue, inspector=inspector))
     app.include_router(products.router(catalogue=catalogue))
     app.include_router(inspect.router(catalogue=catalogue, inspector=inspector, settings=settings))
     return app
+
+
+def room_of(settings: Settings) -> Room:
+    """How much may be in hand, and how it is batched."""
+    limits = Limits(max_batch=settings.max_batch, max_delay_s=settings.max_queue_delay_ms / 1000)
+    return Room(limit=settings.max_in_hand, worker=limits)
 
 
 async def follow(catalogue: Catalogue, *, interval_s: float) -> None:

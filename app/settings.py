@@ -41,6 +41,21 @@ class Settings(BaseSettings):
     decoders: int = Field(
         default_factory=available_cpus, ge=1, le=64, description="Threads that decode and render images."
     )
+    max_in_hand: int = Field(
+        default=64, ge=1, le=4096, description="Most images in hand at once; the next is refused with 503."
+    )
+    max_batch: int = Field(
+        default=1, ge=1, le=8, description="Most images run as one batch; a GPU gains by it, a CPU does not."
+    )
+    max_queue_delay_ms: float = Field(
+        default=0, ge=0, le=1000, description="Milliseconds that a batch waits for company; 0 takes what is there."
+    )
+    deadline_ms: float = Field(
+        default=10_000,
+        gt=0,
+        le=3_600_000,
+        description="Milliseconds after which a waiting image is not judged any more.",
+    )
     max_upload_bytes: int = Field(default=20_000_000, ge=1024, description="Largest body of one image, in bytes.")
     max_batch_upload_bytes: int = Field(default=100_000_000, ge=1024, description="Largest body of a batch, in bytes.")
     max_batch_images: int = Field(default=64, ge=1, le=1024, description="Most images in a batch.")

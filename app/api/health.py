@@ -6,9 +6,10 @@ from fastapi import APIRouter, Response
 
 from app.api.answers import HealthAnswer, ProductAnswer
 from app.engine.catalogue import Catalogue
+from app.engine.inspector import Inspector
 
 
-def router(*, catalogue: Catalogue) -> APIRouter:
+def router(*, catalogue: Catalogue, inspector: Inspector) -> APIRouter:
     """``/livez`` and ``/readyz``; both only read memory, so they answer under any load."""
     routes = APIRouter(tags=["health"])
 
@@ -20,7 +21,7 @@ def router(*, catalogue: Catalogue) -> APIRouter:
     @routes.get("/readyz", responses={HTTPStatus.SERVICE_UNAVAILABLE: {"model": HealthAnswer}})
     async def readyz(response: Response) -> HealthAnswer:
         """200 where at least one product has a version that serves, else 503 with the reasons."""
-        answer = health(catalogue)
+        answer = health(catalogue, worker_fault=inspector.worker.fault)
         if not answer.ready:
             response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
         return answer
@@ -28,17 +29,19 @@ def router(*, catalogue: Catalogue) -> APIRouter:
     return routes
 
 
-def health(catalogue: Catalogue) -> HealthAnswer:
+def health(catalogue: Catalogue, *, worker_fault: str | None) -> HealthAnswer:
     """An empty store is not ready: there is nothing to judge by."""
     standings = catalogue.standings()
     reasons = [f"{standing.product}: {standing.fault}" for standing in standings if standing.fault]
     if catalogue.fault:
         reasons.append(catalogue.fault)
-    is_ready = any(standing.serving for standing in standings)
-    if not is_ready:
+    has_version = any(standing.serving for standing in standings)
+    if not has_version:
         reasons.append("no product has a version that serves")
+    if worker_fault:
+        reasons.append(worker_fault)
     return HealthAnswer(
-        ready=is_ready,
+        ready=has_version and worker_fault is None,
         reasons=tuple(reasons),
         products=tuple(map(ProductAnswer.of, standings)),
     )

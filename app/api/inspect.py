@@ -1,12 +1,14 @@
 """Routes that judge images. They await one ``inspect`` and don't see inside it."""
 
 import asyncio
+import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 from uuid import uuid4
 
 import anyio.to_thread
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 
 from app.api import bodies, problems
 from app.api.answers import BatchAnswer, InspectionAnswer, ProblemAnswer
@@ -16,6 +18,8 @@ from app.engine.inspector import Inspection, Inspector, Wish
 from app.engine.version import Version
 from app.settings import Settings
 from model.bundle import GoodpartError
+
+Answered = TypeVar("Answered")
 
 FORM = {
     "multipart/form-data": {
@@ -47,10 +51,17 @@ class Asked:
     version: Annotated[str | None, Query(description="judge by this version instead")] = None
     min_region_area_px: Annotated[int, Query(ge=0)] = 0
     explain: Annotated[bool, Query(description="name for each region what was expected there")] = False
+    x_deadline_ms: Annotated[
+        float | None, Header(gt=0, le=3_600_000, description="not judged if its turn comes later than this")
+    ] = None
 
     def wish(self) -> Wish:
         """What the engine is told of it."""
         return Wish(heatmap=self.heatmap, explain=self.explain, min_region_area_px=self.min_region_area_px)
+
+    def deadline(self, *, default_ms: float) -> float:
+        """When the image must have had its turn, counted from now, by ``time.monotonic``."""
+        return time.monotonic() + (self.x_deadline_ms or default_ms) / 1000
 
 
 @dataclass(frozen=True)
@@ -82,10 +93,11 @@ def router(*, catalogue: Catalogue, inspector: Inspector, settings: Settings) ->
     @routes.post("/inspect", openapi_extra={"requestBody": {"required": True, "content": {**FORM, **RAW}}})
     async def inspect(product: str, request: Request, asked: Annotated[Asked, Depends()]) -> InspectionAnswer:
         """Judge one image: raw bytes with an image media type, or the form field ``image``."""
+        deadline = asked.deadline(default_ms=settings.deadline_ms)
         version = await chosen(product, asked)
         data = await bodies.read_image(request, limit_bytes=settings.max_upload_bytes)
-        inspection = await inspector.inspect(data, version, asked.wish())
-        return ids_of(request, asked).named(inspection)
+        judging = inspector.inspect(data, version, asked.wish(), deadline=deadline)
+        return ids_of(request, asked).named(await unless_gone(request, judging))
 
     @routes.post("/inspect/batch", openapi_extra={"requestBody": {"required": True, "content": BATCH_FORM}})
     async def inspect_batch(product: str, request: Request, asked: Annotated[Asked, Depends()]) -> BatchAnswer:
@@ -95,16 +107,39 @@ def router(*, catalogue: Catalogue, inspector: Inspector, settings: Settings) ->
             request, limit_bytes=settings.max_batch_upload_bytes, most=settings.max_batch_images
         )
         ids = ids_of(request, asked)
+        deadline = asked.deadline(default_ms=settings.deadline_ms)
+        turns = asyncio.Semaphore(settings.decoders + settings.max_batch)  # a batch must not fill the house
 
         async def item(data: bytes) -> InspectionAnswer | ProblemAnswer:
             try:
-                return ids.named(await inspector.inspect(data, version, asked.wish()))
+                async with turns:
+                    return ids.named(await inspector.inspect(data, version, asked.wish(), deadline=deadline))
             except GoodpartError as error:
                 return ProblemAnswer.model_validate(problems.problem_of(error))
 
-        return BatchAnswer(items=tuple(await asyncio.gather(*map(item, images))))
+        return BatchAnswer(items=tuple(await unless_gone(request, asyncio.gather(*map(item, images)))))
 
     return routes
+
+
+async def unless_gone(request: Request, judging: Awaitable[Answered]) -> Answered:
+    """What is awaited, unless the client hangs up before: then it is cancelled, and ClientGone is raised."""
+    work = asyncio.ensure_future(judging)
+    gone = asyncio.ensure_future(disconnected(request))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise problems.ClientGone
+        return await work
+    finally:
+        for task in (work, gone):
+            task.cancel()
+
+
+async def disconnected(request: Request) -> None:
+    """Returns once the client has hung up; the body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def ids_of(request: Request, asked: Asked) -> Ids:

@@ -25,7 +25,8 @@ class RequestError(bundle.GoodpartError):
     ├── WrongMediaType      a body that is neither an image nor a form
     ├── MissingImage        a form without the field ``image``
     ├── TooManyImages       more images than a batch may hold
-    └── BadForm             a form that can't be parsed
+    ├── BadForm             a form that can't be parsed
+    └── ClientGone          a client that hung up before its answer
     """
 
 
@@ -66,6 +67,13 @@ class BadForm(RequestError):
         super().__init__(f"the form can't be read: {why}")
 
 
+class ClientGone(RequestError):
+    """A client that hung up before its answer; nobody reads this, but the log counts it."""
+
+    def __init__(self) -> None:
+        super().__init__("the client hung up before the image was judged")
+
+
 @dataclass(frozen=True)
 class Kind:
     """How a class of errors looks on the wire; ``slug`` is the stable end of the problem's type."""
@@ -83,6 +91,9 @@ KINDS: Mapping[type[Exception], Kind] = {
     engine.TooManyFrames: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "too-many-frames", "Too many frames"),
     engine.UnsupportedMode: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "unsupported-mode", "Unsupported colours"),
     engine.WrongBitDepth: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-bit-depth", "Wrong bit depth"),
+    engine.QueueFull: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "queue-full", "Queue full"),
+    engine.DeadlinePassed: Kind(HTTPStatus.GATEWAY_TIMEOUT, "deadline-passed", "Deadline passed"),
+    engine.WorkerDied: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "worker-died", "Inference worker ended"),
     VersionUnusable: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "version-unusable", "Version can't serve"),
     engine.ModelError: Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "model-failed", "Model failed"),
     store.UnknownProduct: Kind(HTTPStatus.NOT_FOUND, "unknown-product", "Unknown product"),
@@ -96,6 +107,7 @@ KINDS: Mapping[type[Exception], Kind] = {
     WrongMediaType: Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "wrong-media-type", "Wrong media type"),
     MissingImage: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "missing-image", "Missing image"),
     TooManyImages: Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-many-images", "Too many images"),
+    ClientGone: Kind(HTTPStatus.BAD_REQUEST, "client-gone", "Client gone"),
     BadForm: Kind(HTTPStatus.BAD_REQUEST, "bad-form", "Bad form"),
 }
 
@@ -132,7 +144,10 @@ async def on_ours(_: Request, error: Exception) -> JSONResponse:
     """An error that we raised on purpose."""
     if not isinstance(error, bundle.GoodpartError):
         raise error
-    return answer(problem_of(error))
+    response = answer(problem_of(error))
+    if isinstance(error, engine.QueueFull):
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    return response
 
 
 async def on_invalid(_: Request, error: Exception) -> JSONResponse:

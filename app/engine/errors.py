@@ -10,7 +10,11 @@ GoodpartError
     │   ├── TooManyFrames       an animation or a document of several pages
     │   ├── UnsupportedMode     colours that have no one meaning here (CMYK, half-transparent, 32-bit)
     │   └── WrongBitDepth       another depth than the product was trained on
+    ├── Busy
+    │   ├── QueueFull           as many images are being judged as may be
+    │   └── DeadlinePassed      an image whose turn came too late
     └── ModelError
+        ├── WorkerDied          the thread that ran the graphs ended
         ├── ExternalData        a graph whose weights lie outside its file
         ├── BadGraph            a graph that ONNX Runtime does not take
         ├── ProviderMissing     a device was asked for that is not there
@@ -80,8 +84,34 @@ class WrongBitDepth(ImageError):
         )
 
 
+class Busy(EngineError):
+    """More is asked than can be done; the sender can come again."""
+
+
+class QueueFull(Busy):
+    """As many images are being judged as may be. ``retry_after_s``: when there should be room."""
+
+    def __init__(self, *, limit: int, retry_after_s: int) -> None:
+        super().__init__(f"{limit} images are being judged already; come again in {retry_after_s} s")
+        self.retry_after_s = retry_after_s
+
+
+class DeadlinePassed(Busy):
+    """An image whose turn came too late; it was not judged."""
+
+    def __init__(self) -> None:
+        super().__init__("the deadline passed before the image's turn came; it was not judged")
+
+
 class ModelError(EngineError):
     """A model that can't be run; the sender of an image can't mend it."""
+
+
+class WorkerDied(ModelError):
+    """The thread that ran the graphs ended."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the inference worker ended: {why}")
 
 
 class ExternalData(ModelError):

@@ -6,9 +6,10 @@ service, each in the thread where it belongs, so that the event loop neither dec
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Literal, Self, TypeVar
 
 import numpy as np
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 from app.engine.calibration import p_value
 from app.engine.decode import Image, decode
 from app.engine.detector import Batch, Comparison, batch_of
+from app.engine.errors import QueueFull
 from app.engine.explain import Explanation, explained
 from app.engine.heatmap import Heatmap, Kind, render
 from app.engine.regions import Region, grid_of, regions_of
 from app.engine.version import Version
+from app.engine.worker import Job, Limits, Worker
 from model.bundle import PromiseRecord
 
 Step = TypeVar("Step")
@@ -84,37 +87,60 @@ def judge(data: bytes, version: Version, *, max_pixels: int, wish: Wish = Wish()
     return concluded(image, batch, comparison, version, wish=wish, watch=watch)
 
 
+@dataclass(frozen=True)
+class Room:
+    """How many images may be in hand at once, from their admission to their answer."""
+
+    limit: int
+    worker: Limits = field(default_factory=Limits)
+
+
 class Inspector:
     """Inspects for many askers at once: a pool decodes and renders, one worker infers."""
 
-    def __init__(self, *, max_pixels: int, num_decoders: int) -> None:
+    def __init__(self, *, max_pixels: int, num_decoders: int, room: Room = Room(limit=64)) -> None:  # frozen
         self.max_pixels = max_pixels
+        self.room = room
+        self.worker = Worker(room.worker)
+        self.num_in_hand = 0
         self._pool = ThreadPoolExecutor(num_decoders, thread_name_prefix="decode")
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="inference")
 
-    async def inspect(self, data: bytes, version: Version, wish: Wish) -> Inspection:
-        """Inspect one image without holding up the event loop. Raises ImageError or ModelError."""
-        loop = asyncio.get_running_loop()
-        watch = Stopwatch()
-        image, batch = await loop.run_in_executor(
-            self._pool,
-            lambda: watch.timed("decode", lambda: acquired(data, version, max_pixels=self.max_pixels)),
-        )
-        watch.start("queue")
-        comparison = await loop.run_in_executor(self._worker, lambda: self._infer(batch, version, watch))
-        return await loop.run_in_executor(
-            self._pool, lambda: concluded(image, batch, comparison, version, wish=wish, watch=watch)
-        )
+    async def inspect(self, data: bytes, version: Version, wish: Wish, *, deadline: float | None = None) -> Inspection:
+        """Inspect one image without holding up the event loop. ``deadline``: by ``time.monotonic``.
 
-    @staticmethod
-    def _infer(batch: Batch, version: Version, watch: "Stopwatch") -> Comparison:
-        watch.stop("queue")
-        return watch.timed("inference", lambda: compared(batch, version))
+        Raises QueueFull at once, DeadlinePassed, ImageError, ModelError. Where the awaiting task is cancelled, the
+        image is not judged any more.
+        """
+        with self._admitted():
+            loop = asyncio.get_running_loop()
+            watch = Stopwatch()
+            image, batch = await loop.run_in_executor(
+                self._pool,
+                lambda: watch.timed("decode", lambda: acquired(data, version, max_pixels=self.max_pixels)),
+            )
+            watch.start("queue")
+            job = Job(batch, version, deadline, on_start=lambda: watch.next("queue", "inference"))
+            comparison = await asyncio.wrap_future(self.worker.submit(job))
+            watch.stop("inference")
+            return await loop.run_in_executor(
+                self._pool, lambda: concluded(image, batch, comparison, version, wish=wish, watch=watch)
+            )
+
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
+        """One image more in hand; raises QueueFull. Only the event loop comes here, so the count needs no lock."""
+        if self.num_in_hand >= self.room.limit:
+            raise QueueFull(limit=self.room.limit, retry_after_s=self.worker.retry_after_s())
+        self.num_in_hand += 1
+        try:
+            yield
+        finally:
+            self.num_in_hand -= 1
 
     def close(self) -> None:
         """Finish what has begun, then end the threads."""
         self._pool.shutdown()
-        self._worker.shutdown()
+        self.worker.close()
 
     def __enter__(self) -> Self:
         return self
@@ -200,6 +226,11 @@ class Stopwatch:
     def stop(self, step: str) -> None:
         """End a step."""
         self._spent_ms[step] = round((time.perf_counter() - self._started[step]) * 1000, 3)
+
+    def next(self, step: str, following: str) -> None:
+        """End a step and begin the one that follows it."""
+        self.stop(step)
+        self.start(following)
 
     def timed(self, step: str, work: Callable[[], Step]) -> Step:
         """Do the work as that step and pass its result on."""

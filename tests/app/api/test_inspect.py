@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -7,6 +8,10 @@ import pytest
 from drawing import encoded, good_part, png_of
 from PIL import Image
 
+from app.api import problems
+from app.api.health import health
+from app.api.inspect import unless_gone
+from app.engine.errors import QueueFull
 from app.engine.inspector import judge
 
 URL = "/v1/products/disc/inspect"
@@ -209,6 +214,56 @@ def test_a_batch_answers_each_image_in_its_place(client, good_bytes, defective_b
 def test_a_batch_has_a_limit_of_images(client, good_bytes):
     response = client.post(f"{URL}/batch", files=[("image", good_bytes)] * 6)
     assert (response.status_code, slug(response)) == (413, "too-many-images")
+
+
+def test_a_full_house_refuses_with_503_and_says_when_to_come_again(client_over, store_folder, good_bytes):
+    """Three images of one form at once where one may be in hand: two are refused."""
+    client = client_over(store_folder, max_in_hand=1)
+    files = [("image", (f"{index}.png", good_bytes, "image/png")) for index in range(3)]
+    items = client.post(f"{URL}/batch", files=files).json()["items"]
+    assert [item.get("verdict", item.get("status")) for item in items] == ["ok", 503, 503]
+    assert items[1]["type"].endswith("queue-full")
+    assert client.post(URL, content=good_bytes, headers=PNG).status_code == 200
+
+
+def test_a_refusal_for_want_of_room_carries_retry_after():
+    response = asyncio.run(problems.on_ours(None, QueueFull(limit=4, retry_after_s=7)))
+    assert (response.status_code, response.headers["retry-after"]) == (503, "7")
+
+
+def test_an_image_whose_deadline_passes_is_not_judged(client, good_bytes):
+    response = client.post(URL, content=good_bytes, headers={**PNG, "x-deadline-ms": "0.001"})
+    assert (response.status_code, slug(response)) == (504, "deadline-passed")
+    assert client.post(URL, content=good_bytes, headers={**PNG, "x-deadline-ms": "60000"}).status_code == 200
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "soon"])
+def test_a_deadline_that_is_none_is_named(client, good_bytes, value):
+    response = client.post(URL, content=good_bytes, headers={**PNG, "x-deadline-ms": value})
+    assert response.status_code == 422
+    assert "x-deadline-ms" in response.json()["detail"]
+
+
+def test_what_a_client_awaited_is_cancelled_when_it_hangs_up():
+    class Gone:
+        async def receive(self):
+            return {"type": "http.disconnect"}
+
+    async def hang_up():
+        judging = asyncio.get_running_loop().create_future()
+        with pytest.raises(problems.ClientGone):
+            await unless_gone(Gone(), judging)
+        return judging.cancelled()
+
+    assert asyncio.run(hang_up())
+
+
+def test_a_dead_worker_is_not_ready_and_says_why(client):
+    catalogue = client.app.state.catalogue
+    assert health(catalogue, worker_fault=None).ready
+    answer = health(catalogue, worker_fault="the inference worker died")
+    assert not answer.ready
+    assert answer.reasons == ("the inference worker died",)
 
 
 def test_answers_are_right_under_concurrent_requests(client, tiny_version):

@@ -1,0 +1,185 @@
+"""The inference worker: one thread a device, which runs what is waiting, a micro-batch at a time.
+
+Who submits gets a future. A job that is cancelled or whose deadline has passed before its turn is never run. A worker
+that dies fails its waiters and is started again, a bounded number of times: nobody waits for ever.
+"""
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from app.engine.detector import Batch, Comparison
+from app.engine.errors import DeadlinePassed, ModelError, WorkerDied
+from app.engine.version import Version
+
+# Batches are filled up to one of these, so that a graph meets few shapes, each of them warm.
+BUCKETS = (1, 2, 4, 8)
+# How fast the measured rate follows: a tenth of each new batch.
+RATE_MEMORY = 0.1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How the worker behaves. ``max_delay_s``: how long a batch waits for company; 0 takes what is there."""
+
+    max_batch: int = 1
+    max_delay_s: float = 0.0
+    most_restarts: int = 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image that waits. ``deadline``: by the worker's clock, None where there is none."""
+
+    batch: Batch
+    version: Version
+    deadline: float | None
+    future: "Future[Comparison]" = field(default_factory=Future)
+    on_start: Callable[[], None] = lambda: None
+
+
+class Worker:
+    """Runs jobs in order. Safe to submit to from any thread."""
+
+    def __init__(self, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limits = limits
+        self.fault: str | None = None
+        self._clock = clock
+        self._waiting: deque[Job] = deque()
+        self._running: list[Job] = []
+        self._changed = threading.Condition()
+        self._is_closing = False
+        self._num_restarts = 0
+        self._images_per_s = 0.0
+        self._thread = threading.Thread(target=self._live, name="inference", daemon=True)
+        self._thread.start()
+
+    @property
+    def num_waiting(self) -> int:
+        """How many jobs have not begun."""
+        return len(self._waiting)
+
+    def submit(self, job: Job) -> "Future[Comparison]":
+        """Queue a job; raises WorkerDied where there is no worker any more."""
+        with self._changed:
+            if self.fault is not None or self._is_closing:
+                raise WorkerDied(self.fault or "it is shutting down")
+            self._waiting.append(job)
+            self._changed.notify()
+        return job.future
+
+    def retry_after_s(self) -> int:
+        """When there should be room again, by the rate at which images were judged lately; at least a second."""
+        if not self._images_per_s:
+            return 1
+        return max(1, math.ceil(self.num_waiting / self._images_per_s))
+
+    def close(self) -> None:
+        """Finish what waits, then end."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _live(self) -> None:
+        while True:
+            try:
+                self._work()
+            except Exception as error:  # noqa: BLE001  # whatever it was, its waiters must hear of it
+                if self._died(error):
+                    return
+            else:
+                return
+
+    def _work(self) -> None:
+        while (jobs := self._taken()) is not None:
+            self._running = jobs
+            self._run(jobs)
+            self._running = []
+
+    def _died(self, error: Exception) -> bool:
+        """Tell the waiters, and say whether that was once too often."""
+        why = f"{type(error).__name__}: {error}"
+        fail(self._running, WorkerDied(why))
+        self._running = []
+        self._num_restarts += 1
+        if self._num_restarts <= self.limits.most_restarts:
+            return False
+        with self._changed:
+            self.fault = f"the inference worker died {self._num_restarts} times, the last time of {why}"
+            fail(self._waiting, WorkerDied(self.fault))
+            self._waiting.clear()
+        return True
+
+    def _taken(self) -> list[Job] | None:
+        """The next jobs of one version, up to a batch of them; None once all is done and nothing more will come."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._is_closing)
+            if not self._waiting:
+                return None
+            if self.limits.max_delay_s:
+                enough = self.limits.max_batch
+                self._changed.wait_for(lambda: len(self._waiting) >= enough, timeout=self.limits.max_delay_s)
+            jobs = [self._waiting.popleft()]
+            while len(jobs) < self.limits.max_batch and self._waiting and self._waiting[0].version is jobs[0].version:
+                jobs.append(self._waiting.popleft())
+            return jobs
+
+    def _run(self, jobs: Sequence[Job]) -> None:
+        wanted = [job for job in jobs if self._begins(job)]
+        if not wanted:
+            return
+        began = self._clock()
+        for job in wanted:
+            job.on_start()
+        settle(wanted)
+        self._note(len(wanted), self._clock() - began)
+
+    def _begins(self, job: Job) -> bool:
+        """Whether somebody still waits for a job that is in time."""
+        if not job.future.set_running_or_notify_cancel():
+            return False
+        if job.deadline is not None and self._clock() > job.deadline:
+            job.future.set_exception(DeadlinePassed())
+            return False
+        return True
+
+    def _note(self, num_images: int, spent_s: float) -> None:
+        rate = num_images / max(spent_s, 1e-6)
+        known = self._images_per_s or rate
+        self._images_per_s = known + RATE_MEMORY * (rate - known)
+
+
+def settle(jobs: Sequence[Job]) -> None:
+    """Run jobs of one version as one batch; where that fails, each alone, so that none fails for another's image."""
+    try:
+        comparisons = jobs[0].version.detector.run(joined([job.batch for job in jobs]))
+    except ModelError as error:
+        if len(jobs) == 1:
+            jobs[0].future.set_exception(error)
+            return
+        for job in jobs:
+            settle([job])
+        return
+    for job, comparison in zip(jobs, comparisons, strict=False):  # what filled the bucket is nobody's
+        job.future.set_result(comparison)
+
+
+def fail(jobs: Sequence[Job] | deque[Job], error: Exception) -> None:
+    """Tell everybody who still waits."""
+    for job in jobs:
+        if not job.future.done():
+            job.future.set_exception(error)
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Batches of one as one batch, filled up to the next bucket with its last image."""
+    size = next((bucket for bucket in BUCKETS if bucket >= len(batches)), len(batches))
+    rows = [*batches, *([batches[-1]] * (size - len(batches)))]
+    return Batch(pixels=np.concatenate([row.pixels for row in rows]), valid=np.concatenate([row.valid for row in rows]))
