@@ -15,6 +15,7 @@ from app.engine.inspector import Inspector, Room
 from app.engine.sessions import chosen_device
 from app.engine.version import Loader
 from app.engine.worker import Limits
+from app.metrics import Metrics
 from app.settings import Settings
 from app.store.state import State
 from app.store.store import Store
@@ -44,11 +45,14 @@ def create_app(settings: Settings) -> FastAPI:
         description="Judges parts by images: verdict, score, heat-map.",
         lifespan=lifespan,
     )
-    problems.install(app)
+    metrics = Metrics(catalogue=catalogue, inspector=inspector)
+    problems.install(app, on_problem=metrics.refused)
     app.state.catalogue = catalogue
-    app.include_router(health.router(catalogue=catalogue, inspector=inspector))
+    app.include_router(health.router(catalogue=catalogue, inspector=inspector, metrics=metrics))
     app.include_router(products.router(catalogue=catalogue))
-    app.include_router(inspect.router(catalogue=catalogue, inspector=inspector, settings=settings))
+    app.include_router(
+        inspect.router(catalogue=catalogue, inspector=inspector, settings=settings, on_judged=metrics.judged)
+    )
     return app
 
 

@@ -7,10 +7,11 @@ from fastapi import APIRouter, Response
 from app.api.answers import HealthAnswer, ProductAnswer
 from app.engine.catalogue import Catalogue
 from app.engine.inspector import Inspector
+from app.metrics import MEDIA_TYPE, Metrics
 
 
-def router(*, catalogue: Catalogue, inspector: Inspector) -> APIRouter:
-    """``/livez`` and ``/readyz``; both only read memory, so they answer under any load."""
+def router(*, catalogue: Catalogue, inspector: Inspector, metrics: Metrics) -> APIRouter:
+    """``/livez``, ``/readyz`` and ``/metrics``; all only read memory, so they answer under any load."""
     routes = APIRouter(tags=["health"])
 
     @routes.get("/livez")
@@ -25,6 +26,11 @@ def router(*, catalogue: Catalogue, inspector: Inspector) -> APIRouter:
         if not answer.ready:
             response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
         return answer
+
+    @routes.get("/metrics", response_class=Response)
+    async def exposed() -> Response:
+        """Counts, times and standings, for Prometheus."""
+        return Response(metrics.exposed(), headers={"content-type": MEDIA_TYPE})
 
     return routes
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 from uuid import uuid4
@@ -81,7 +81,13 @@ class Ids:
         )
 
 
-def router(*, catalogue: Catalogue, inspector: Inspector, settings: Settings) -> APIRouter:
+def router(
+    *,
+    catalogue: Catalogue,
+    inspector: Inspector,
+    settings: Settings,
+    on_judged: Callable[[Inspection], None],
+) -> APIRouter:
     """``/v1/products/{product}/inspect`` and its batch."""
     routes = APIRouter(prefix="/v1/products/{product}", tags=["inspect"])
 
@@ -97,7 +103,9 @@ def router(*, catalogue: Catalogue, inspector: Inspector, settings: Settings) ->
         version = await chosen(product, asked)
         data = await bodies.read_image(request, limit_bytes=settings.max_upload_bytes)
         judging = inspector.inspect(data, version, asked.wish(), deadline=deadline)
-        return ids_of(request, asked).named(await unless_gone(request, judging))
+        inspection = await unless_gone(request, judging)
+        on_judged(inspection)
+        return ids_of(request, asked).named(inspection)
 
     @routes.post("/inspect/batch", openapi_extra={"requestBody": {"required": True, "content": BATCH_FORM}})
     async def inspect_batch(product: str, request: Request, asked: Annotated[Asked, Depends()]) -> BatchAnswer:
@@ -113,7 +121,9 @@ def router(*, catalogue: Catalogue, inspector: Inspector, settings: Settings) ->
         async def item(data: bytes) -> InspectionAnswer | ProblemAnswer:
             try:
                 async with turns:
-                    return ids.named(await inspector.inspect(data, version, asked.wish(), deadline=deadline))
+                    inspection = await inspector.inspect(data, version, asked.wish(), deadline=deadline)
+                on_judged(inspection)
+                return ids.named(inspection)
             except GoodpartError as error:
                 return ProblemAnswer.model_validate(problems.problem_of(error))
 

@@ -1,6 +1,6 @@
 """Errors on the wire: problem+json (RFC 9457). The one map from our errors to HTTP statuses."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -135,51 +135,54 @@ def problem_of(error: bundle.GoodpartError) -> dict[str, object]:
     return problem(kind_of(error), str(error))
 
 
-def answer(members: dict[str, object]) -> JSONResponse:
-    """A problem document as a response."""
-    return JSONResponse(members, status_code=int(str(members["status"])), media_type=MEDIA_TYPE)
+class Handlers:
+    """Every error of an application as problem+json. ``on_problem`` gets the slug of each, to count."""
+
+    def __init__(self, on_problem: Callable[[str], None]) -> None:
+        self._on_problem = on_problem
+
+    async def on_ours(self, _: Request, error: Exception) -> JSONResponse:
+        """An error that we raised on purpose."""
+        if not isinstance(error, bundle.GoodpartError):
+            raise error
+        response = self._answer(kind_of(error), str(error))
+        if isinstance(error, engine.QueueFull):
+            response.headers["Retry-After"] = str(error.retry_after_s)
+        return response
+
+    async def on_invalid(self, _: Request, error: Exception) -> JSONResponse:
+        """A query, path or body that does not fit the route; the first thing wrong, in one line."""
+        if not isinstance(error, RequestValidationError):
+            raise error
+        first = error.errors()[0]
+        where = ".".join(str(step) for step in first["loc"])
+        kind = Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", "Invalid request")
+        return self._answer(kind, f"{where}: {first['msg']}")
+
+    async def on_http(self, _: Request, error: Exception) -> JSONResponse:
+        """A path or method that is not there."""
+        if not isinstance(error, HTTPException):
+            raise error
+        status = HTTPStatus(error.status_code)
+        slug = status.phrase.lower().replace(" ", "-")
+        response = self._answer(Kind(status, slug, status.phrase), str(error.detail))
+        response.headers.update(error.headers or {})
+        return response
+
+    async def on_unexpected(self, _: Request, error: Exception) -> JSONResponse:  # noqa: ARG002  # nothing of it is shown
+        """An error that nobody thought of: the client learns that it happened, the log learns what."""
+        kind = Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error", "Internal error")
+        return self._answer(kind, "the service failed; its log says why")
+
+    def _answer(self, kind: Kind, detail: str) -> JSONResponse:
+        self._on_problem(kind.slug)
+        return JSONResponse(problem(kind, detail), status_code=int(kind.status), media_type=MEDIA_TYPE)
 
 
-async def on_ours(_: Request, error: Exception) -> JSONResponse:
-    """An error that we raised on purpose."""
-    if not isinstance(error, bundle.GoodpartError):
-        raise error
-    response = answer(problem_of(error))
-    if isinstance(error, engine.QueueFull):
-        response.headers["Retry-After"] = str(error.retry_after_s)
-    return response
-
-
-async def on_invalid(_: Request, error: Exception) -> JSONResponse:
-    """A query, path or body that does not fit the route; the first thing wrong, in one line."""
-    if not isinstance(error, RequestValidationError):
-        raise error
-    first = error.errors()[0]
-    where = ".".join(str(step) for step in first["loc"])
-    kind = Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", "Invalid request")
-    return answer(problem(kind, f"{where}: {first['msg']}"))
-
-
-async def on_http(_: Request, error: Exception) -> JSONResponse:
-    """A path or method that is not there."""
-    if not isinstance(error, HTTPException):
-        raise error
-    status = HTTPStatus(error.status_code)
-    slug = status.phrase.lower().replace(" ", "-")
-    response = answer(problem(Kind(status, slug, status.phrase), str(error.detail)))
-    response.headers.update(error.headers or {})
-    return response
-
-
-async def on_unexpected(_: Request, error: Exception) -> JSONResponse:  # noqa: ARG001  # nothing of it is shown
-    """An error that nobody thought of: the client learns that it happened, the log learns what."""
-    kind = Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error", "Internal error")
-    return answer(problem(kind, "the service failed; its log says why"))
-
-
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, *, on_problem: Callable[[str], None]) -> None:
     """Answer every error of this application with problem+json."""
-    app.add_exception_handler(bundle.GoodpartError, on_ours)
-    app.add_exception_handler(RequestValidationError, on_invalid)
-    app.add_exception_handler(HTTPException, on_http)
-    app.add_exception_handler(Exception, on_unexpected)
+    handlers = Handlers(on_problem)
+    app.add_exception_handler(bundle.GoodpartError, handlers.on_ours)
+    app.add_exception_handler(RequestValidationError, handlers.on_invalid)
+    app.add_exception_handler(HTTPException, handlers.on_http)
+    app.add_exception_handler(Exception, handlers.on_unexpected)

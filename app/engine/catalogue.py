@@ -58,6 +58,11 @@ class Catalogue:
         self._extra: OrderedDict[tuple[str, str], Version] = OrderedDict()
         self._loading = threading.Lock()
 
+    @property
+    def provider(self) -> str:
+        """Where the versions run."""
+        return self._loader.device.provider
+
     def standings(self) -> list[Standing]:
         """How every product stands, by name."""
         return [self._standings[product] for product in sorted(self._standings)]

@@ -50,6 +50,7 @@ class Worker:
     def __init__(self, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
         self.fault: str | None = None
+        self.on_batch: Callable[[int], None] = lambda _: None
         self._clock = clock
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
@@ -139,6 +140,7 @@ class Worker:
         for job in wanted:
             job.on_start()
         settle(wanted)
+        self.on_batch(len(wanted))
         self._note(len(wanted), self._clock() - began)
 
     def _begins(self, job: Job) -> bool:

@@ -227,7 +227,8 @@ def test_a_full_house_refuses_with_503_and_says_when_to_come_again(client_over, 
 
 
 def test_a_refusal_for_want_of_room_carries_retry_after():
-    response = asyncio.run(problems.on_ours(None, QueueFull(limit=4, retry_after_s=7)))
+    handlers = problems.Handlers(on_problem=lambda _: None)
+    response = asyncio.run(handlers.on_ours(None, QueueFull(limit=4, retry_after_s=7)))
     assert (response.status_code, response.headers["retry-after"]) == (503, "7")
 
 
