@@ -1,6 +1,7 @@
 """The command ``goodpart``. The trainer's subcommands join by an entry-point group and are imported when called."""
 
 import json
+import math
 import socket
 import sys
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ import uvicorn
 
 from app.api.answers import InspectionAnswer
 from app.doctor import examine, lines
+from app.draining import DrainingServer
 from app.engine.errors import ImageError
 from app.engine.inspector import Inspection, Wish, judge
 from app.engine.sessions import chosen_device
@@ -74,8 +76,14 @@ def serve(*, store: Path | None, host: str | None, port: int | None, provider: s
     settings = read_settings(**given(store=store, host=host, port=port, provider=provider))
     app = create_app(settings)
     listener = listening(settings)
-    config = uvicorn.Config(app, host=settings.host, port=settings.port, server_header=False)
-    uvicorn.Server(config).run(sockets=[listener])
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        server_header=False,
+        timeout_graceful_shutdown=math.ceil(settings.grace_s),
+    )
+    DrainingServer(config, leaving=app.state.leaving, wait_s=settings.drain_s).run(sockets=[listener])
 
 
 def listening(settings: Settings) -> socket.socket:

@@ -10,6 +10,7 @@ import anyio.to_thread
 from fastapi import FastAPI
 
 from app.api import health, inspect, problems, products
+from app.draining import Leaving
 from app.engine.catalogue import Catalogue
 from app.engine.inspector import Inspector, Room
 from app.engine.sessions import chosen_device
@@ -48,7 +49,8 @@ def create_app(settings: Settings) -> FastAPI:
     metrics = Metrics(catalogue=catalogue, inspector=inspector)
     problems.install(app, on_problem=metrics.refused)
     app.state.catalogue = catalogue
-    app.include_router(health.router(catalogue=catalogue, inspector=inspector, metrics=metrics))
+    app.state.leaving = leaving = Leaving()
+    app.include_router(health.router(health.Sources(catalogue, inspector, metrics, leaving)))
     app.include_router(products.router(catalogue=catalogue))
     app.include_router(
         inspect.router(catalogue=catalogue, inspector=inspector, settings=settings, on_judged=metrics.judged)

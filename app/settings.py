@@ -41,6 +41,10 @@ class Settings(BaseSettings):
     decoders: int = Field(
         default_factory=available_cpus, ge=1, le=64, description="Threads that decode and render images."
     )
+    drain_s: float = Field(
+        default=3, ge=0, le=300, description="Seconds after SIGTERM in which requests are still accepted, not ready."
+    )
+    grace_s: float = Field(default=20, ge=1, le=600, description="Seconds that requests in hand then have to finish.")
     max_in_hand: int = Field(
         default=64, ge=1, le=4096, description="Most images in hand at once; the next is refused with 503."
     )

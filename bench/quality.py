@@ -36,6 +36,18 @@ DEVELOPMENT = "magnetic_tile"
 ASKED = (0.005, 0.01, 0.05)
 NUM_TIMED = 20
 SHOWN = ("image_auroc", "average_precision", "f1_max", "pixel_auroc", "aupro", "recall_at_1_percent")
+COSTS = ("training_minutes", "judging_ms", "model_megabytes")
+HEADINGS = {
+    "image_auroc": "image AUROC",
+    "average_precision": "AP",
+    "f1_max": "F1-max",
+    "pixel_auroc": "pixel AUROC",
+    "aupro": "AUPRO",
+    "recall_at_1_percent": "recall at 1 %",
+    "training_minutes": "training, min",
+    "judging_ms": "ms",
+    "model_megabytes": "MB",
+}
 Row = dict[str, Any]
 
 
@@ -67,7 +79,10 @@ def main() -> None:
             row = {**key, **measured(makers(settings)[method](), evidence, seed=seed, given=given)}
             keep(given.out, row)
             print(f"{method} on {folder.name}, seed {seed}: image AUROC {row['image_auroc']:.4f}", flush=True)
-    print_table(rows_of(given.out))
+    rows = rows_of(given.out)
+    print(table(rows, split=given.split))
+    if given.split == "shipped":
+        print(rates_table(rows))
 
 
 def key_of(method: str, dataset: str, settings: TrainSettings, *, seed: int, given: argparse.Namespace) -> Row:
@@ -214,25 +229,53 @@ def rows_of(out: Path) -> list[Row]:
     return rows
 
 
-def print_table(rows: list[Row]) -> None:
-    """Mean and spread over the seeds."""
-    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row["split"], row["dataset"], row["role"], row["teacher"], row["size"], row["method"]].append(row)
-    print("split dataset role teacher size method seeds " + " ".join(SHOWN) + " minutes ms MB")
-    for key, some in sorted(groups.items()):
-        cells = [mean_and_spread([row[name] for row in some]) if name in some[0] else "-" for name in SHOWN]
-        costs = [
-            f"{statistics.mean(row[name] for row in some):.1f}"
-            for name in ("training_minutes", "judging_ms", "model_megabytes")
-        ]
-        print(*key, len(some), *cells, *costs)
+def table(rows: list[Row], *, split: str) -> str:
+    """Mean and spread over the seeds, as Markdown: a row a data set and method."""
+    names = [HEADINGS.get(name, name) for name in (*SHOWN, *COSTS)]
+    lines = [f"| data | role | method | seeds | {' | '.join(names)} |", "| --- " * (len(names) + 4) + "|"]
+    for (dataset, role, method), some in grouped([row for row in rows if row["split"] == split]).items():
+        figures = [mean_and_spread([row[name] for row in some]) if name in some[0] else "" for name in SHOWN]
+        costs = [f"{statistics.mean(row[name] for row in some):.1f}" for name in COSTS]
+        lines.append(f"| {dataset} | {role} | {method} | {len(some)} | {' | '.join([*figures, *costs])} |")
+    return "\n".join(lines)
+
+
+def grouped(rows: list[Row]) -> dict[tuple[str, str, str], list[Row]]:
+    """Rows of all seeds by data set, role and method, in the order of the data sets' names."""
+    groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: (row["dataset"], row["method"], row["seed"])):
+        groups[row["dataset"], row["role"], row["method"]].append(row)
+    return groups
+
+
+def rates_table(rows: list[Row]) -> str:
+    """What was promised on the shipped split and what the test set says of it, all seeds, as Markdown."""
+    lines = [
+        "| data | method | seed | asked | supported by | promised | false alarms on test/good | recall |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in sorted(rows, key=lambda row: (row["dataset"], row["method"], row["seed"])):
+        for rate in row["rates"]:
+            promised = f"{rate['supported']:.2%}"
+            if rate["supported"] > rate["asked"]:
+                promised += f" (as asked from {rate['good_images_needed']} good images)"
+            found = f"{in_words(rate['false_alarms'])} | {in_words(rate['recall'])}"
+            lines.append(
+                f"| {row['dataset']} | {row['method']} | {row['seed']} | {rate['asked']:.1%} "
+                f"| {rate['num_calibration']} | {promised} | {found} |"
+            )
+    return "\n".join(lines)
+
+
+def in_words(share: Row) -> str:
+    """``1.1 % (0.1 to 3.7)``."""
+    return f"{100 * share['share']:.1f} % ({100 * share['low']:.1f} to {100 * share['high']:.1f})"
 
 
 def mean_and_spread(values: list[float]) -> str:
-    """``.982 +- .003``."""
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.4f}+-{spread:.4f}"
+    """``.982 ± .003``."""
+    spread = f" ± {statistics.stdev(values):.3f}".replace("0.", ".") if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}".replace("0.", ".") + spread
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ def trained(tmp_path_factory, data):
 class Service:
     """``goodpart serve`` in a process of its own, on a free port."""
 
-    def __init__(self, store):
-        environment = {**os.environ, "GOODPART_REFRESH_INTERVAL_S": "0.1"}
+    def __init__(self, store, *, drain_s="0"):
+        environment = {**os.environ, "GOODPART_REFRESH_INTERVAL_S": "0.1", "GOODPART_DRAIN_S": drain_s}
         self.process = subprocess.Popen(
             [GOODPART, "serve", "--store", str(store), "--port", "0"],
             stderr=subprocess.PIPE,
@@ -184,6 +184,23 @@ def test_a_killed_service_comes_back_as_it_was(trained, data):
     assert answers[0]["version"] == answers[1]["version"]
     assert answers[0]["score"] == answers[1]["score"]
     assert answers[0]["threshold"] == answers[1]["threshold"]
+
+
+def test_a_service_told_to_end_is_not_ready_still_judges_and_exits_with_0(trained, data):
+    image = {"image": (data / "test/good/000.png").read_bytes()}
+    with Service(trained[0].root, drain_s="60") as service:
+        assert service.client.get("/readyz").status_code == 200
+        service.process.send_signal(signal.SIGTERM)
+        for _ in range(1000):  # each a request of a millisecond
+            answer = service.client.get("/readyz")
+            if answer.status_code == 503:
+                break
+        assert "the service is shutting down" in answer.json()["reasons"]
+        assert service.client.get("/livez").status_code == 200
+        assert service.client.post("/v1/products/disc/inspect", files=image).json()["verdict"] == "ok"
+        service.process.send_signal(signal.SIGTERM)  # the second cuts the wait short
+        service.process.wait(20)
+    assert service.process.returncode == 0
 
 
 def test_the_command_line_gives_the_services_numbers(trained, data):

@@ -185,7 +185,7 @@ def test_the_port_is_the_same_in_image_settings_and_compose():
 
 
 def test_health_checks_ask_routes_that_exist_and_need_no_curl():
-    paths = {route.path for route in health.router(catalogue=None, inspector=None, metrics=None).routes}
+    paths = {route.path for route in health.router(health.Sources(None, None, None, None)).routes}
     image = last("service", "HEALTHCHECK").partition(" CMD ")[2]
     for command in (json.loads(image), compose()["services"]["service"]["healthcheck"]["test"][1:]):
         *python, program = command

@@ -261,8 +261,8 @@ def test_what_a_client_awaited_is_cancelled_when_it_hangs_up():
 
 def test_a_dead_worker_is_not_ready_and_says_why(client):
     catalogue = client.app.state.catalogue
-    assert health(catalogue, worker_fault=None).ready
-    answer = health(catalogue, worker_fault="the inference worker died")
+    assert health(catalogue, faults=[None]).ready
+    answer = health(catalogue, faults=[None, "the inference worker died"])
     assert not answer.ready
     assert answer.reasons == ("the inference worker died",)
 
