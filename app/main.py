@@ -52,9 +52,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.leaving = leaving = Leaving()
     app.include_router(health.router(health.Sources(catalogue, inspector, metrics, leaving)))
     app.include_router(products.router(catalogue=catalogue))
-    app.include_router(
-        inspect.router(catalogue=catalogue, inspector=inspector, settings=settings, on_judged=metrics.judged)
-    )
+    counted = inspect.Counted(on_judged=metrics.judged, on_problem=metrics.refused)
+    app.include_router(inspect.router(catalogue=catalogue, inspector=inspector, settings=settings, counted=counted))
     return app
 
 

@@ -37,9 +37,17 @@ class Settings(BaseSettings):
         description="'off' allows an address other than loopback without API keys.",
     )
     provider: Provider = Field(default="auto", description="Where graphs run; 'auto' takes CUDA where there is one.")
-    threads: int = Field(default_factory=available_cpus, ge=1, le=256, description="Threads for inference on the CPU.")
+    threads: int = Field(
+        default_factory=lambda: min(256, available_cpus()),
+        ge=1,
+        le=256,
+        description="Threads for inference on the CPU.",
+    )
     decoders: int = Field(
-        default_factory=available_cpus, ge=1, le=64, description="Threads that decode and render images."
+        default_factory=lambda: min(64, available_cpus()),
+        ge=1,
+        le=64,
+        description="Threads that decode and render images.",
     )
     drain_s: float = Field(
         default=3, ge=0, le=300, description="Seconds after SIGTERM in which requests are still accepted, not ready."

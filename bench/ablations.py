@@ -1,11 +1,14 @@
 """What each part of the method is worth: one change from the default at a time, on the development set alone.
 
-Every row is published split, two seeds, fewer steps than the default so that many rows can be had (``NUM_STEPS``; the
-row ``default`` has them too). Rows are kept as they are done.
+Three groups, since a machine's hours are few: what concerns the memory is tried on the memory alone, as ``--quick``
+makes it; what concerns the student with ``NUM_STEPS`` gradient steps; what concerns the score by judging anew what one
+training per seed has learned. Each group has a row ``default`` of its own. Published split; rows are kept as they are
+done.
 """
 
 import argparse
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +16,14 @@ import numpy as np
 import torch
 from evidence import chosen, evidence_of
 from goodpart import Goodpart, nothing
-from quality import DEVELOPMENT, figures, keep, mean_and_spread, rows_of
+from quality import DEVELOPMENT, HEADINGS, Row, figures, keep, mean_and_spread, rows_of
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 
 from model.recall import Recalled
 from model.student import FirstModule, Student, StudentSpec
 from training.learn import Lesson, learn
-from training.memory import Exemplars, Origins, recalled_by
+from training.memory import Exemplars, Origins, recalled_by, teach_memory, tell_usual_distances
 from training.settings import read_train_settings
 
 NUM_STEPS = 300
@@ -154,6 +157,19 @@ class Noisy(Goodpart):
         return nowhere(len(noise))
 
 
+class Taught(Goodpart):
+    """A memory that was filled and taught, without a student trained on it."""
+
+    def learned(self, exemplars: Exemplars, generator: torch.Generator) -> None:
+        """As ``Goodpart``'s, but for this change."""
+        teach_memory(self.student, exemplars, settings=self.settings.memory, generator=generator, on_step=nothing)
+        tell_usual_distances(self.student, exemplars)
+
+
+class NoisyTaught(Noisy, Taught):
+    """Noise, then taught."""
+
+
 class Drawn(Goodpart):
     """A memory of positions drawn at random."""
 
@@ -180,6 +196,14 @@ class Clustered(Goodpart):
         centres = torch.from_numpy(means.fit(some).cluster_centers_)
         self.student.recall.write(keys=centres, values=centres)
         return nowhere(len(centres))
+
+
+class AbsoluteMemory(Goodpart):
+    """A memory that does not know how far good parts usually are."""
+
+    def learned(self, exemplars: Exemplars, generator: torch.Generator) -> None:
+        """As ``Goodpart``'s, but for this change."""
+        self.student.recall.usual_distances.fill_(1.0)
 
 
 class Absolute(Goodpart):
@@ -211,45 +235,28 @@ def setting(*assignments: str) -> Change:
     return Change(assignments)
 
 
-CHANGES: dict[str, Change] = {
+MEMORY: dict[str, Change] = {
     "default": Change(),
-    "no memory": Change(method=Untaught, student=WithoutMemory),
-    "recall only": Change(student=WithoutAdaptive),
-    "adaptive only": Change(method=Untaught, student=WithoutRecall),
-    "memory without a trained student": setting("quick=true"),
-    "absolute distances": Change(method=Absolute),
     "50 items": setting("num_recall_items=50"),
     "1,000 items": setting("num_recall_items=1000"),
     "8,000 items": setting("num_recall_items=8000", "num_candidates=120000"),
-    "filled with noise": Change(method=Noisy),
+    "filled with noise, taught": Change(method=NoisyTaught),
     "filled at random": Change(method=Drawn),
     "filled with cluster centres": Change(method=Clustered),
-    "memory not taught": setting("memory.num_steps=0"),
-    "values kept": setting("memory.learn_values=false"),
-    "without L_NM": setting("memory.normality_weight=0"),
-    "without L_orth": setting("memory.orthogonality_weight=0"),
+    "taught": Change(method=Taught),
+    "taught, values kept": Change(("memory.learn_values=false",), method=Taught),
+    "taught without L_NM": Change(("memory.normality_weight=0",), method=Taught),
+    "taught without L_orth": Change(("memory.orthogonality_weight=0",), method=Taught),
+    "absolute distances": Change(method=AbsoluteMemory),
     "regularisation 0 (cosine)": setting("regularisation=0"),
     "regularisation 0.3": setting("regularisation=0.3"),
     "regularisation 3": setting("regularisation=3"),
     "regularisation 100 (squared distance)": setting("regularisation=100"),
-    "merge: replacement": Change(student=merging(Replacing)),
-    "merge: concatenation": Change(student=merging(Concatenating)),
-    "strides 16": setting("strides=[16]"),
-    "strides 16, 8": setting("strides=[16,8]"),
-    "strides 16, 8, 4, 32": setting("strides=[16,8,4,32]"),
     "temperature 0.001": setting("temperature=0.001"),
     "temperature 0.01": setting("temperature=0.01"),
     "temperature 0.05": setting("temperature=0.05"),
     "1 item read": setting("num_read_items=1"),
     "16 items read": setting("num_read_items=16"),
-    "hardness 0": setting("learning.hardness=0"),
-    "later scales count 0 in the score": setting("later_score_weight=0"),
-    "later scales count 0.5": setting("later_score_weight=0.5"),
-    "later scales count 1": setting("later_score_weight=1"),
-    "score: top 0.3 %": setting("top_share=0.003"),
-    "score: top 1 %": setting("top_share=0.01"),
-    "score: maximum": setting("top_share=0.0001"),
-    "1,000 steps": setting("learning.num_steps=1000"),
     "teacher lite1": Change(teacher="efficientnet_lite1"),
     "teacher lite2": Change(teacher="efficientnet_lite2"),
     "192 px": Change(size=192),
@@ -259,52 +266,125 @@ CHANGES: dict[str, Change] = {
     "50 training images": Change(max_train=50),
     "200 training images": Change(max_train=200),
 }
+STUDENT: dict[str, Change] = {
+    "default": Change(),
+    "no memory": Change(method=Untaught, student=WithoutMemory),
+    "recall only": Change(student=WithoutAdaptive),
+    "adaptive only": Change(method=Untaught, student=WithoutRecall),
+    "absolute distances": Change(method=Absolute),
+    "strides 16": setting("strides=[16]"),
+    "strides 16, 8": setting("strides=[16,8]"),
+    "strides 16, 8, 4, 32": setting("strides=[16,8,4,32]"),
+    "merge: replacement": Change(student=merging(Replacing)),
+    "merge: concatenation": Change(student=merging(Concatenating)),
+    "hardness 0": setting("learning.hardness=0"),
+    "regularisation 3": setting("regularisation=3"),
+}
+# The comparison alone: what one training learned, judged by other settings.
+SCORE: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "later scales count 0": ("later_score_weight=0",),
+    "later scales count 0.5": ("later_score_weight=0.5",),
+    "later scales count 1": ("later_score_weight=1",),
+    "maximum": ("top_share=0.0001",),
+    "top 0.3 %": ("top_share=0.003",),
+    "top 1 %": ("top_share=0.01",),
+    "top 10 %": ("top_share=0.1",),
+}
+GROUPS = ("memory", "student", "score")
 
 
 def main() -> None:
-    """Compute what is missing, keep each row, print the table."""
+    """Compute what is missing, keep each row, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help=f"the folder {DEVELOPMENT}")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", nargs="+", default=list(CHANGES), choices=list(CHANGES), metavar="CHANGE")
+    parser.add_argument("--groups", nargs="+", default=list(GROUPS), choices=GROUPS)
     parser.add_argument("--out", type=Path, default=Path("bench/results/ablations.json"))
     given = parser.parse_args()
     if given.data.name != DEVELOPMENT:
         parser.error(f"designs are chosen on {DEVELOPMENT} alone")
     torch.set_num_threads(given.threads)
-    for name in given.only:
-        for seed in range(given.seeds):
-            if not any(row["change"] == name and row["seed"] == seed for row in rows_of(given.out)):
-                row = {"change": name, "dataset": DEVELOPMENT, "role": "development", "seed": seed}
-                keep(given.out, {**row, **measured(CHANGES[name], given.data, seed=seed)})
-    print_table(given.out)
+    for seed in range(given.seeds):
+        study = Study(given.data, given.out, seed)
+        for group, run in (("memory", study.memory), ("score", study.score), ("student", study.student)):
+            if group in given.groups:
+                run()
+    print(tables(rows_of(given.out)))
 
 
-def measured(change: Change, folder: Path, *, seed: int) -> dict[str, float]:
-    """One change, one seed."""
-    assignments = [
-        f"learning.num_steps={NUM_STEPS}",
-        f"teacher={change.teacher}",
-        f"height={change.size}",
-        f"width={change.size}",
-        *change.settings,
+@dataclass(frozen=True)
+class Study:
+    """One seed of all groups."""
+
+    folder: Path
+    out: Path
+    seed: int
+
+    def memory(self) -> None:
+        """Changes of the memory, on the memory alone."""
+        for name, change in MEMORY.items():
+            self.keep("memory", name, lambda change=change: self.judged(change, "quick=true"))
+
+    def student(self) -> None:
+        """Changes of the student."""
+        for name, change in STUDENT.items():
+            self.keep("student", name, lambda change=change: self.judged(change, f"learning.num_steps={NUM_STEPS}"))
+
+    def score(self) -> None:
+        """Changes of the score, on one training of the default."""
+        if all(self.is_there("score", name) for name in SCORE):
+            return
+        evidence = evidence_of(self.folder, teacher=Change().teacher, size=Change().size)
+        method = Goodpart(read_train_settings(None))
+        method.fit(evidence.train, seed=self.seed)
+        for name, assignments in SCORE.items():
+            method.compared_by(read_train_settings(None, assignments), evidence.train)
+            self.keep("score", name, lambda: figures(method.judge(evidence.test), evidence))
+
+    def judged(self, change: Change, assignment: str) -> dict[str, float]:
+        """The figures of one change."""
+        sides = (f"height={change.size}", f"width={change.size}")
+        settings = read_train_settings(None, [f"teacher={change.teacher}", *sides, assignment, *change.settings])
+        evidence = evidence_of(self.folder, teacher=change.teacher, size=change.size)
+        method = change.method(settings, change.student)
+        images = np.random.default_rng(self.seed).permutation(len(evidence.good))[: change.max_train]
+        method.fit(chosen(evidence.train, np.sort(images)), seed=self.seed)
+        return figures(method.judge(evidence.test), evidence)
+
+    def keep(self, group: str, name: str, compute: Callable[[], dict[str, float]]) -> None:
+        """Compute a row and keep it, unless it is there."""
+        if self.is_there(group, name):
+            return
+        row = {"group": group, "change": name, "dataset": DEVELOPMENT, "role": "development", "seed": self.seed}
+        keep(self.out, {**row, **compute()})
+        print(group, name, self.seed, flush=True)
+
+    def is_there(self, group: str, name: str) -> bool:
+        """Whether a row was kept before."""
+        wanted = (group, name, self.seed)
+        return any((row["group"], row["change"], row["seed"]) == wanted for row in rows_of(self.out))
+
+
+def tables(rows: list[Row]) -> str:
+    """A table a group, a row a change, mean and spread over the seeds."""
+    return "\n\n".join(table(group, [row for row in rows if row["group"] == group]) for group in GROUPS)
+
+
+def table(group: str, rows: list[Row]) -> str:
+    """One group's table, as Markdown."""
+    changes: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        changes[row["change"]].append(row)
+    lines = [
+        f"| {group} | seeds | {' | '.join(HEADINGS[name] for name in SHOWN)} |",
+        "| --- " * (len(SHOWN) + 2) + "|",
     ]
-    evidence = evidence_of(folder, teacher=change.teacher, size=change.size)
-    method = change.method(read_train_settings(None, assignments), change.student)
-    images = np.random.default_rng(seed).permutation(len(evidence.good))[: change.max_train]
-    method.fit(chosen(evidence.train, np.sort(images)), seed=seed)
-    return figures(method.judge(evidence.test), evidence)
-
-
-def print_table(out: Path) -> None:
-    """A row a change, mean and spread over the seeds."""
-    groups = defaultdict(list)
-    for row in rows_of(out):
-        groups[row["change"]].append(row)
-    print("| change | " + " | ".join(SHOWN) + " |\n|" + " --- |" * (len(SHOWN) + 1))
-    for name, rows in groups.items():
-        print(f"| {name} | " + " | ".join(mean_and_spread([row[shown] for row in rows]) for shown in SHOWN) + " |")
+    for name, some in changes.items():
+        cells = " | ".join(mean_and_spread([row[shown] for row in some]) for shown in SHOWN)
+        lines.append(f"| {name} | {len(some)} | {cells} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ are compared at 256 x 256 pixels, as published work does.
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,9 @@ def features_of(paths: Sequence[Path], *, teacher: str, rule: InputRecord, strid
         digest.update(path.read_bytes())
     place = CACHE / f"{digest.hexdigest()[:16]}-{teacher}-{rule.height}.safetensors"
     if not place.is_file():
-        save_file(computed(paths, teacher=teacher, rule=rule), place)
+        beside = place.with_suffix(f".{os.getpid()}")
+        save_file(computed(paths, teacher=teacher, rule=rule), beside)
+        beside.replace(place)  # another run may be reading
     kept = load_file(place)
     return {PIXELS: kept[str(PIXELS)], **{stride: kept[str(stride)].float() for stride in strides}}
 

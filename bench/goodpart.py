@@ -36,6 +36,8 @@ class Goodpart:
     student_class: type[Student] = Student
     student: Student | None = None
     compare: Compare | None = None
+    telling: Tensor | None = None
+    hidden: Tensor | None = None
 
     def taps(self, features: Features) -> tuple[Tensor, ...]:
         """Teacher features, the first scale first, as ``Teacher.forward`` gives them."""
@@ -58,13 +60,30 @@ class Goodpart:
         exemplars = Exemplars(standard, valid, self.filled(standard[0], valid[0], generator))
         self.learned(exemplars, generator)
         if standardise is None:
-            telling = torch.randperm(len(features[0]), generator=generator)[:NUM_TELLING]
-            held_out = tuple(scale[telling] for scale in features)
-            hidden = exemplars.origins.hidden_from(telling)
+            self.telling = torch.randperm(len(features[0]), generator=generator)[:NUM_TELLING]
+            self.hidden = exemplars.origins.hidden_from(self.telling)
+            self.tell(tuple(scale[self.telling] for scale in features))
         else:
-            held_out, hidden = self.taps(standardise), None
-        ones = torch.ones(len(held_out[0]), *settings.map_size)
-        fit_comparison(self.compare, self.student, held_out, ones, emphasis=settings.emphasis, hidden_items=hidden)
+            self.tell(self.taps(standardise))
+
+    def tell(self, features: tuple[Tensor, ...]) -> None:
+        """The comparison's constants from these good parts."""
+        ones = torch.ones(len(features[0]), *self.settings.map_size)
+        fit_comparison(
+            self.compare,
+            self.student,
+            features,
+            ones,
+            emphasis=self.settings.emphasis,
+            hidden_items=self.hidden,
+        )
+
+    def compared_by(self, settings: TrainSettings, train: Features) -> None:
+        """Another comparison of what was learned, where no good part was held out."""
+        self.settings = settings
+        features = self.taps(train)
+        self.compare = Compare(compare_spec(settings), channels=tuple(scale.shape[1] for scale in features)).eval()
+        self.tell(tuple(scale[self.telling] for scale in features))
 
     def filled(self, standard: Tensor, valid: Tensor, generator: torch.Generator) -> Origins:
         """The memory filled; what an ablation changes."""

@@ -1,7 +1,7 @@
 """How well Goodpart and its baselines judge: the same teacher, the same data, the same size, several seeds.
 
 Rows are kept as they are done, and a rerun computes only those that are not there. ``magnetic_tile`` is the development
-set, on which designs were chosen; the others were not looked at for any choice.
+set, on which designs were chosen; no choice was made on the others.
 """
 
 import argparse
@@ -67,7 +67,10 @@ def main() -> None:
     """Compute what is missing, keep each row, print the table."""
     given = arguments()
     torch.set_num_threads(given.threads)
-    assignments = [f"teacher={given.teacher}", f"height={given.size}", f"width={given.size}", *given.set]
+    if (given.set or given.config) and not given.label:
+        raise SystemExit("settings were changed: name the methods' rows apart by --label")
+    teacher = [f"teacher={given.teacher}"] if given.teacher else []
+    assignments = [*teacher, f"height={given.size}", f"width={given.size}", *given.set]
     settings = read_train_settings(given.config, assignments)
     for folder in given.data:
         evidence = None
@@ -108,7 +111,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--size", type=int, default=256, help="input height and width in pixels")
-    parser.add_argument("--teacher", default=TrainSettings().teacher)
+    parser.add_argument("--teacher", help="default: that of the settings")
     parser.add_argument("--max-train", type=int, default=None, help="good images to train on; default: all")
     parser.add_argument(
         "--split",
@@ -140,6 +143,7 @@ def measured(method: Method, evidence: Evidence, *, seed: int, given: argparse.N
         "judging_ms": judging_ms(method, evidence),
         "model_megabytes": method.size_bytes() / 1e6,
         "num_train": len(train),
+        "threads": given.threads,
     }
 
 
@@ -206,7 +210,7 @@ def share_with_interval(hits: np.ndarray) -> Row:
 def judging_ms(method: Method, evidence: Evidence) -> float:
     """Median milliseconds of judging one image's features in torch, the teacher not counted."""
     spent = []
-    for index in range(NUM_TIMED):
+    for index in range(min(NUM_TIMED, len(evidence.defective))):
         one = chosen(evidence.test, np.array([index]))
         began = time.perf_counter()
         method.judge(one)
@@ -232,19 +236,23 @@ def rows_of(out: Path) -> list[Row]:
 def table(rows: list[Row], *, split: str) -> str:
     """Mean and spread over the seeds, as Markdown: a row a data set and method."""
     names = [HEADINGS.get(name, name) for name in (*SHOWN, *COSTS)]
-    lines = [f"| data | role | method | seeds | {' | '.join(names)} |", "| --- " * (len(names) + 4) + "|"]
-    for (dataset, role, method), some in grouped([row for row in rows if row["split"] == split]).items():
+    lines = [f"| data | role | method | teacher, px | seeds | {' | '.join(names)} |", "| --- " * (len(names) + 5) + "|"]
+    for (dataset, role, method, teacher, size, _), some in grouped([r for r in rows if r["split"] == split]).items():
         figures = [mean_and_spread([row[name] for row in some]) if name in some[0] else "" for name in SHOWN]
         costs = [f"{statistics.mean(row[name] for row in some):.1f}" for name in COSTS]
-        lines.append(f"| {dataset} | {role} | {method} | {len(some)} | {' | '.join([*figures, *costs])} |")
+        taught_by = f"{teacher.removeprefix('efficientnet_')}, {size}"
+        lines.append(
+            f"| {dataset} | {role} | {method} | {taught_by} | {len(some)} | {' | '.join([*figures, *costs])} |"
+        )
     return "\n".join(lines)
 
 
-def grouped(rows: list[Row]) -> dict[tuple[str, str, str], list[Row]]:
-    """Rows of all seeds by data set, role and method, in the order of the data sets' names."""
-    groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+def grouped(rows: list[Row]) -> dict[tuple[Any, ...], list[Row]]:
+    """Rows that differ by their seed alone, in the order of the data sets' names."""
+    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: (row["dataset"], row["method"], row["seed"])):
-        groups[row["dataset"], row["role"], row["method"]].append(row)
+        same = ("dataset", "role", "method", "teacher", "size", "max_train")
+        groups[tuple(row[name] for name in same)].append(row)
     return groups
 
 

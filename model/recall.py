@@ -33,7 +33,7 @@ class RecallMemory(nn.Module):
     """Items of the first scale, filled from good exemplars before training begins.
 
     Keys and values are parameters: saved, exported, and trained where their gradients are wanted. At each position the
-    ``num_read`` items most like the query are read; the temperature is so low that more would weigh nothing.
+    ``num_read`` items most like the query are read; at a low temperature more would change little (`docs/quality.md`).
     """
 
     usual_distances: Tensor

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from app.engine.decode import loaded, opened
@@ -20,6 +21,10 @@ SIZES = (0.02, 0.04, 0.08, 0.16, 0.32)
 CONTRASTS = (0.25, 0.5, 1.0)
 # Good parts that every kind, size and contrast is put onto.
 NUM_PARTS = 6
+# Larger parts are tried at this size: the network sees them smaller still, and time goes with the pixels.
+MOST_SIDE_PX = 1024
+# Of a defect at least this share must lie where the part is looked at; so many places are tried for it.
+INSIDE_SHARE, MOST_TRIES = 0.5, 50
 # A size is found if this share of its defects is judged ng.
 FOUND_SHARE = 0.9
 JUDGED_MODES = ("L", "RGB")
@@ -39,9 +44,9 @@ class Cell:
 def sensitivity(
     version: Version, parts: Sequence[Path], *, seed: int, max_pixels: int, on_defect: Callable[[int], None]
 ) -> tuple[Cell, ...]:
-    """Every kind, size and contrast on some good parts; none where no part is an 8-bit image."""
+    """Every kind, size and contrast on some good parts; none where no part is grey or RGB of 8 bits."""
     generator = np.random.default_rng(seed)
-    pictures = [loaded(opened(path.read_bytes(), max_pixels=max_pixels)) for path in parts[:NUM_PARTS]]
+    pictures = [picture_of(path, max_pixels=max_pixels) for path in parts[:NUM_PARTS]]
     pictures = [picture for picture in pictures if picture.mode in JUDGED_MODES]
     if not pictures:
         return ()
@@ -59,9 +64,29 @@ def sensitivity(
 def is_found(
     version: Version, picture: Pillow.Image, defect: Defect, generator: np.random.Generator, *, max_pixels: int
 ) -> bool:
-    """Whether the part is judged ng with this defect on it."""
-    defective, _ = with_defect(picture, defect, generator=generator)
+    """Whether the part is judged ng with this defect on it, where it is looked at."""
+    inside = looked_at(version, picture)
+    for _ in range(MOST_TRIES):
+        defective, mask = with_defect(picture, defect, generator=generator)
+        if inside[mask].mean() >= INSIDE_SHARE:
+            break
     return judge(as_png(defective), version, max_pixels=max_pixels).verdict == "ng"
+
+
+def picture_of(path: Path, *, max_pixels: int) -> Pillow.Image:
+    """A good part, upright, of ``MOST_SIDE_PX`` at most."""
+    picture = loaded(opened(path.read_bytes(), max_pixels=max_pixels))
+    if picture.mode in JUDGED_MODES:
+        picture.thumbnail((MOST_SIDE_PX, MOST_SIDE_PX), Pillow.Resampling.BILINEAR)
+    return picture
+
+
+def looked_at(version: Version, picture: Pillow.Image) -> NDArray[np.bool_]:
+    """Where the part is inspected, bool (height, width)."""
+    if version.interest is None:
+        return np.ones((picture.height, picture.width), dtype=bool)
+    rows, columns = (np.arange(picture.height) + 0.5) / picture.height, (np.arange(picture.width) + 0.5) / picture.width
+    return version.interest.at(rows, columns)
 
 
 def num_defects(num_parts: int) -> int:

@@ -1,6 +1,7 @@
 """Everything that a person chooses about a training: one frozen object, from YAML and flags."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -23,6 +24,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_candidates": 120_000,
     },
 }
+
+
+@dataclass(frozen=True)
+class Emphasis:
+    """What each scale counts, the first scale first: in the score in units of its spread, and in the map."""
+
+    score: tuple[float, ...]
+    map: tuple[float, ...]
 
 
 class MemorySettings(BaseModel):
@@ -167,10 +176,11 @@ class TrainSettings(BaseModel):
         return self.height // self.map_stride, self.width // self.map_stride
 
     @property
-    def emphasis(self) -> tuple[float, ...]:
-        """What each scale counts in the score; without a gradient step only the first has anything to say."""
-        later = 0.0 if self.quick else self.later_score_weight
-        return (1.0, *(later for _ in self.strides[1:]))
+    def emphasis(self) -> Emphasis:
+        """What each scale counts; without a gradient step only the first has anything to say."""
+        later_score, later_map = (0.0, 0.0) if self.quick else (self.later_score_weight, 1.0)
+        later = self.strides[1:]
+        return Emphasis(score=(1.0, *(later_score for _ in later)), map=(1.0, *(later_map for _ in later)))
 
     @property
     def hidden_channels(self) -> tuple[int, ...]:

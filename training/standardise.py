@@ -1,12 +1,11 @@
 """What good parts alone say about the comparison: how far off each scale usually is, and how steady it is there."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from model.compare import Compare
 from model.student import Student
+from training.settings import Emphasis
 
 BATCH_SIZE = 16
 SMALLEST_SPREAD = 1e-6
@@ -19,13 +18,13 @@ def fit_comparison(
     features: tuple[Tensor, ...],
     valid: Tensor,
     *,
-    emphasis: Sequence[float],
+    emphasis: Emphasis,
     hidden_items: Tensor | None = None,
 ) -> None:
     """Set the comparison's constants from teacher features of good parts.
 
-    Each scale is standardised over positions. In the score a scale weighs by its ``emphasis`` in spreads of the
-    images' own scores, in the map all scales with any emphasis weigh alike. ``hidden_items``: what each image must not
+    Each scale is standardised over positions. A scale weighs by its ``emphasis``, in the score in spreads of the
+    images' own scores. ``hidden_items``: what each image must not
     recall, where the memory was filled from these very images.
     """
     for own, learned in zip(compare.standardisers, student.standardisers, strict=True):
@@ -35,10 +34,11 @@ def fit_comparison(
     means, spreads = position_statistics(maps, valid)
     compare.scale_means.copy_(means)
     compare.scale_spreads.copy_(spreads)
-    wanted = torch.tensor(emphasis, device=maps.device)
-    score_weights = wanted / compare.judge(maps, valid).scale_scores.std(0).clamp_min(SMALLEST_SPREAD)
+    score_weights = torch.tensor(emphasis.score, device=maps.device) / compare.judge(maps, valid).scale_scores.std(
+        0
+    ).clamp_min(SMALLEST_SPREAD)
     compare.score_weights.copy_(score_weights / score_weights.sum())
-    map_weights = (wanted > 0).float()
+    map_weights = torch.tensor(emphasis.map, device=maps.device)
     compare.map_weights.copy_(map_weights / map_weights.sum())
 
 

@@ -34,7 +34,7 @@ def with_defect(picture: Pillow.Image, defect: Defect, *, generator: np.random.G
     pixels = np.asarray(picture, dtype=np.float32)
     extent = max(2, round(defect.size * min(picture.size)))
     mask, put = KINDS[defect.kind](picture, extent, generator)
-    opacity = defect.contrast * mask
+    opacity = np.float32(defect.contrast) * mask.astype(np.float32)
     if pixels.ndim == 3:
         opacity = opacity[:, :, None]
     blended = pixels * (1 - opacity) + put * opacity
@@ -126,5 +126,5 @@ def opposite(picture: Pillow.Image, mask: Mask) -> Pixels:
 def as_png(picture: Pillow.Image) -> bytes:
     """The image as PNG bytes."""
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    picture.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()

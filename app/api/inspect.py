@@ -81,12 +81,20 @@ class Ids:
         )
 
 
+@dataclass(frozen=True)
+class Counted:
+    """Who is told of every judgement, and of every problem that is an item of a batch, by its slug."""
+
+    on_judged: Callable[[Inspection], None]
+    on_problem: Callable[[str], None]
+
+
 def router(
     *,
     catalogue: Catalogue,
     inspector: Inspector,
     settings: Settings,
-    on_judged: Callable[[Inspection], None],
+    counted: Counted,
 ) -> APIRouter:
     """``/v1/products/{product}/inspect`` and its batch."""
     routes = APIRouter(prefix="/v1/products/{product}", tags=["inspect"])
@@ -104,7 +112,7 @@ def router(
         data = await bodies.read_image(request, limit_bytes=settings.max_upload_bytes)
         judging = inspector.inspect(data, version, asked.wish(), deadline=deadline)
         inspection = await unless_gone(request, judging)
-        on_judged(inspection)
+        counted.on_judged(inspection)
         return ids_of(request, asked).named(inspection)
 
     @routes.post("/inspect/batch", openapi_extra={"requestBody": {"required": True, "content": BATCH_FORM}})
@@ -115,17 +123,20 @@ def router(
             request, limit_bytes=settings.max_batch_upload_bytes, most=settings.max_batch_images
         )
         ids = ids_of(request, asked)
-        deadline = asked.deadline(default_ms=settings.deadline_ms)
-        turns = asyncio.Semaphore(settings.decoders + settings.max_batch)  # a batch must not fill the house
+        by = asked.deadline(default_ms=settings.deadline_ms) if asked.x_deadline_ms else None
+        # A batch must not fill the house: others come too.
+        turns = asyncio.Semaphore(min(settings.decoders + settings.max_batch, max(1, settings.max_in_hand // 2)))
 
         async def item(data: bytes) -> InspectionAnswer | ProblemAnswer:
             try:
                 async with turns:
+                    deadline = by or asked.deadline(default_ms=settings.deadline_ms)
                     inspection = await inspector.inspect(data, version, asked.wish(), deadline=deadline)
-                on_judged(inspection)
-                return ids.named(inspection)
             except GoodpartError as error:
+                counted.on_problem(problems.kind_of(error).slug)
                 return ProblemAnswer.model_validate(problems.problem_of(error))
+            counted.on_judged(inspection)
+            return ids.named(inspection)
 
         return BatchAnswer(items=tuple(await unless_gone(request, asyncio.gather(*map(item, images)))))
 

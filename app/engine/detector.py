@@ -9,7 +9,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from app.engine.decode import Image
-from app.engine.errors import NotFinite
+from app.engine.errors import ModelError, NotFinite, RunFailed
 from app.engine.interest import RegionOfInterest
 
 Floats = NDArray[np.float32]
@@ -114,10 +114,15 @@ class Detector:
         ]
 
     def run(self, batch: Batch) -> list[Comparison]:
-        """The whole way from pixels to comparisons."""
-        teacher_features = self.extract(batch)
-        student_features = self.rebuild(teacher_features)
-        return self.judge(teacher_features, student_features, batch)
+        """The whole way from pixels to comparisons; raises NotFinite and RunFailed."""
+        try:
+            teacher_features = self.extract(batch)
+            student_features = self.rebuild(teacher_features)
+            return self.judge(teacher_features, student_features, batch)
+        except ModelError:
+            raise
+        except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
+            raise RunFailed(str(error) or type(error).__name__) from error
 
 
 def reading_of(student_outputs: Mapping[str, NDArray[Any]], row: int) -> Reading | None:

@@ -18,6 +18,7 @@ GoodpartError
         ├── ExternalData        a graph whose weights lie outside its file
         ├── BadGraph            a graph that ONNX Runtime does not take
         ├── ProviderMissing     a device was asked for that is not there
+        ├── RunFailed           a graph that ONNX Runtime could not run
         └── NotFinite           a graph that answered NaN or infinity
 """
 
@@ -136,6 +137,13 @@ class ProviderMissing(ModelError):
             f"'{asked}' was asked for, but no such device runs here (ONNX Runtime was built for {got}); install "
             "goodpart[gpu] on a machine with an NVIDIA GPU, or ask for 'cpu'"
         )
+
+
+class RunFailed(ModelError):
+    """A graph that ONNX Runtime could not run: a full device, or inputs that it does not take."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the graphs can't be run: {why.splitlines()[0][:300]}")
 
 
 class NotFinite(ModelError):

@@ -65,13 +65,21 @@ def explained(region: Region, comparison: Comparison, manifest: Manifest, patche
 
 
 def shares_at(region: Region, comparison: Comparison, manifest: Manifest) -> tuple[ScaleShare, ...]:
-    """Each scale's part in the peak. Scales that weigh nothing are not in the map either; the others are all alike."""
+    """Each scale's part in the peak."""
     put = [
-        max(0.0, float(map_[region.peak_row, region.peak_column])) if scale.weight > 0 else 0.0
-        for scale, map_ in zip(manifest.scales, comparison.scale_maps, strict=True)
+        weight * max(0.0, float(map_[region.peak_row, region.peak_column]))
+        for weight, map_ in zip(map_weights(comparison, manifest), comparison.scale_maps, strict=True)
     ]
     total = sum(put) or 1.0
     return tuple(ScaleShare(scale.stride, one / total) for scale, one in zip(manifest.scales, put, strict=True))
+
+
+def map_weights(comparison: Comparison, manifest: Manifest) -> list[float]:
+    """Each scale's part of the map: all alike; in a quick version the first alone, in older ones as in the score."""
+    if comparison.reading is None:
+        return [scale.weight for scale in manifest.scales]
+    later = float(manifest.method == "full")
+    return [1.0, *(later for _ in manifest.scales[1:])]
 
 
 def expected_at(region: Region, reading: Reading, manifest: Manifest, patches: Patches) -> tuple[Expected, ...]:
@@ -83,7 +91,8 @@ def expected_at(region: Region, reading: Reading, manifest: Manifest, patches: P
     position = row * columns + column
     weights: dict[bytes, float] = defaultdict(float)
     for item, weight in zip(reading.items[position], reading.weights[position], strict=True):
-        weights[patches.jpeg(int(item))] += float(weight)
+        if item < len(patches.ends):
+            weights[patches.jpeg(int(item))] += float(weight)
     ordered = sorted(weights.items(), key=lambda pair: -pair[1])
     return tuple(Expected(weight, jpeg) for jpeg, weight in ordered)
 
@@ -103,6 +112,11 @@ def unpacked_patches(data: bytes) -> Patches:
             patches = Patches(np.asarray(arrays["data"], np.uint8), np.asarray(arrays["ends"], np.int64))
     except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise BadPatches(f"patches.npz can't be read: {error}") from error
-    if patches.ends.ndim != 1 or (np.diff(patches.ends, prepend=0) <= 0).any() or patches.ends[-1] != len(patches.data):
+    if (
+        patches.ends.ndim != 1
+        or len(patches.ends) == 0
+        or (np.diff(patches.ends, prepend=0) <= 0).any()
+        or patches.ends[-1] != len(patches.data)
+    ):
         raise BadPatches("patches.npz holds no row of pictures")
     return patches

@@ -9,7 +9,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -126,11 +127,18 @@ class Worker:
                 return None
             if self.limits.max_delay_s:
                 enough = self.limits.max_batch
-                self._changed.wait_for(lambda: len(self._waiting) >= enough, timeout=self.limits.max_delay_s)
+                self._changed.wait_for(lambda: len(self._waiting) >= enough, timeout=self._patience_s())
             jobs = [self._waiting.popleft()]
             while len(jobs) < self.limits.max_batch and self._waiting and self._waiting[0].version is jobs[0].version:
                 jobs.append(self._waiting.popleft())
             return jobs
+
+    def _patience_s(self) -> float:
+        """How long the first in line can wait for company: half of the time that its deadline leaves, at most."""
+        deadline = self._waiting[0].deadline
+        if deadline is None:
+            return self.limits.max_delay_s
+        return min(self.limits.max_delay_s, max(0.0, (deadline - self._clock()) / 2))
 
     def _run(self, jobs: Sequence[Job]) -> None:
         wanted = [job for job in jobs if self._begins(job)]
@@ -142,6 +150,7 @@ class Worker:
         settle(wanted)
         self.on_batch(len(wanted))
         self._note(len(wanted), self._clock() - began)
+        self._num_restarts = 0  # it works again: only deaths in a row count
 
     def _begins(self, job: Job) -> bool:
         """Whether somebody still waits for a job that is in time."""
@@ -176,7 +185,7 @@ def settle(jobs: Sequence[Job]) -> None:
 def fail(jobs: Sequence[Job] | deque[Job], error: Exception) -> None:
     """Tell everybody who still waits."""
     for job in jobs:
-        if not job.future.done():
+        with suppress(InvalidStateError):  # answered or cancelled already, perhaps just now
             job.future.set_exception(error)
 
 

@@ -8,7 +8,7 @@ from baselines.method import Features, Judged, enlarged, parameters_bytes, top_m
 from model.teacher import Teacher, teacher_spec
 
 PIXELS = 1
-LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.4, 0.9, 1e-4
+LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-4
 BATCH_SIZE = 8
 
 
@@ -34,9 +34,7 @@ class STFPM:
         torch.manual_seed(seed)
         self.student = Teacher(self.teacher, teacher_spec(self.teacher).network(), strides=self.strides)
         network = self.student.network.train().requires_grad_()
-        optimiser = torch.optim.SGD(
-            network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
-        )
+        optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         for _ in range(self.num_steps):
             images = torch.randint(len(train[PIXELS]), (BATCH_SIZE,))
             batch = {stride: train[stride][images] for stride in (PIXELS, *self.strides)}

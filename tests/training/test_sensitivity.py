@@ -1,7 +1,21 @@
+from dataclasses import replace
+
+import numpy as np
 from drawing import encoded, good_part
 
+from app.engine.interest import RegionOfInterest
 from training.chart import sensitivity_html
-from training.sensitivity import CONTRASTS, KINDS, SIZES, Cell, num_defects, sensitivity, smallest_found
+from training.sensitivity import (
+    CONTRASTS,
+    KINDS,
+    SIZES,
+    Cell,
+    looked_at,
+    num_defects,
+    picture_of,
+    sensitivity,
+    smallest_found,
+)
 
 
 def row(found, *, kind="spot", contrast=1.0, drawn=10):
@@ -31,6 +45,27 @@ def test_every_kind_size_and_contrast_is_tried_on_real_verdicts(tiny_version, tm
     }
     plain = [cell.num_found for cell in cells if (cell.kind, cell.contrast, cell.size) == ("spot", 1.0, SIZES[-1])]
     assert plain == [2]
+
+
+def test_defects_lie_where_the_part_is_looked_at(tiny_version, tmp_path):
+    """With the lower left quarter alone looked at, a plain defect is still found: it is drawn there."""
+    inside = np.zeros((80, 96), dtype=bool)
+    inside[40:, :48] = True
+    version = replace(tiny_version, interest=RegionOfInterest(inside))
+    part = good_part(100)
+    rows, columns = np.nonzero(looked_at(version, part))
+    assert (rows.min(), columns.max()) == (40, 47)
+    path = tmp_path / "part.png"
+    path.write_bytes(encoded(part))
+    cells = sensitivity(version, [path] * 6, seed=0, max_pixels=10**6, on_defect=lambda _: None)
+    (plain,) = (cell for cell in cells if (cell.kind, cell.contrast, cell.size) == ("spot", 1.0, SIZES[-1]))
+    assert plain.num_found >= 5
+
+
+def test_large_parts_are_tried_at_a_smaller_size(tmp_path):
+    path = tmp_path / "large.png"
+    path.write_bytes(encoded(good_part(1, size=(3000, 1500))))
+    assert picture_of(path, max_pixels=10**7).size == (1024, 512)
 
 
 def test_parts_that_are_not_8_bit_are_not_tried(tiny_version, tmp_path):

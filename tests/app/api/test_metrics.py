@@ -42,9 +42,11 @@ def test_problems_are_counted_by_reason(client, read):
 
 
 def test_images_of_a_batch_are_counted(client, read, good_bytes):
-    files = [("image", ("a.png", good_bytes, "image/png"))] * 2
+    files = [("image", ("a.png", data, "image/png")) for data in (good_bytes, good_bytes, b"nonsense")]
     client.post(f"{URL}/batch", files=files)
-    assert read()["goodpart_inspections_total", (("product", "disc"), ("verdict", "ok"))] == 2
+    found = read()
+    assert found["goodpart_inspections_total", (("product", "disc"), ("verdict", "ok"))] == 2
+    assert found["goodpart_refusals_total", (("reason", "not-an-image"),)] == 1
 
 
 def test_the_version_that_serves_and_its_provider_are_told(read, tiny_version):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -17,7 +19,7 @@ def region_at(row, column):
 def manifest(tiny_version):
     """Of 64 x 64 pixels, strides 16 and 8, and a map of 16 x 16."""
     scales = (ScaleRecord(stride=16, weight=0.8), ScaleRecord(stride=8, weight=0.2))
-    return tiny_version.manifest.model_copy(update={"scales": scales})
+    return tiny_version.manifest.model_copy(update={"scales": scales, "method": "full"})
 
 
 @pytest.fixture
@@ -48,10 +50,20 @@ def test_scales_share_the_peak(manifest, comparison):
     assert [(scale.stride, scale.share) for scale in found.scales] == [(16, 0.75), (8, 0.25)]
 
 
-def test_a_scale_that_weighs_nothing_has_no_share(manifest, comparison):
-    quick = manifest.model_copy(update={"scales": (ScaleRecord(stride=16, weight=1), ScaleRecord(stride=8, weight=0))})
+def test_in_a_quick_version_the_first_scale_alone_makes_the_map(manifest, comparison):
+    quick = manifest.model_copy(update={"method": "quick"})
     found = explained(region_at(5, 13), comparison, quick, None)
     assert [scale.share for scale in found.scales] == [1.0, 0.0]
+
+
+def test_in_an_older_version_scales_share_the_map_as_the_score(manifest, comparison):
+    found = explained(region_at(5, 13), replace(comparison, reading=None), manifest, None)
+    assert [round(scale.share, 3) for scale in found.scales] == [0.923, 0.077]  # 3 x 0.8 to 1 x 0.2
+
+
+def test_an_item_without_a_picture_is_left_out(manifest, comparison):
+    found = explained(region_at(5, 13), comparison, manifest, unpacked_patches(packed_patches(PICTURES[:2])))
+    assert [patch.jpeg for patch in found.expected] == [b"second"]
 
 
 def test_a_version_without_pictures_explains_by_scale_alone(manifest, comparison):
@@ -60,8 +72,8 @@ def test_a_version_without_pictures_explains_by_scale_alone(manifest, comparison
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"nonsense", packed_patches(PICTURES)[:-40], packed_patches([b"a", b""])],
-    ids=["empty", "nonsense", "cut", "an item without a picture"],
+    [b"", b"nonsense", packed_patches(PICTURES)[:-40], packed_patches([b"a", b""]), packed_patches([])],
+    ids=["empty", "nonsense", "cut", "an item without a picture", "no item"],
 )
 def test_damaged_pictures_are_refused(data):
     with pytest.raises(BadPatches, match=r"patches\.npz"):

@@ -24,11 +24,12 @@ def test_pieces_are_those_of_scipy(mask):
 
 def test_a_region_is_placed_on_the_posted_image():
     map_ = np.zeros((16, 16), np.float32)
-    map_[4:6, 8:12] = 9
+    map_[4:6, 8:12] = 8
+    map_[5, 10] = 9
     (region,) = regions_of(map_, threshold=5, grid=grid_of(image(width=320, height=160), (16, 16)))
     assert (region.x, region.y, region.width, region.height) == (160, 40, 80, 20)
     assert region.area_px == 80 * 20
-    assert region.peak == 9
+    assert (region.peak, region.peak_row, region.peak_column) == (9, 5, 10)
 
 
 def test_a_region_in_a_letterbox_is_placed_on_the_posted_image():

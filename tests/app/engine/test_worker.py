@@ -1,4 +1,5 @@
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -135,6 +136,22 @@ def test_a_worker_that_dies_fails_its_waiters_and_is_started_again(make_worker):
         worker.submit(job(version, 7)).result(10)
     assert worker.submit(job(version, 1)).result(10) == 1
     assert worker.fault is None
+
+
+def test_only_deaths_in_a_row_count(make_worker):
+    version = version_of(FakeDetector(poison=7, error=ZeroDivisionError))
+    worker = make_worker(most_restarts=1)
+    for _ in range(4):
+        with pytest.raises(WorkerDied):
+            worker.submit(job(version, 7)).result(10)
+        assert worker.submit(job(version, 1)).result(10) == 1
+    assert worker.fault is None
+
+
+def test_waiting_for_company_never_costs_an_image_its_deadline():
+    version, worker = version_of(FakeDetector()), Worker(Limits(max_batch=4, max_delay_s=30.0))
+    assert worker.submit(job(version, 3, deadline=time.monotonic() + 0.2)).result(10) == 3
+    worker.close()
 
 
 def test_a_worker_that_dies_too_often_fails_all_and_says_why(make_worker):

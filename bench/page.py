@@ -1,0 +1,40 @@
+"""Puts the tables of ``bench/results`` into ``docs/quality.md``, between the marks that name them."""
+
+import re
+from pathlib import Path
+
+import ablations
+import quality
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parents[1] / "docs" / "quality.md"
+
+
+def tables() -> dict[str, str]:
+    """Every table by the name of its mark."""
+    measured = quality.rows_of(RESULTS / "quality.json")
+    shipped = [row for row in measured if row["split"] == "shipped"]
+    return {
+        "published": quality.table(measured, split="published"),
+        "shipped": quality.rates_table(shipped),
+        "ablations": ablations.tables(quality.rows_of(RESULTS / "ablations.json")),
+    }
+
+
+def filled(page: str) -> str:
+    """The page with every table as it is now; a mark that is not there raises KeyError."""
+    for name, table in tables().items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+        if not re.search(pattern, page, flags=re.DOTALL):
+            raise KeyError(name)
+        page = re.sub(pattern, lambda match, table=table: f"{match[1]}{table}\n{match[2]}", page, flags=re.DOTALL)
+    return page
+
+
+def main() -> None:
+    """Rewrite the page."""
+    PAGE.write_text(filled(PAGE.read_text()))
+
+
+if __name__ == "__main__":
+    main()
