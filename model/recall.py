@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from model.measure import direction
 
@@ -85,6 +86,8 @@ class RecallMemory(nn.Module):
         """The values, and their usual distances, summed by the weights."""
         items, weights = self.read(query, hidden_items=hidden_items)
         size = (query.shape[-2], query.shape[-1])
-        features = (weights[..., None] * self.values[items]).sum(-2)  # (batch, positions, channels)
+        # Not indexed: the gradient of that adds up in an order that differs from run to run.
+        values = functional.embedding(items, self.values)  # (batch, positions, read, channels)
+        features = (weights[..., None] * values).sum(-2)  # (batch, positions, channels)
         usual = (weights * self.usual_distances[items]).sum(-1)
         return Recalled(torch.unflatten(features.mT, 2, size), torch.unflatten(usual, 1, size), items, weights)
