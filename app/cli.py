@@ -3,25 +3,33 @@
 import json
 import math
 import socket
+import ssl
 import sys
 from collections.abc import Iterable
+from functools import partial
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any, cast
 
 import click
 import uvicorn
+from fastapi import FastAPI
 
+from app.access import new_key
 from app.api.answers import InspectionAnswer
+from app.connections import ConnectionLimits, LimitedProtocol
 from app.doctor import examine, lines
 from app.draining import DrainingServer
 from app.engine.errors import ImageError
 from app.engine.inspector import Inspection, Wish, judge
 from app.engine.sessions import chosen_device
 from app.engine.version import Loader, Version
-from app.main import create_app
+from app.logs import configure
+from app.main import create_app, trusted_keys
 from app.settings import Settings, read_settings
 from app.store.errors import NothingActive
+from app.store.files import write_synced
+from app.store.signing import new_key_pair
 from app.store.state import State
 from app.store.store import Store
 from model.bundle import GoodpartError
@@ -36,6 +44,13 @@ class AddressUnusable(GoodpartError):
 
     def __init__(self, host: str, port: int, why: str) -> None:
         super().__init__(f"can't listen on {host}:{port}: {why}; choose another with --port")
+
+
+class TlsUnusable(GoodpartError):
+    """A certificate or key that can't be used."""
+
+    def __init__(self, settings: Settings, why: str) -> None:
+        super().__init__(f"can't serve TLS with {settings.tls_cert} and {settings.tls_key}: {why}")
 
 
 class HeatmapsCollide(GoodpartError):
@@ -71,35 +86,81 @@ def commands() -> None:
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="TCP port to listen on.")
 @click.option("--provider", help="auto, cuda, tensorrt or cpu.")
-def serve(*, store: Path | None, host: str | None, port: int | None, provider: str | None) -> None:
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain, PEM; with --tls-key, HTTPS.")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="The certificate's private key, PEM.")
+def serve(**options: Any) -> None:  # noqa: ANN401  # click hands over one argument an option
     """Judge images over HTTP; every other setting is a GOODPART_* variable."""
-    settings = read_settings(**given(store=store, host=host, port=port, provider=provider))
+    settings = read_settings(**given(**options))
+    configure(settings.log_format, level=settings.log_level.upper())
     app = create_app(settings)
-    listener = listening(settings)
+    config = server_config(settings, app)
+    ports = [settings.port, *([settings.health_port] if settings.health_port else [])]
+    listeners = [listening(settings, port) for port in ports]
+    DrainingServer(config, leaving=app.state.leaving, wait_s=settings.drain_s).run(sockets=listeners)
+
+
+def server_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
+    """How uvicorn serves; raises TlsUnusable."""
+    limits = ConnectionLimits(settings.header_timeout_s, settings.max_connections)
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
+        http=partial(LimitedProtocol, limits=limits),  # type: ignore[arg-type]  # called as the class would be
+        ws="none",
+        log_config=None,
+        access_log=False,
         server_header=False,
         timeout_graceful_shutdown=math.ceil(settings.grace_s),
+        h11_max_incomplete_event_size=settings.max_header_bytes,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
     )
-    DrainingServer(config, leaving=app.state.leaving, wait_s=settings.drain_s).run(sockets=[listener])
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise TlsUnusable(settings, error.strerror or str(error)) from error
+    return config
 
 
-def listening(settings: Settings) -> socket.socket:
+def listening(settings: Settings, port: int) -> socket.socket:
     """A socket at the address, before anything else is told of it; raises AddressUnusable."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # Told its protocol, asyncio turns off Nagle's algorithm, which else holds every answer back for 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((settings.host, settings.port))
+        listener.bind((settings.host, port))
         listener.listen(BACKLOG)  # from here on requests wait instead of being refused
     except OSError as error:
         listener.close()
-        raise AddressUnusable(settings.host, settings.port, error.strerror or str(error)) from error
-    click.echo(f"listening on http://{settings.host}:{listener.getsockname()[1]}", err=True)
+        raise AddressUnusable(settings.host, port, error.strerror or str(error)) from error
+    scheme = "https" if settings.tls_cert else "http"
+    click.echo(f"listening on {scheme}://{settings.host}:{listener.getsockname()[1]}", err=True)
     return listener
+
+
+@commands.command()
+@click.argument("name")
+@click.option("--scope", "scopes", multiple=True, default=("inspect",), help="inspect or operate; may be repeated.")
+def key(*, name: str, scopes: tuple[str, ...]) -> None:
+    """Make an API key: shown once on standard error; its line for the key file on standard output."""
+    presented, made = new_key(name, scopes)
+    click.echo(f"the key, which is kept nowhere: {presented}", err=True)
+    click.echo(made.line())
+
+
+@commands.command()
+@click.argument("private", type=click.Path(path_type=Path))
+def keygen(*, private: Path) -> None:
+    """Make a key pair to sign versions with: PRIVATE for the trainer, PRIVATE.pub for services."""
+    secret, public = new_key_pair()
+    for path, pem, mode in ((private, secret, 0o600), (private.with_name(f"{private.name}.pub"), public, 0o644)):
+        try:
+            write_synced(path, pem, mode=mode)
+        except OSError as error:
+            raise click.ClickException(f"{path}: {error.strerror}") from error
+    click.echo(f"{private} signs (goodpart train --sign-key), {private}.pub trusts (GOODPART_REQUIRE_SIGNATURE)")
 
 
 @commands.command()
@@ -128,7 +189,9 @@ def inspect(  # click hands over one argument an option
     num_failed = 0
     for path in images:
         try:
-            inspection = judge(read(path), loaded, max_pixels=settings.max_pixels, wish=wish)
+            inspection = judge(
+                read(path), loaded, max_pixels=settings.max_pixels, wish=wish, guard=settings.input_guard
+            )
         except (ImageError, click.ClickException) as error:
             click.echo(f"goodpart: error: {path}: {error}", err=True)
             num_failed += 1
@@ -157,7 +220,7 @@ def given(**options: object) -> dict[str, Any]:
 
 def loaded_version(settings: Settings, product: str, name: str | None) -> Version:
     """A version ready to judge; by default the one that serves. Raises GoodpartError."""
-    store = Store(settings.store)
+    store = Store(settings.store, trusted=trusted_keys(settings))
     versions = store.versions(product)
     current = State(settings.state_folder).current(product)
     if name is None:
@@ -165,7 +228,8 @@ def loaded_version(settings: Settings, product: str, name: str | None) -> Versio
             raise NothingActive(product)
         name = current.version
     device = chosen_device(settings.provider, num_threads=settings.threads)
-    return Loader(device).load(store.bundle(product, name))
+    override = State(settings.state_folder).orders(product).override
+    return Loader(device).load(store.bundle(product, name)).ruled(override)
 
 
 def refuse_twins(paths: Iterable[Path]) -> None:

@@ -1,39 +1,52 @@
 """create_app(settings): the only place where the service's parts are wired together."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 
 import anyio.to_thread
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from fastapi import FastAPI
 
-from app.api import health, inspect, problems, products
+from app.access import Keyring, NoKeys, read_keys
+from app.api import health, inspect, open_inference, problems, products
+from app.api.access import Gate
+from app.api.envelope import Envelope, Rules
 from app.draining import Leaving
 from app.engine.catalogue import Catalogue
+from app.engine.drift import Drift, DriftRule
 from app.engine.inspector import Inspector, Room
+from app.engine.proving import proven
 from app.engine.sessions import chosen_device
+from app.engine.shadow import Shadows
 from app.engine.version import Loader
 from app.engine.worker import Limits
-from app.metrics import Metrics
+from app.judging import Judging
+from app.metrics import Metrics, Observed
 from app.settings import Settings
+from app.store.signing import read_public_keys
 from app.store.state import State
 from app.store.store import Store
+from app.tracing import traced
 
-log = logging.getLogger("goodpart")
+log = structlog.stdlib.get_logger("goodpart")
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The service over a store. Raises ProviderMissing where the asked device is not there."""
-    device = chosen_device(settings.provider, num_threads=settings.threads)
-    catalogue = Catalogue(store=Store(settings.store), state=State(settings.state_folder), loader=Loader(device))
+    """The service over a store. Raises ProviderMissing, BadKeys, BadSigningKey; then it does not start."""
+    catalogue = catalogue_of(settings)
     inspector = Inspector(max_pixels=settings.max_pixels, num_decoders=settings.decoders, room=room_of(settings))
+    shadows, drift = Shadows(inspector), Drift(drift_rule_of(settings))
+    metrics = Metrics(Observed(catalogue, inspector, shadows, drift))
+    judging = Judging(catalogue, inspector, shadows, drift, on_judged=metrics.judged)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await anyio.to_thread.run_sync(catalogue.refresh)
-        following = asyncio.create_task(follow(catalogue, interval_s=settings.refresh_interval_s))
+        following = asyncio.create_task(follow(judging, interval_s=settings.refresh_interval_s))
         with inspector:
             yield
             following.cancel()
@@ -46,28 +59,70 @@ def create_app(settings: Settings) -> FastAPI:
         description="Judges parts by images: verdict, score, heat-map.",
         lifespan=lifespan,
     )
-    metrics = Metrics(catalogue=catalogue, inspector=inspector)
+    app.add_middleware(Envelope, rules=Rules(settings.body_timeout_s, settings.health_port))
     problems.install(app, on_problem=metrics.refused)
     app.state.catalogue = catalogue
     app.state.leaving = leaving = Leaving()
-    app.include_router(health.router(health.Sources(catalogue, inspector, metrics, leaving)))
-    app.include_router(products.router(catalogue=catalogue))
-    counted = inspect.Counted(on_judged=metrics.judged, on_problem=metrics.refused)
-    app.include_router(inspect.router(catalogue=catalogue, inspector=inspector, settings=settings, counted=counted))
+    gate = Gate(keyring_of(settings))
+    sources = health.Sources(catalogue, inspector, metrics, leaving)
+    app.include_router(health.router(sources))
+    app.include_router(products.router(catalogue=catalogue, watch=products.Watch(drift, shadows), gate=gate))
+    app.include_router(inspect.router(judging=judging, settings=settings, gate=gate, on_problem=metrics.refused))
+    app.include_router(open_inference.health_routes(sources))
+    app.include_router(open_inference.router(judging=judging, settings=settings, gate=gate))
+    if settings.otel_endpoint is not None:
+        traced(app, endpoint=settings.otel_endpoint)
     return app
 
 
+def catalogue_of(settings: Settings) -> Catalogue:
+    """The products of the store, loaded on the device that was asked for."""
+    device = chosen_device(settings.provider, num_threads=settings.threads)
+    return Catalogue(
+        store=Store(settings.store, trusted=trusted_keys(settings)),
+        state=State(settings.state_folder),
+        prepare=partial(proven, loader=Loader(device), max_batch=settings.max_batch),
+        most_loaded=settings.max_loaded_products,
+    )
+
+
+def trusted_keys(settings: Settings) -> tuple[Ed25519PublicKey, ...] | None:
+    """The keys that must have signed a version, None where none need to. Raises BadSigningKey."""
+    return read_public_keys(settings.require_signature) if settings.require_signature else None
+
+
 def room_of(settings: Settings) -> Room:
-    """How much may be in hand, and how it is batched."""
+    """How much may be in hand, how it is batched, and which images are let in."""
     limits = Limits(max_batch=settings.max_batch, max_delay_s=settings.max_queue_delay_ms / 1000)
-    return Room(limit=settings.max_in_hand, worker=limits)
+    return Room(limit=settings.max_in_hand, worker=limits, guard=settings.input_guard)
 
 
-async def follow(catalogue: Catalogue, *, interval_s: float) -> None:
-    """Refresh the catalogue for ever, off the event loop."""
+def drift_rule_of(settings: Settings) -> DriftRule:
+    """How scores are watched."""
+    return DriftRule(
+        window=settings.drift_window,
+        false_alarm_rate=settings.drift_false_alarm_rate,
+        defect_share=settings.drift_defect_share,
+    )
+
+
+def keyring_of(settings: Settings) -> Keyring:
+    """Who may come in. Raises BadKeys."""
+    if not settings.has_keys:
+        return Keyring()
+    lines = settings.api_keys.get_secret_value() if settings.api_keys else None
+    keyring = read_keys(file=settings.api_keys_file, lines=lines)
+    if not keyring.keys:
+        raise NoKeys
+    return keyring
+
+
+async def follow(judging: Judging, *, interval_s: float) -> None:
+    """Refresh the catalogue for ever, off the event loop; and see whether a device that was in trouble still is."""
     while True:
         await asyncio.sleep(interval_s)
         try:
-            await anyio.to_thread.run_sync(catalogue.refresh)
+            await anyio.to_thread.run_sync(judging.catalogue.refresh)
+            await judging.try_device()
         except Exception:  # whatever it was, the versions in memory go on judging, and the next look may succeed
             log.exception("the catalogue could not be refreshed")

@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.engine.decode import MOST_PIXELS
+from app.engine.guard import Guard
 from app.engine.sessions import Provider, available_cpus
+from app.logs import LogFormat
 from model.bundle import GoodpartError
 
 PREFIX = "GOODPART_"
@@ -74,6 +76,42 @@ class Settings(BaseSettings):
     max_pixels: int = Field(
         default=50_000_000, ge=1024, le=MOST_PIXELS, description="Most pixels of an image, by its header."
     )
+    input_guard: Guard = Field(
+        default="refuse",
+        description="'refuse' answers 422 for an image unlike those of the product (dark, blurred, of another size); "
+        "'warn' judges it and says so.",
+    )
+    max_loaded_products: int = Field(
+        default=64, ge=1, le=4096, description="Most products in memory; the one asked for least recently rests."
+    )
+    drift_window: int = Field(default=200, ge=20, le=100_000, description="Scores that are tested for drift together.")
+    drift_false_alarm_rate: float = Field(
+        default=0.001, gt=0, lt=1, description="Rate at which a window of parts that have not drifted raises the alarm."
+    )
+    drift_defect_share: float = Field(
+        default=0.05, ge=0, lt=1, description="Share of defective parts that raises no alarm."
+    )
+    api_keys_file: Path | None = Field(default=None, description="File of API keys, as `goodpart key` prints them.")
+    api_keys: SecretStr | None = Field(default=None, description="API keys as lines, beside those of the file.")
+    require_signature: Path | None = Field(
+        default=None, description="PEM file of Ed25519 public keys; only versions signed by one of them serve."
+    )
+    tls_cert: Path | None = Field(default=None, description="PEM file of the certificate chain; switches TLS on.")
+    tls_key: Path | None = Field(default=None, description="PEM file of the certificate's private key.")
+    health_port: int | None = Field(
+        default=None, ge=1, le=65535, description="Port of health and metrics, which are then nowhere else."
+    )
+    max_header_bytes: int = Field(default=16_384, ge=1024, le=1_048_576, description="Largest head of a request.")
+    header_timeout_s: float = Field(
+        default=10, gt=0, le=600, description="Seconds in which a connection must have sent the head of a request."
+    )
+    body_timeout_s: float = Field(default=30, gt=0, le=3600, description="Seconds in which a body must have arrived.")
+    max_connections: int = Field(default=1024, ge=1, le=65536, description="Most open connections; more are closed.")
+    log_format: LogFormat = Field(default="json", description="One JSON object a line, or lines for people.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
+    otel_endpoint: str | None = Field(
+        default=None, description="OTLP/HTTP address that gets a trace of each request; takes goodpart[otel]."
+    )
     refresh_interval_s: float = Field(
         default=1.0, gt=0, le=3600, description="Seconds between looks at which version should serve."
     )
@@ -83,14 +121,27 @@ class Settings(BaseSettings):
         """Where the state lies."""
         return self.state if self.state is not None else self.store / "state"
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether API keys are given; then they are asked for, on every address."""
+        return self.api_keys_file is not None or self.api_keys is not None
+
     @model_validator(mode="after")
     def _is_not_open_to_strangers(self) -> Self:
-        if self.auth == "required" and not is_loopback(self.host):
+        if self.auth == "required" and not self.has_keys and not is_loopback(self.host):
             message = (
-                f"{self.host} can be reached by others and there are no API keys; "
+                f"{self.host} can be reached by others and there are no API keys; make one with `goodpart key`, "
                 f"listen on 127.0.0.1, or say {PREFIX}AUTH=off"
             )
             raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        if self.auth == "off" and self.has_keys:
+            raise ValueError(f"API keys are given, and {PREFIX}AUTH=off says not to ask for them: drop one of the two")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("TLS takes both tls_cert and tls_key")
         return self
 
 

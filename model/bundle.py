@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -21,6 +21,8 @@ REPORT = "report.html"
 GOLDEN = "golden"
 REGION: Final = "region.png"
 PATCHES = "patches.npz"
+MeasureName = Literal["width_px", "height_px", "brightness", "contrast", "sharpness"]
+MEASURES: Final[tuple[MeasureName, ...]] = get_args(MeasureName)
 REQUIRED_FILES = (STUDENT, COMPARE, CALIBRATION)
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"
@@ -126,6 +128,23 @@ class RegionRecord(Record):
     share: float = Field(gt=0, le=1)
 
 
+class RangeRecord(Record):
+    """From ``low`` to ``high``, both included."""
+
+    low: float
+    high: float
+
+
+class ExpectsRecord(Record):
+    """What images of this product look like: pixels as posted, then grey levels (0 to 255) at the model's size."""
+
+    width_px: RangeRecord
+    height_px: RangeRecord
+    brightness: RangeRecord
+    contrast: RangeRecord
+    sharpness: RangeRecord
+
+
 class TeacherRecord(Record):
     """The shared teacher graph that this version needs."""
 
@@ -144,6 +163,7 @@ class Manifest(Record):
     method: Literal["full", "quick"]
     input: InputRecord
     region: RegionRecord | None = None
+    expects: ExpectsRecord | None = None
     teacher: TeacherRecord
     scales: tuple[ScaleRecord, ...] = Field(min_length=1)
     map_size: tuple[int, int]

@@ -30,6 +30,7 @@ from drawing import defective_part, encoded, good_part  # noqa: E402  # after th
 from app.engine.sessions import Device  # noqa: E402
 from app.engine.version import Loader  # noqa: E402
 from app.store.store import Store  # noqa: E402
+from model.bundle import file_records  # noqa: E402
 
 FIXTURE = HERE / "fixtures" / "format1"
 PRODUCT = "disc"
@@ -50,6 +51,20 @@ def store(store_folder):
 def version_folder(store):
     (name,) = store.versions(PRODUCT)
     return store.version_folder(PRODUCT, name)
+
+
+@pytest.fixture
+def republished(store):
+    """Makes another version of the product, alike but for its fingerprint and what is given."""
+
+    def make(*, mark="1", files=None, **changes):
+        bundle = store.bundle(PRODUCT, store.versions(PRODUCT)[0])
+        files = {**bundle.files, **(files or {})}
+        changed = {"fingerprint": mark * 64, "files": file_records(files), **changes}
+        manifest = bundle.manifest.model_copy(update=changed).model_dump_json().encode()
+        return store.publish(PRODUCT, manifest=manifest, files=files, training={})
+
+    return make
 
 
 @pytest.fixture(scope="session")

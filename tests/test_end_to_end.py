@@ -6,18 +6,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
-import httpx2
 import pytest
 from drawing import encoded, good_part, write_mvtec
 from PIL import Image
+from serving import GOODPART, Service
 
 from app.store.state import State
 from app.store.store import Store
 
-GOODPART = Path(sys.executable).with_name("goodpart")
 # Small, so that a test takes seconds; every step is the real one.
 SMALL = ("teacher=efficientnet_lite0", "height=64", "width=64", "num_recall_items=300")
 STEPS = ("learning.num_steps=4", "learning.batch_size=4")
@@ -46,33 +44,6 @@ def trained(tmp_path_factory, data):
     full = train(data, store, *STEPS)
     assert full.returncode == 0, full.stderr
     return Store(store), quick.stdout.strip(), full.stdout.strip()
-
-
-class Service:
-    """``goodpart serve`` in a process of its own, on a free port."""
-
-    def __init__(self, store, *, drain_s="0"):
-        environment = {**os.environ, "GOODPART_REFRESH_INTERVAL_S": "0.1", "GOODPART_DRAIN_S": drain_s}
-        self.process = subprocess.Popen(
-            [GOODPART, "serve", "--store", str(store), "--port", "0"],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
-        for line in self.process.stderr:
-            if "listening on" in line:
-                self.client = httpx2.Client(base_url=line.split()[-1])
-                return
-        raise AssertionError("the service ended before it listened")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.client.close()
-        self.process.send_signal(signal.SIGTERM)
-        self.process.communicate(timeout=20)
 
 
 def test_training_publishes_a_version_that_serves(trained):

@@ -18,17 +18,19 @@ from torch import Tensor
 from app.engine.decode import Image
 from app.engine.detector import Comparison, Detector, Floats, batch_of
 from app.engine.explain import packed_patches
+from app.engine.guard import measured
 from app.engine.sessions import Device, available_cpus
 from app.engine.version import Loader, Version
 from app.store.state import State
 from app.store.store import Store
-from model.bundle import InputRecord, sha256_hex
+from model.bundle import ExpectsRecord, InputRecord, sha256_hex
 from model.student import Student
 from model.teacher import Teacher
 from training.calibrate import calibrate
-from training.data import Dataset, Sample, Split, channels_of, decoded, find_images, refuse_odd_sizes, split
+from training.data import Dataset, Split, channels_of, decoded, find_images, refuse_odd_sizes, split
 from training.errors import BadSettings, DeviceMissing, NotLearned
 from training.evaluate import evaluate, opened_mask
+from training.expects import expects_of
 from training.export import Parity, check_parity, export, network_comparison
 from training.features import pixels_of, teacher_features, valid_at_scales, valid_of
 from training.interest import region_of_interest
@@ -41,7 +43,7 @@ from training.report import data_in_words, promise_in_words
 from training.sensitivity import Cell, num_defects, sensitivity
 from training.settings import TrainSettings
 from training.standardise import fit_comparison
-from training.write import Draft, fingerprint, golden_files, metrics_files, training_files
+from training.write import Draft, Looks, fingerprint, golden_files, metrics_files, training_files
 
 # The exporter must see more than one image, or it takes the batch for fixed.
 NUM_TRACED = 2
@@ -116,9 +118,9 @@ class Job:
         """Train, publish, and activate if the order says so. Raises GoodpartError; then nothing was written."""
         began = time.monotonic()
         self.narrator.say(data_in_words(self.dataset, self.split))
-        self.check_images()
+        expects = self.check_images()
         networks, origins = self.learned()
-        draft, detector, verified = self.exported(networks, self.patches(origins))
+        draft, detector, verified = self.exported(networks, Looks(expects, self.patches(origins)))
         self.narrator.say(promise_in_words(draft.calibrated.promise))
         metrics = {
             "promise_in_words": promise_in_words(draft.calibrated.promise),
@@ -139,16 +141,20 @@ class Job:
         training = training_files(networks.student, networks.compare, self.settings, verified.features)
         return Published(*self.published(draft, files, training), metrics)
 
-    def check_images(self) -> None:
-        """Decode what would else be met only after the learning; raises BadImage."""
-        held_out = (*self.split.standardise, *self.split.calibrate)
-        samples = (*(Sample(path, "good") for path in held_out), *self.dataset.test)
-        with self.narrator.step("checking images", total=len(samples)) as advance:
-            for sample in samples:
+    def check_images(self) -> ExpectsRecord | None:
+        """Decode every image once, before anything is learned, and say what good ones look like. Raises BadImage."""
+        good, test = self.dataset.good, self.dataset.test
+        looks = []
+        with self.narrator.step("checking images", total=len(good) + len(test)) as advance:
+            for path in good:
+                looks.append(measured(self.decoded(path)))
+                advance(1)
+            for sample in test:
                 image = self.decoded(sample.path)
                 if sample.mask is not None:
                     opened_mask(sample.mask, size=(image.width, image.height))
                 advance(1)
+        return expects_of(looks)
 
     def learned(self) -> tuple[Networks, Origins]:
         """Teacher features -> memory -> learning -> standardise; the networks end on the CPU."""
@@ -262,7 +268,7 @@ class Job:
             )
         return packed_patches(pictures)
 
-    def exported(self, networks: Networks, patches: bytes) -> tuple[Draft, Detector, Verified]:
+    def exported(self, networks: Networks, looks: Looks) -> tuple[Draft, Detector, Verified]:
         """Export -> parity -> calibrate; what comes back can judge."""
         pixels = pixels_of([self.decoded(path) for path in self.split.train[:NUM_TRACED]])
         with self.narrator.step("export", total=1) as advance:
@@ -277,7 +283,7 @@ class Job:
             interest=self.interest,
             settings=self.settings,
             graphs=graphs,
-            patches=patches,
+            looks=looks,
             scale_weights=tuple(networks.compare.score_weights.tolist()),
             calibrated=calibrate(verified.comparisons, verified.valid, asked=self.settings.false_alarm_rate),
             fingerprint=fingerprint(self.dataset.good, self.settings),

@@ -28,6 +28,7 @@ from model.bundle import (
     REGION,
     REPORT,
     STUDENT,
+    ExpectsRecord,
     InputRecord,
     Manifest,
     RegionRecord,
@@ -52,6 +53,14 @@ GOLDEN_DEFECT = Defect("scratch", size=0.3, contrast=1.0)
 
 
 @dataclass(frozen=True)
+class Looks:
+    """What good parts look like: in numbers, for the service's guard, and in pictures, for its explanations."""
+
+    expects: ExpectsRecord | None
+    patches: bytes
+
+
+@dataclass(frozen=True)
 class Draft:
     """A version that judges, before its metrics and report are known. ``rule`` and ``weights`` a scale as learned."""
 
@@ -61,7 +70,7 @@ class Draft:
     interest: RegionOfInterest | None
     settings: TrainSettings
     graphs: Graphs
-    patches: bytes
+    looks: Looks
     scale_weights: tuple[float, ...]
     calibrated: Calibrated
     fingerprint: str
@@ -73,7 +82,7 @@ class Draft:
             STUDENT: self.graphs.student,
             COMPARE: self.graphs.compare,
             CALIBRATION: packed(self.calibrated.scores),
-            PATCHES: self.patches,
+            PATCHES: self.looks.patches,
             **region,
         }
 
@@ -87,6 +96,7 @@ class Draft:
             method="quick" if settings.quick else "full",
             input=self.rule,
             region=RegionRecord(file=REGION, share=self.interest.share) if self.interest else None,
+            expects=self.looks.expects,
             teacher=TeacherRecord(
                 name=settings.teacher,
                 sha256=sha256_hex(self.graphs.teacher),

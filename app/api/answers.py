@@ -6,10 +6,13 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.engine.catalogue import Standing
+from app.engine.catalogue import Shadow, Standing
+from app.engine.drift import DriftRule, Window
 from app.engine.explain import Expected, Explanation
 from app.engine.heatmap import Heatmap
 from app.engine.inspector import Inspection
+from app.engine.shadow import Tally
+from app.engine.version import ThresholdFrom
 from model.bundle import Manifest, PromiseRecord
 
 
@@ -129,6 +132,7 @@ class InspectionAnswer(Answer):
     verdict: Literal["ok", "ng"] = Field(description="ng where the score exceeds the threshold")
     score: float = Field(description="0 is the mean of good calibration parts, 1 their spread")
     threshold: float
+    threshold_from: ThresholdFrom = Field(description="calibration, or a rate or value that people chose since")
     p_value: float = Field(description="how ordinary the score is among good parts")
     promise: PromiseRecord = Field(description="the false-alarm rate that calibration supports")
     scales: tuple[ScaleAnswer, ...]
@@ -151,6 +155,7 @@ class InspectionAnswer(Answer):
             verdict=inspection.verdict,
             score=inspection.score,
             threshold=inspection.threshold,
+            threshold_from=inspection.version.threshold_from,
             p_value=inspection.p_value,
             promise=inspection.promise,
             scales=tuple(ScaleAnswer.model_validate(scale) for scale in inspection.scales),
@@ -175,10 +180,11 @@ def regions_of(inspection: Inspection) -> tuple[RegionAnswer, ...]:
 
 
 def warnings_of(inspection: Inspection) -> tuple[str, ...]:
-    """What the asker should know: an explanation without pictures, from a version that keeps none."""
+    """What the asker should know: of the image, or of an explanation without pictures."""
     if inspection.explanations and inspection.version.patches is None:
-        return ("this version keeps no pictures of good patches; train it anew to see what was expected",)
-    return ()
+        without = "this version keeps no pictures of good patches; train it anew to see what was expected"
+        return (*inspection.warnings, without)
+    return inspection.warnings
 
 
 def interest_of(inspection: Inspection) -> RegionOfInterestAnswer | None:
@@ -202,6 +208,69 @@ class BatchAnswer(Answer):
     items: tuple[InspectionAnswer | ProblemAnswer, ...]
 
 
+class OverrideAnswer(Answer):
+    """A threshold that people chose instead of the version's own: by a rate, or by a value for one version."""
+
+    false_alarm_rate: float | None
+    threshold: float | None
+    version: str | None
+    by: str
+    why: str
+
+
+class DriftAnswer(Answer):
+    """Whether scores of late look like those of the calibration parts, by one full window after the other."""
+
+    drifted: bool | None = Field(description="of the last full window; null before the first")
+    distance: float | None = Field(description="between the two distributions of scores, 0 to 1")
+    limit: float | None = Field(description="the distance that chance and the assumed defects explain")
+    window: int = Field(description="scores in a window")
+    seen: int = Field(description="scores in the window that is filling")
+    false_alarm_rate: float = Field(description="of this alarm, for each window of parts that have not drifted")
+    assumed_defect_share: float = Field(description="share of defective parts that raises no alarm")
+
+    @classmethod
+    def of(cls, window: Window | None, rule: DriftRule) -> Self:
+        """What is known of a product's scores."""
+        last = window.last if window else None
+        return cls(
+            drifted=last.has_drifted if last else None,
+            distance=last.distance if last else None,
+            limit=last.limit if last else None,
+            window=rule.window,
+            seen=len(window.scores) if window else 0,
+            false_alarm_rate=rule.false_alarm_rate,
+            assumed_defect_share=rule.defect_share,
+        )
+
+
+class TallyAnswer(Answer):
+    """What a candidate said so far: of the images it saw, how many it judged, and how many otherwise."""
+
+    seen: int
+    judged: int
+    skipped: int = Field(description="due, but live images waited")
+    failed: int
+    ng_by_candidate_only: int
+    ng_by_serving_only: int
+    disagreement_rate: float | None
+
+
+class ShadowAnswer(Answer):
+    """The candidate that judges beside the serving version; ``fault`` says why it does not."""
+
+    version: str
+    share: float
+    fault: str | None
+    tally: TallyAnswer | None
+
+    @classmethod
+    def of(cls, shadow: Shadow, tally: Tally | None) -> Self:
+        """A candidate for the wire."""
+        counted = TallyAnswer.model_validate(tally) if tally else None
+        return cls(version=shadow.version, share=shadow.share, fault=shadow.fault, tally=counted)
+
+
 class ProductAnswer(Answer):
     """How a product stands; ``fault`` says why the activated version does not serve."""
 
@@ -209,15 +278,30 @@ class ProductAnswer(Answer):
     serving: str | None
     activated: str | None
     fault: str | None
+    resting: bool = Field(description="unloaded for want of room; loaded again when it is asked for")
+    threshold: float | None = Field(description="that holds now")
+    threshold_from: ThresholdFrom | None
+    promise: PromiseRecord | None
+    override: OverrideAnswer | None
+    drift: DriftAnswer
+    shadow: ShadowAnswer | None
 
     @classmethod
-    def of(cls, standing: Standing) -> Self:
+    def of(cls, standing: Standing, *, drift: Window | None, rule: DriftRule, tally: Tally | None) -> Self:
         """The catalogue's standing for the wire."""
+        serving = standing.serving
         return cls(
             product=standing.product,
-            serving=standing.serving.name if standing.serving else None,
+            serving=serving.name if serving else None,
             activated=standing.activated,
             fault=standing.fault,
+            resting=standing.is_resting,
+            threshold=serving.threshold if serving else None,
+            threshold_from=serving.threshold_from if serving else None,
+            promise=serving.promise if serving else None,
+            override=OverrideAnswer.model_validate(standing.override) if standing.override else None,
+            drift=DriftAnswer.of(drift, rule),
+            shadow=ShadowAnswer.of(standing.shadow, tally) if standing.shadow else None,
         )
 
 
@@ -258,9 +342,17 @@ class VersionsAnswer(Answer):
     versions: tuple[VersionAnswer, ...]
 
 
+class ReadyProductAnswer(Answer):
+    """Whether a product can be judged."""
+
+    product: str
+    serving: str | None
+    fault: str | None
+
+
 class HealthAnswer(Answer):
     """Whether the service can judge, and if not, why."""
 
     ready: bool
     reasons: tuple[str, ...]
-    products: tuple[ProductAnswer, ...]
+    products: tuple[ReadyProductAnswer, ...]

@@ -6,9 +6,9 @@ from http import HTTPStatus
 
 from fastapi import APIRouter, Response
 
-from app.api.answers import HealthAnswer, ProductAnswer
+from app.api.answers import HealthAnswer, ReadyProductAnswer
 from app.draining import Leaving
-from app.engine.catalogue import Catalogue
+from app.engine.catalogue import Catalogue, Standing
 from app.engine.inspector import Inspector
 from app.metrics import MEDIA_TYPE, Metrics
 
@@ -35,7 +35,7 @@ def router(sources: Sources) -> APIRouter:
     @routes.get("/readyz", responses={HTTPStatus.SERVICE_UNAVAILABLE: {"model": HealthAnswer}})
     async def readyz(response: Response) -> HealthAnswer:
         """200 where at least one product has a version that serves, else 503 with the reasons."""
-        answer = health(sources.catalogue, faults=[sources.inspector.worker.fault, sources.leaving.reason])
+        answer = health_of(sources)
         if not answer.ready:
             response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
         return answer
@@ -48,18 +48,30 @@ def router(sources: Sources) -> APIRouter:
     return routes
 
 
+def health_of(sources: Sources) -> HealthAnswer:
+    """The state of things now."""
+    worker = sources.inspector.worker
+    return health(sources.catalogue, faults=[worker.fault, worker.trouble, sources.leaving.reason])
+
+
 def health(catalogue: Catalogue, *, faults: Iterable[str | None]) -> HealthAnswer:
     """An empty store is not ready: there is nothing to judge by; nor is a service with one of these faults."""
     standings = catalogue.standings()
     reasons = [f"{standing.product}: {standing.fault}" for standing in standings if standing.fault]
     if catalogue.fault:
         reasons.append(catalogue.fault)
-    has_version = any(standing.serving for standing in standings)
+    has_version = any(standing.serving or standing.is_resting for standing in standings)
     if not has_version:
         reasons.append("no product has a version that serves")
     stopping = [fault for fault in faults if fault]
     return HealthAnswer(
         ready=has_version and not stopping,
         reasons=(*reasons, *stopping),
-        products=tuple(map(ProductAnswer.of, standings)),
+        products=tuple(ready_product(standing) for standing in standings),
     )
+
+
+def ready_product(standing: Standing) -> ReadyProductAnswer:
+    """A product, as an orchestrator wants to know of it."""
+    serving = standing.serving.name if standing.serving else None
+    return ReadyProductAnswer(product=standing.product, serving=serving, fault=standing.fault)

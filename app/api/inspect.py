@@ -3,19 +3,18 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, TypeVar
 from uuid import uuid4
 
-import anyio.to_thread
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from app.api import bodies, problems
+from app.api.access import Gate
 from app.api.answers import BatchAnswer, InspectionAnswer, ProblemAnswer
-from app.engine.catalogue import Catalogue
 from app.engine.heatmap import Kind
-from app.engine.inspector import Inspection, Inspector, Wish
-from app.engine.version import Version
+from app.engine.inspector import Inspection, Timings, Wish
+from app.judging import Judging, note
 from app.settings import Settings
 from model.bundle import GoodpartError
 
@@ -43,25 +42,31 @@ BATCH_FORM = {
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The query of an inspection."""
+class Common:
+    """What can be said beside an image, whatever the protocol."""
 
-    heatmap: Annotated[Kind, Query(description="how the heat-map is drawn, or 'none'")] = "png"
     part_id: Annotated[str | None, Query(max_length=128)] = None
-    version: Annotated[str | None, Query(description="judge by this version instead")] = None
-    min_region_area_px: Annotated[int, Query(ge=0)] = 0
-    explain: Annotated[bool, Query(description="name for each region what was expected there")] = False
     x_deadline_ms: Annotated[
         float | None, Header(gt=0, le=3_600_000, description="not judged if its turn comes later than this")
     ] = None
 
-    def wish(self) -> Wish:
-        """What the engine is told of it."""
-        return Wish(heatmap=self.heatmap, explain=self.explain, min_region_area_px=self.min_region_area_px)
-
     def deadline(self, *, default_ms: float) -> float:
         """When the image must have had its turn, counted from now, by ``time.monotonic``."""
         return time.monotonic() + (self.x_deadline_ms or default_ms) / 1000
+
+
+@dataclass(frozen=True)
+class Asked(Common):
+    """The query of an inspection."""
+
+    heatmap: Annotated[Kind, Query(description="how the heat-map is drawn, or 'none'")] = "png"
+    version: Annotated[str | None, Query(description="judge by this version instead")] = None
+    min_region_area_px: Annotated[int, Query(ge=0)] = 0
+    explain: Annotated[bool, Query(description="name for each region what was expected there")] = False
+
+    def wish(self) -> Wish:
+        """What the engine is told of it."""
+        return Wish(heatmap=self.heatmap, explain=self.explain, min_region_area_px=self.min_region_area_px)
 
 
 @dataclass(frozen=True)
@@ -81,66 +86,52 @@ class Ids:
         )
 
 
-@dataclass(frozen=True)
-class Counted:
-    """Who is told of every judgement, and of every problem that is an item of a batch, by its slug."""
-
-    on_judged: Callable[[Inspection], None]
-    on_problem: Callable[[str], None]
-
-
-def router(
-    *,
-    catalogue: Catalogue,
-    inspector: Inspector,
-    settings: Settings,
-    counted: Counted,
-) -> APIRouter:
-    """``/v1/products/{product}/inspect`` and its batch."""
-    routes = APIRouter(prefix="/v1/products/{product}", tags=["inspect"])
-
-    async def chosen(product: str, asked: Asked) -> Version:
-        if asked.version is None:
-            return catalogue.serving(product)
-        return await anyio.to_thread.run_sync(catalogue.named, product, asked.version)
+def router(*, judging: Judging, settings: Settings, gate: Gate, on_problem: Callable[[str], None]) -> APIRouter:
+    """``/v1/products/{product}/inspect`` and its batch. ``on_problem`` gets the slug of a problem within a batch."""
+    routes = APIRouter(prefix="/v1/products/{product}", tags=["inspect"], dependencies=[Depends(gate.asks("inspect"))])
 
     @routes.post("/inspect", openapi_extra={"requestBody": {"required": True, "content": {**FORM, **RAW}}})
-    async def inspect(product: str, request: Request, asked: Annotated[Asked, Depends()]) -> InspectionAnswer:
+    async def inspect(
+        product: str, request: Request, response: Response, asked: Annotated[Asked, Depends()]
+    ) -> InspectionAnswer:
         """Judge one image: raw bytes with an image media type, or the form field ``image``."""
         deadline = asked.deadline(default_ms=settings.deadline_ms)
-        version = await chosen(product, asked)
+        version = await judging.version(product, asked.version)
         data = await bodies.read_image(request, limit_bytes=settings.max_upload_bytes)
-        judging = inspector.inspect(data, version, asked.wish(), deadline=deadline)
-        inspection = await unless_gone(request, judging)
-        counted.on_judged(inspection)
+        inspection = await unless_gone(request, judging.inspect(data, version, asked.wish(), deadline=deadline))
+        note(inspection, part_id=asked.part_id)
+        response.headers["Server-Timing"] = server_timing(inspection.timings)
         return ids_of(request, asked).named(inspection)
 
     @routes.post("/inspect/batch", openapi_extra={"requestBody": {"required": True, "content": BATCH_FORM}})
     async def inspect_batch(product: str, request: Request, asked: Annotated[Asked, Depends()]) -> BatchAnswer:
         """Judge every file of the repeated field ``image``; one that can't be judged is a problem in its place."""
-        version = await chosen(product, asked)
+        version = await judging.version(product, asked.version)
         images = await bodies.read_images(
             request, limit_bytes=settings.max_batch_upload_bytes, most=settings.max_batch_images
         )
         ids = ids_of(request, asked)
         by = asked.deadline(default_ms=settings.deadline_ms) if asked.x_deadline_ms else None
-        # A batch must not fill the house: others come too.
-        turns = asyncio.Semaphore(min(settings.decoders + settings.max_batch, max(1, settings.max_in_hand // 2)))
+        turns = asyncio.Semaphore(judging.most_of_one_request)
 
         async def item(data: bytes) -> InspectionAnswer | ProblemAnswer:
             try:
                 async with turns:
                     deadline = by or asked.deadline(default_ms=settings.deadline_ms)
-                    inspection = await inspector.inspect(data, version, asked.wish(), deadline=deadline)
+                    inspection = await judging.inspect(data, version, asked.wish(), deadline=deadline)
             except GoodpartError as error:
-                counted.on_problem(problems.kind_of(error).slug)
+                on_problem(problems.kind_of(error).slug)
                 return ProblemAnswer.model_validate(problems.problem_of(error))
-            counted.on_judged(inspection)
             return ids.named(inspection)
 
         return BatchAnswer(items=tuple(await unless_gone(request, asyncio.gather(*map(item, images)))))
 
     return routes
+
+
+def server_timing(timings: Timings) -> str:
+    """The ``Server-Timing`` header: milliseconds by step."""
+    return ", ".join(f"{step};dur={spent_ms}" for step, spent_ms in asdict(timings).items())
 
 
 async def unless_gone(request: Request, judging: Awaitable[Answered]) -> Answered:
@@ -165,4 +156,4 @@ async def disconnected(request: Request) -> None:
 
 def ids_of(request: Request, asked: Asked) -> Ids:
     """The request's ids."""
-    return Ids(request_id=request.headers.get("x-request-id", "")[:128] or uuid4().hex, part_id=asked.part_id)
+    return Ids(request_id=request.state.request_id, part_id=asked.part_id)

@@ -1,6 +1,6 @@
 """Errors on the wire: problem+json (RFC 9457). The one map from our errors to HTTP statuses."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -15,6 +15,14 @@ from app.store import errors as store
 from model import bundle
 
 MEDIA_TYPE = "application/problem+json"
+OPEN_INFERENCE = "/v2"
+# Answers are for programs: not to be framed, sniffed, cached or made to load anything.
+SECURITY_HEADERS: Mapping[str, str] = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
 
 
 class RequestError(bundle.GoodpartError):
@@ -26,6 +34,10 @@ class RequestError(bundle.GoodpartError):
     ├── MissingImage        a form without the field ``image``
     ├── TooManyImages       more images than a batch may hold
     ├── BadForm             a form that can't be parsed
+    ├── BadTensors          an Open Inference request that can't be read
+    ├── BodyTooSlow         a body that did not arrive in time
+    ├── Unauthorized        no API key, or one that is nobody's
+    ├── Forbidden           a key without the scope that the route asks for
     └── ClientGone          a client that hung up before its answer
     """
 
@@ -67,6 +79,34 @@ class BadForm(RequestError):
         super().__init__(f"the form can't be read: {why}")
 
 
+class BadTensors(RequestError):
+    """An Open Inference request that can't be read."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the inference request can't be read: {why}")
+
+
+class BodyTooSlow(RequestError):
+    """A body that did not arrive in time."""
+
+    def __init__(self, *, limit_s: float) -> None:
+        super().__init__(f"the body did not arrive within {limit_s:g} s")
+
+
+class Unauthorized(RequestError):
+    """No API key, or one that is nobody's."""
+
+    def __init__(self) -> None:
+        super().__init__("send an API key that this service knows as 'Authorization: Bearer <key>'")
+
+
+class Forbidden(RequestError):
+    """A key without the scope that the route asks for."""
+
+    def __init__(self, scopes: Sequence[str]) -> None:
+        super().__init__(f"this takes a key with the scope {' or '.join(scopes)}")
+
+
 class ClientGone(RequestError):
     """A client that hung up before its answer; nobody reads this, but the log counts it."""
 
@@ -91,6 +131,7 @@ KINDS: Mapping[type[Exception], Kind] = {
     engine.TooManyFrames: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "too-many-frames", "Too many frames"),
     engine.UnsupportedMode: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "unsupported-mode", "Unsupported colours"),
     engine.WrongBitDepth: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-bit-depth", "Wrong bit depth"),
+    engine.InvalidInput: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_input", "Invalid input"),
     engine.QueueFull: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "queue-full", "Queue full"),
     engine.DeadlinePassed: Kind(HTTPStatus.GATEWAY_TIMEOUT, "deadline-passed", "Deadline passed"),
     engine.WorkerDied: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "worker-died", "Inference worker ended"),
@@ -109,6 +150,10 @@ KINDS: Mapping[type[Exception], Kind] = {
     TooManyImages: Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-many-images", "Too many images"),
     ClientGone: Kind(HTTPStatus.BAD_REQUEST, "client-gone", "Client gone"),
     BadForm: Kind(HTTPStatus.BAD_REQUEST, "bad-form", "Bad form"),
+    BadTensors: Kind(HTTPStatus.BAD_REQUEST, "bad-tensors", "Bad tensors"),
+    BodyTooSlow: Kind(HTTPStatus.REQUEST_TIMEOUT, "body-too-slow", "Body too slow"),
+    Unauthorized: Kind(HTTPStatus.UNAUTHORIZED, "unauthorized", "API key missing or unknown"),
+    Forbidden: Kind(HTTPStatus.FORBIDDEN, "forbidden", "Scope missing"),
 }
 
 
@@ -141,42 +186,49 @@ class Handlers:
     def __init__(self, on_problem: Callable[[str], None]) -> None:
         self._on_problem = on_problem
 
-    async def on_ours(self, _: Request, error: Exception) -> JSONResponse:
+    async def on_ours(self, request: Request, error: Exception) -> JSONResponse:
         """An error that we raised on purpose."""
         if not isinstance(error, bundle.GoodpartError):
             raise error
-        response = self._answer(kind_of(error), str(error))
+        response = self._answer(request, kind_of(error), str(error))
         if isinstance(error, engine.QueueFull):
             response.headers["Retry-After"] = str(error.retry_after_s)
+        if isinstance(error, Unauthorized):
+            response.headers["WWW-Authenticate"] = "Bearer"
         return response
 
-    async def on_invalid(self, _: Request, error: Exception) -> JSONResponse:
+    async def on_invalid(self, request: Request, error: Exception) -> JSONResponse:
         """A query, path or body that does not fit the route; the first thing wrong, in one line."""
         if not isinstance(error, RequestValidationError):
             raise error
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"])
         kind = Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", "Invalid request")
-        return self._answer(kind, f"{where}: {first['msg']}")
+        return self._answer(request, kind, f"{where}: {first['msg']}")
 
-    async def on_http(self, _: Request, error: Exception) -> JSONResponse:
+    async def on_http(self, request: Request, error: Exception) -> JSONResponse:
         """A path or method that is not there."""
         if not isinstance(error, HTTPException):
             raise error
         status = HTTPStatus(error.status_code)
         slug = status.phrase.lower().replace(" ", "-")
-        response = self._answer(Kind(status, slug, status.phrase), str(error.detail))
+        response = self._answer(request, Kind(status, slug, status.phrase), str(error.detail))
         response.headers.update(error.headers or {})
         return response
 
-    async def on_unexpected(self, _: Request, error: Exception) -> JSONResponse:  # noqa: ARG002  # nothing of it is shown
+    async def on_unexpected(self, request: Request, error: Exception) -> JSONResponse:  # noqa: ARG002  # nothing of it is shown
         """An error that nobody thought of: the client learns that it happened, the log learns what."""
         kind = Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error", "Internal error")
-        return self._answer(kind, "the service failed; its log says why")
+        response = self._answer(request, kind, "the service failed; its log says why")
+        response.headers.update(SECURITY_HEADERS)  # this answer is made outside of the envelope, which adds them else
+        return response
 
-    def _answer(self, kind: Kind, detail: str) -> JSONResponse:
+    def _answer(self, request: Request, kind: Kind, detail: str) -> JSONResponse:
         self._on_problem(kind.slug)
-        return JSONResponse(problem(kind, detail), status_code=int(kind.status), media_type=MEDIA_TYPE)
+        content = problem(kind, detail)
+        if request.url.path.startswith(OPEN_INFERENCE):
+            content["error"] = detail  # where clients of the Open Inference Protocol look
+        return JSONResponse(content, status_code=int(kind.status), media_type=MEDIA_TYPE)
 
 
 def install(app: FastAPI, *, on_problem: Callable[[str], None]) -> None:

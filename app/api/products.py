@@ -1,15 +1,24 @@
 """Routes that say what is there and what serves, and that change what serves."""
 
-from typing import Annotated
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Annotated, Self
 
 import anyio.to_thread
-from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from app.api.access import Gate
 from app.api.answers import ProductAnswer, ProductsAnswer, VersionAnswer, VersionsAnswer
-from app.engine.catalogue import Catalogue
+from app.engine.catalogue import Catalogue, Standing
+from app.engine.drift import Drift
+from app.engine.shadow import Shadows
 from app.store.errors import StoreError
+from app.store.state import Decided, Override, ShadowOrder
 from model.bundle import BundleError
+
+PREFIX = "/v1/products"
 
 
 class Decision(BaseModel):
@@ -20,20 +29,74 @@ class Decision(BaseModel):
     by: Annotated[str, Field(min_length=1, max_length=128)] = "api"
     why: Annotated[str, Field(max_length=1024)] = ""
 
+    def signed(self, key_name: str | None) -> str:
+        """Who decided, with the key that was used, which alone is certain."""
+        return f"{self.by} (key {key_name})" if key_name else self.by
 
-def router(*, catalogue: Catalogue) -> APIRouter:
+    def decided(self, key_name: str | None) -> Decided:
+        """The decision as the state keeps it."""
+        return Decided(at=datetime.now(UTC), by=self.signed(key_name), why=self.why)
+
+
+class ThresholdDecision(Decision):
+    """Another threshold: by the rate of false alarms that it should give, or by its value."""
+
+    false_alarm_rate: Annotated[float | None, Field(gt=0, lt=1)] = None
+    threshold: Annotated[float | None, Field(allow_inf_nan=False)] = None
+
+    @model_validator(mode="after")
+    def _is_one_or_the_other(self) -> Self:
+        if (self.false_alarm_rate is None) == (self.threshold is None):
+            raise ValueError("say either false_alarm_rate or threshold")
+        return self
+
+
+class ShadowDecision(Decision):
+    """A candidate, and the share of live images that it judges beside the serving version."""
+
+    version: str
+    share: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is known of how products fare."""
+
+    drift: Drift
+    shadows: Shadows
+
+    def answer(self, standing: Standing) -> ProductAnswer:
+        """A product for the wire."""
+        return ProductAnswer.of(
+            standing,
+            drift=self.drift.window(standing.product),
+            rule=self.drift.rule,
+            tally=self.shadows.tally(standing),
+        )
+
+
+def router(*, catalogue: Catalogue, watch: Watch, gate: Gate) -> APIRouter:
     """``/v1/products`` and what lies under a product, but for inspections."""
-    routes = APIRouter(prefix="/v1/products", tags=["products"])
+    routes = APIRouter(tags=["products"])
+    routes.include_router(reading(catalogue, watch, gate))
+    for part in (activating, choosing_thresholds, shadowing):
+        routes.include_router(part(catalogue, watch, gate))
+    return routes
+
+
+def reading(catalogue: Catalogue, watch: Watch, gate: Gate) -> APIRouter:
+    """What is there; any key will do."""
+    routes = APIRouter(prefix=PREFIX, dependencies=[Depends(gate.asks("inspect", "operate"))])
 
     @routes.get("")
     async def products() -> ProductsAnswer:
         """Every product, and which version serves it."""
-        return ProductsAnswer(products=tuple(map(ProductAnswer.of, catalogue.standings())))
+        return ProductsAnswer(products=tuple(map(watch.answer, catalogue.standings())))
 
     @routes.get("/{product}")
     async def product_(product: str) -> ProductAnswer:
-        """One product: what serves, what was activated, and why that does not serve if it does not."""
-        return ProductAnswer.of(catalogue.standing(product))
+        """One product: what serves, what was activated, why that does not serve if it does not, and how it fares."""
+        return watch.answer(catalogue.standing(product))
 
     @routes.get("/{product}/versions")
     def versions(product: str) -> VersionsAnswer:
@@ -47,24 +110,80 @@ def router(*, catalogue: Catalogue) -> APIRouter:
             ),
         )
 
+    return routes
+
+
+def activating(catalogue: Catalogue, watch: Watch, gate: Gate) -> APIRouter:
+    """Which version serves; takes a key that may operate."""
+    routes = APIRouter(prefix=PREFIX)
+    Operator = Annotated[str | None, Depends(gate.asks("operate"))]  # noqa: N806  # a type, as FastAPI reads it
+
     @routes.post("/{product}/versions/{version}/activate")
-    async def activate(product: str, version: str, decision: Decision | None = None) -> ProductAnswer:
-        """Make a version serve; it is loaded first, and if that fails the old one goes on."""
-        return await activated(product, version, decision or Decision())
+    async def activate(product: str, version: str, key: Operator, decision: Decision | None = None) -> ProductAnswer:
+        """Make a version serve; it is loaded and proven first, and if that fails the old one goes on."""
+        return await activated(product, version, decision or Decision(), key)
 
     @routes.post("/{product}/rollback")
-    async def rollback(product: str, decision: Decision | None = None) -> ProductAnswer:
+    async def rollback(product: str, key: Operator, decision: Decision | None = None) -> ProductAnswer:
         """Make the version before the current one serve again."""
         previous = await anyio.to_thread.run_sync(catalogue.state.previous, product)
-        return await activated(product, previous, decision or Decision())
+        return await activated(product, previous, decision or Decision(), key)
 
-    async def activated(product: str, version: str, decision: Decision) -> ProductAnswer:
-        standing = await anyio.to_thread.run_sync(
-            lambda: catalogue.activate(product, version, by=decision.by, why=decision.why)
-        )
-        return ProductAnswer.of(standing)
+    async def activated(product: str, version: str, decision: Decision, key: str | None) -> ProductAnswer:
+        change = partial(catalogue.activate, product, version, by=decision.signed(key), why=decision.why)
+        return watch.answer(await anyio.to_thread.run_sync(change))
 
     return routes
+
+
+def choosing_thresholds(catalogue: Catalogue, watch: Watch, gate: Gate) -> APIRouter:
+    """The threshold while the line runs; takes a key that may operate."""
+    routes = APIRouter(prefix=PREFIX)
+    Operator = Annotated[str | None, Depends(gate.asks("operate"))]  # noqa: N806  # a type, as FastAPI reads it
+
+    @routes.put("/{product}/threshold")
+    async def threshold(product: str, decision: ThresholdDecision, key: Operator) -> ProductAnswer:
+        """Let another threshold hold: a rate for every version to come, a value for the version that serves now."""
+        override = override_of(decision, catalogue.serving(product).name, key)
+        return watch.answer(await anyio.to_thread.run_sync(catalogue.override, product, override))
+
+    @routes.delete("/{product}/threshold")
+    async def lift_threshold(product: str, key: Operator) -> ProductAnswer:
+        """Let the version's own threshold hold again."""
+        decided = Decision().decided(key)
+        return watch.answer(await anyio.to_thread.run_sync(catalogue.lift_override, product, decided))
+
+    return routes
+
+
+def shadowing(catalogue: Catalogue, watch: Watch, gate: Gate) -> APIRouter:
+    """A candidate beside the serving version; takes a key that may operate."""
+    routes = APIRouter(prefix=PREFIX)
+    Operator = Annotated[str | None, Depends(gate.asks("operate"))]  # noqa: N806  # a type, as FastAPI reads it
+
+    @routes.put("/{product}/shadow")
+    async def shadow(product: str, decision: ShadowDecision, key: Operator) -> ProductAnswer:
+        """Let a candidate judge a share of the live images too; answers stay those of the version that serves."""
+        order = ShadowOrder(**decision.decided(key).model_dump(), version=decision.version, share=decision.share)
+        return watch.answer(await anyio.to_thread.run_sync(catalogue.shadow, product, order))
+
+    @routes.delete("/{product}/shadow")
+    async def end_shadow(product: str, key: Operator) -> ProductAnswer:
+        """Let no candidate judge any more."""
+        decided = Decision().decided(key)
+        return watch.answer(await anyio.to_thread.run_sync(catalogue.end_shadow, product, decided))
+
+    return routes
+
+
+def override_of(decision: ThresholdDecision, serving: str, key: str | None) -> Override:
+    """The decision as the state keeps it; a value holds for the version that serves."""
+    return Override(
+        **decision.decided(key).model_dump(),
+        false_alarm_rate=decision.false_alarm_rate,
+        threshold=decision.threshold,
+        version=None if decision.threshold is None else serving,
+    )
 
 
 def version_answer(catalogue: Catalogue, product: str, version: str, serving: str | None) -> VersionAnswer:

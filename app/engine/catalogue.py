@@ -1,4 +1,4 @@
-"""Which version serves each product: follows the state, loads beside what serves, then switches."""
+"""Which version serves each product: follows the state, loads and proves beside what serves, then switches."""
 
 import threading
 import time
@@ -6,18 +6,21 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Literal
 
 from app.engine.errors import ModelError
-from app.engine.version import Loader, Version
+from app.engine.version import Version
 from app.store.errors import NothingActive, StoreError, UnknownProduct
-from app.store.state import State
-from app.store.store import Store
+from app.store.state import Decided, Override, ShadowOrder, State
+from app.store.store import Bundle, Store
 from model.bundle import BadName, BundleError
 
 # Versions that were asked for by name and do not serve; each holds a student of some megabytes.
 MOST_EXTRA_VERSIONS = 4
 # A version that failed is tried again: a missing file may arrive, a full device may empty. Each try reads it whole.
 RETRY_AFTER_S = 30.0
+UNUSABLE = (StoreError, BundleError, ModelError)
+Outcome = Literal["loaded", "refused"]
 
 
 class VersionUnusable(ModelError):
@@ -28,44 +31,61 @@ class VersionUnusable(ModelError):
 
 
 @dataclass(frozen=True)
+class Shadow:
+    """The candidate that judges beside the serving version; ``fault`` says why it does not."""
+
+    version: str
+    share: float
+    candidate: Version | None = None
+    fault: str | None = None
+    retry_at_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class Standing:
-    """How a product stands: what serves, what was activated, and why that does not serve if it does not."""
+    """How a product stands: what serves, what was activated, and why that does not serve if it does not.
+
+    ``is_resting``: nothing is wrong, but it was unloaded for want of room, and is loaded again when it is asked for.
+    """
 
     product: str
     serving: Version | None = None
     activated: str | None = None
+    override: Override | None = None
+    shadow: Shadow | None = None
+    is_resting: bool = False
     fault: str | None = None
     retry_at_s: float = 0.0
 
 
 class Catalogue:
-    """The products of a store. ``refresh``, ``activate`` and ``named`` may take seconds; ``serving`` never waits."""
+    """The products of a store. ``serving`` never waits; all else but the standings may take seconds."""
 
     def __init__(
         self,
         *,
         store: Store,
         state: State,
-        loader: Loader,
+        prepare: Callable[[Bundle], Version],
+        most_loaded: int = 64,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.store = store
         self.state = state
-        self._loader = loader
-        self._clock = clock
         self.fault: str | None = None
+        self.on_reload: Callable[[str, Outcome], None] = lambda _product, _outcome: None
+        self._prepare = prepare
+        self._most_loaded = most_loaded
+        self._clock = clock
         self._standings: dict[str, Standing] = {}
+        self._used_at: dict[str, float] = {}
         self._extra: OrderedDict[tuple[str, str], Version] = OrderedDict()
         self._loading = threading.Lock()
 
-    @property
-    def provider(self) -> str:
-        """Where the versions run."""
-        return self._loader.device.provider
-
     def standings(self) -> list[Standing]:
         """How every product stands, by name."""
-        return [self._standings[product] for product in sorted(self._standings)]
+        standings = self._standings
+        return [standings[product] for product in sorted(standings)]
 
     def standing(self, product: str) -> Standing:
         """How one product stands; raises UnknownProduct."""
@@ -78,23 +98,34 @@ class Catalogue:
         """The version that judges now. Raises UnknownProduct, NothingActive, VersionUnusable."""
         standing = self.standing(product)
         if standing.serving is not None:
+            self._used_at[product] = self._clock()
             return standing.serving
         if standing.activated is None and standing.fault is None:
             raise NothingActive(product)
         raise VersionUnusable(product, standing.activated or "?", standing.fault or "not loaded yet")
 
+    def woken(self, product: str) -> Version:
+        """The version that judges, loaded again if it rests; as ``serving``."""
+        with self._loading:
+            standing = self.standing(product)
+            if standing.is_resting and standing.activated is not None:
+                self._make_room_for(product)
+                self._put(self._switched(standing, standing.activated))
+        return self.serving(product)
+
     def named(self, product: str, version: str) -> Version:
         """A version by name, loaded if need be. Raises StoreError, BundleError, ModelError, BadName."""
-        serving = self.standing(product).serving
-        if serving is not None and serving.name == version:
-            return serving
+        standing = self.standing(product)
+        if standing.serving is not None and standing.serving.name == version:
+            return standing.serving
         with self._loading:
             key = (product, version)
             if key not in self._extra:
-                self._extra[key] = self._loader.load(self.store.bundle(product, version))
-                while len(self._extra) > MOST_EXTRA_VERSIONS:
-                    self._extra.popitem(last=False)
-            return self._extra[key]
+                self._extra[key] = self._prepare(self.store.bundle(product, version))
+            self._extra.move_to_end(key)
+            while len(self._extra) > MOST_EXTRA_VERSIONS:
+                self._extra.popitem(last=False)
+            return self._extra[key].ruled(standing.override)
 
     def refresh(self) -> None:
         """Follow the state of every product; a version that fails leaves the old one serving.
@@ -108,38 +139,126 @@ class Catalogue:
                 self.fault = str(error)
                 return
             self.fault = None
-            self._standings = {product: self._followed(product) for product in products}
+            self._standings = {name: self._standings[name] for name in products if name in self._standings}
+            for product in products:
+                self._put(self._followed(product))
 
     def activate(self, product: str, version: str, *, by: str, why: str) -> Standing:
-        """Load a version, and only if that works make it the one that serves.
+        """Load and prove a version, and only if that works make it the one that serves.
 
         Raises StoreError, BundleError, ModelError or BadName; then nothing has changed.
         """
         with self._loading:
-            loaded = self._loader.load(self.store.bundle(product, version))
+            loaded = self._tried(product, version)
+            self._make_room_for(product)
             self.state.activate(product, version, at=datetime.now(UTC), by=by, why=why)
-            standing = Standing(product, serving=loaded, activated=version)
-            self._standings = {**self._standings, product: standing}
-            return standing
+            return self._put(self._standing_of(product, serving=loaded))
+
+    def override(self, product: str, override: Override) -> Standing:
+        """Let another threshold hold, now and after a restart. Raises UnknownProduct, StoreError."""
+        with self._loading:
+            self.standing(product)
+            self.state.override(product, override)
+            return self._put(self._followed(product))
+
+    def lift_override(self, product: str, decided: Decided) -> Standing:
+        """Let the version's own threshold hold again. Raises UnknownProduct, StoreError."""
+        with self._loading:
+            self.standing(product)
+            self.state.lift_override(product, decided)
+            return self._put(self._followed(product))
+
+    def shadow(self, product: str, order: ShadowOrder) -> Standing:
+        """Let a candidate judge beside the serving version, once it is loaded and proven. Raises as ``activate``."""
+        with self._loading:
+            candidate = self._tried(product, order.version)
+            self.state.shadow(product, order)
+            shadow = Shadow(order.version, order.share, candidate)
+            return self._put(replace(self.standing(product), shadow=shadow))
+
+    def end_shadow(self, product: str, decided: Decided) -> Standing:
+        """Let no candidate judge any more. Raises UnknownProduct, StoreError."""
+        with self._loading:
+            self.standing(product)
+            self.state.end_shadow(product, decided)
+            return self._put(replace(self.standing(product), shadow=None))
+
+    def _put(self, standing: Standing) -> Standing:
+        """Make a standing the one that holds; readers see either the old ones or the new."""
+        self._standings = {**self._standings, standing.product: standing}
+        return standing
+
+    def _tried(self, product: str, version: str) -> Version:
+        """A version loaded and proven; the outcome is told. Raises StoreError, BundleError, ModelError, BadName."""
+        try:
+            loaded = self._prepare(self.store.bundle(product, version))
+        except UNUSABLE:
+            self.on_reload(product, "refused")
+            raise
+        self.on_reload(product, "loaded")
+        return loaded
 
     def _followed(self, product: str) -> Standing:
+        """How a product stands by what was decided of it."""
         old = self._standings.get(product, Standing(product))
         try:
-            current = self.state.current(product)
+            orders = self.state.orders(product)
         except (StoreError, BadName) as error:
             return replace(old, fault=str(error))
-        if current is None:
+        if orders.current is None:
             return Standing(product)
-        if old.serving is not None and old.serving.name == current.version:
-            return replace(old, activated=current.version, fault=None)
-        if old.activated == current.version and self._clock() < old.retry_at_s:
+        standing = self._serving_by(replace(old, override=orders.override), orders.current.version)
+        return replace(standing, shadow=self._shadow_by(standing, orders.shadow))
+
+    def _serving_by(self, old: Standing, version: str) -> Standing:
+        if old.serving is not None and old.serving.name == version:
+            return replace(old, serving=old.serving.ruled(old.override), activated=version, fault=None)
+        if old.activated == version and self._clock() < old.retry_at_s:
             return old
-        return self._switched(old, current.version)
+        if old.serving is None and self._num_loaded() >= self._most_loaded:
+            return replace(old, activated=version, is_resting=True, fault=None)
+        return self._switched(old, version)
 
     def _switched(self, old: Standing, version: str) -> Standing:
         try:
-            loaded = self._loader.load(self.store.bundle(old.product, version))
-        except (StoreError, BundleError, ModelError) as error:
+            loaded = self._tried(old.product, version)
+        except UNUSABLE as error:
             retry_at_s = self._clock() + RETRY_AFTER_S
-            return replace(old, activated=version, fault=str(error), retry_at_s=retry_at_s)
-        return Standing(old.product, serving=loaded, activated=version)
+            return replace(old, activated=version, is_resting=False, fault=str(error), retry_at_s=retry_at_s)
+        serving = loaded.ruled(old.override)
+        return replace(old, serving=serving, activated=version, is_resting=False, fault=None, retry_at_s=0.0)
+
+    def _standing_of(self, product: str, *, serving: Version) -> Standing:
+        """A product under the orders in the state, with this version serving."""
+        orders = self.state.orders(product)
+        old = self._standings.get(product, Standing(product))
+        ruled = serving.ruled(orders.override)
+        now = Standing(product, serving=ruled, activated=serving.name, override=orders.override, shadow=old.shadow)
+        return replace(now, shadow=self._shadow_by(now, orders.shadow))
+
+    def _shadow_by(self, old: Standing, order: ShadowOrder | None) -> Shadow | None:
+        if order is None:
+            return None
+        if old.serving is None:
+            return Shadow(order.version, order.share)
+        known = old.shadow or Shadow(order.version, order.share)
+        is_settled = known.candidate is not None or self._clock() < known.retry_at_s
+        if known.version == order.version and is_settled:
+            return replace(known, share=order.share)
+        try:
+            candidate = self._tried(old.product, order.version)
+        except UNUSABLE as error:
+            retry_at_s = self._clock() + RETRY_AFTER_S
+            return Shadow(order.version, order.share, fault=str(error), retry_at_s=retry_at_s)
+        return Shadow(order.version, order.share, candidate)
+
+    def _num_loaded(self) -> int:
+        return sum(standing.serving is not None for standing in self._standings.values())
+
+    def _make_room_for(self, product: str) -> None:
+        """Let the product rest that was asked for least recently, where there is no room for one more."""
+        others = [one for one in self._standings.values() if one.serving is not None and one.product != product]
+        if len(others) < self._most_loaded:
+            return
+        oldest = min(others, key=lambda one: self._used_at.get(one.product, 0.0))
+        self._put(replace(oldest, serving=None, shadow=None, is_resting=True))

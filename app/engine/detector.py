@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from app.engine.decode import Image
 from app.engine.errors import ModelError, NotFinite, RunFailed
 from app.engine.interest import RegionOfInterest
+from model.bundle import Manifest
 
 Floats = NDArray[np.float32]
+# Batches are filled up to one of these, so that a graph meets few shapes, each of them warm.
+BUCKETS = (1, 2, 4, 8)
 # The student's outputs that say what its recall memory read.
 ITEMS, WEIGHTS = "items", "weights"
 
@@ -65,6 +68,15 @@ def batch_of(images: Sequence[Image], *, map_size: tuple[int, int], interest: Re
     )
 
 
+def blank_batch(manifest: Manifest, *, size: int) -> Batch:
+    """So many black images: what a batch costs does not depend on what it shows."""
+    rule = manifest.input
+    return Batch(
+        pixels=np.zeros((size, rule.height, rule.width, 3), np.uint8),
+        valid=np.ones((size, *manifest.map_size), np.float32),
+    )
+
+
 def valid_positions(image: Image, map_size: tuple[int, int], interest: RegionOfInterest | None = None) -> Floats:
     """1 at map positions whose centre lies in the image and in the region of interest, else 0; float32 (h, w)."""
     height, width = image.pixels.shape[:2]
@@ -84,6 +96,11 @@ class Detector:
     teacher: ort.InferenceSession
     student: ort.InferenceSession
     compare: ort.InferenceSession
+
+    @property
+    def provider(self) -> str:
+        """Where the graphs run: ``cuda``, ``tensorrt`` or ``cpu``."""
+        return str(self.teacher.get_providers()[0]).removesuffix("ExecutionProvider").lower()
 
     def extract(self, batch: Batch) -> dict[str, Floats]:
         """The teacher's features, ``t1`` to ``tK``."""

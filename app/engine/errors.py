@@ -9,7 +9,8 @@ GoodpartError
     │   ├── ImageTooLarge       more pixels than the limit, judged by the header
     │   ├── TooManyFrames       an animation or a document of several pages
     │   ├── UnsupportedMode     colours that have no one meaning here (CMYK, half-transparent, 32-bit)
-    │   └── WrongBitDepth       another depth than the product was trained on
+    │   ├── WrongBitDepth       another depth than the product was trained on
+    │   └── InvalidInput        an image unlike those of the product: too dark, out of focus, of another size
     ├── Busy
     │   ├── QueueFull           as many images are being judged as may be
     │   └── DeadlinePassed      an image whose turn came too late
@@ -19,8 +20,11 @@ GoodpartError
         ├── BadGraph            a graph that ONNX Runtime does not take
         ├── ProviderMissing     a device was asked for that is not there
         ├── RunFailed           a graph that ONNX Runtime could not run
-        └── NotFinite           a graph that answered NaN or infinity
+        ├── NotFinite           a graph that answered NaN or infinity
+        └── GoldenFailed        a version that judges otherwise here than where it was trained
 """
+
+from collections.abc import Sequence
 
 from model.bundle import GoodpartError
 
@@ -83,6 +87,13 @@ class WrongBitDepth(ImageError):
         super().__init__(
             f"the image has {depth_bits} bits a channel, which does not fit the product's white level of {white_level}"
         )
+
+
+class InvalidInput(ImageError):
+    """An image unlike those that the product was trained on; ``findings``: a sentence for each measure outside."""
+
+    def __init__(self, findings: Sequence[str]) -> None:
+        super().__init__(f"the image is unlike those of this product: {'; '.join(findings)}")
 
 
 class Busy(EngineError):
@@ -151,3 +162,12 @@ class NotFinite(ModelError):
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} answered a score that is not a finite number")
+
+
+class GoldenFailed(ModelError):
+    """A version that judges otherwise here than where it was trained. ``difference``: on the absolute scale."""
+
+    def __init__(self, name: str, *, difference: float, tolerance: float) -> None:
+        super().__init__(
+            f"{name} is judged otherwise here than in training: off by {difference:.3g}, {tolerance:.3g} is allowed"
+        )

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from app.engine.calibration import p_value
 from app.engine.decode import Image, decode
-from app.engine.detector import Batch, Comparison, batch_of
+from app.engine.detector import Batch, Comparison, batch_of, blank_batch
 from app.engine.errors import QueueFull
 from app.engine.explain import Explanation, explained
+from app.engine.guard import Guard, checked
 from app.engine.heatmap import Heatmap, Kind, render
 from app.engine.regions import Region, grid_of, regions_of
 from app.engine.version import Version
@@ -61,7 +62,7 @@ class Timings:
 class Inspection:
     """One judgement. ``map``: float32 (h, w) on the absolute scale, where good positions have mean 0 and spread 1.
 
-    ``explanations``: one a region, in order, where they were wished for.
+    ``explanations``: one a region, in order, where they were wished for. ``warnings``: what the input guard found.
     """
 
     version: Version
@@ -76,23 +77,41 @@ class Inspection:
     map: NDArray[np.float32]
     heatmap: Heatmap | None
     explanations: tuple[Explanation, ...]
+    warnings: tuple[str, ...]
     timings: Timings
 
 
-def judge(data: bytes, version: Version, *, max_pixels: int, wish: Wish = Wish()) -> Inspection:  # frozen
+@dataclass(frozen=True)
+class Taken:
+    """An image on its way, as it was decoded and as a batch of one, and what the input guard found."""
+
+    image: Image
+    batch: Batch
+    warnings: tuple[str, ...]
+
+
+def judge(
+    data: bytes,
+    version: Version,
+    *,
+    max_pixels: int,
+    wish: Wish = Wish(),
+    guard: Guard = "off",  # frozen
+) -> Inspection:
     """Inspect one image here and now. Raises ImageError or ModelError."""
     watch = Stopwatch()
-    image, batch = watch.timed("decode", lambda: acquired(data, version, max_pixels=max_pixels))
-    comparison = watch.timed("inference", lambda: compared(batch, version))
-    return concluded(image, batch, comparison, version, wish=wish, watch=watch)
+    taken = watch.timed("decode", lambda: acquired(data, version, max_pixels=max_pixels, guard=guard))
+    comparison = watch.timed("inference", lambda: compared(taken.batch, version))
+    return concluded(taken, comparison, version, wish=wish, watch=watch)
 
 
 @dataclass(frozen=True)
 class Room:
-    """How many images may be in hand at once, from their admission to their answer."""
+    """How many images may be in hand at once, from their admission to their answer, and which are let in."""
 
     limit: int
     worker: Limits = field(default_factory=Limits)
+    guard: Guard = "off"
 
 
 class Inspector:
@@ -100,12 +119,25 @@ class Inspector:
 
     def __init__(self, *, max_pixels: int, num_decoders: int, room: Room = Room(limit=64)) -> None:  # frozen
         self.max_pixels = max_pixels
+        self.num_decoders = num_decoders
         self.room = room
         self.worker = Worker(room.worker)
         self.num_in_hand = 0
         self._pool = ThreadPoolExecutor(num_decoders, thread_name_prefix="decode")
 
-    async def inspect(self, data: bytes, version: Version, wish: Wish, *, deadline: float | None = None) -> Inspection:
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits, so that something may be done that nobody waits for."""
+        return self.num_in_hand == 0 or (self.worker.num_waiting == 0 and self.num_in_hand < self.room.limit // 2)
+
+    async def inspect(
+        self,
+        data: bytes,
+        version: Version,
+        wish: Wish = Wish(),
+        *,
+        deadline: float | None = None,  # frozen
+    ) -> Inspection:
         """Inspect one image without holding up the event loop. ``deadline``: by ``time.monotonic``.
 
         Raises QueueFull at once, DeadlinePassed, ImageError, ModelError. Where the awaiting task is cancelled, the
@@ -114,17 +146,25 @@ class Inspector:
         with self._admitted():
             loop = asyncio.get_running_loop()
             watch = Stopwatch()
-            image, batch = await loop.run_in_executor(
-                self._pool,
-                lambda: watch.timed("decode", lambda: acquired(data, version, max_pixels=self.max_pixels)),
+            taken = await loop.run_in_executor(
+                self._pool, lambda: watch.timed("decode", lambda: self._taken(data, version))
             )
             watch.start("queue")
-            job = Job(batch, version, deadline, on_start=lambda: watch.next("queue", "inference"))
+            job = Job(taken.batch, version, deadline, on_start=lambda: watch.next("queue", "inference"))
             comparison = await asyncio.wrap_future(self.worker.submit(job))
             watch.stop("inference")
             return await loop.run_in_executor(
-                self._pool, lambda: concluded(image, batch, comparison, version, wish=wish, watch=watch)
+                self._pool, lambda: concluded(taken, comparison, version, wish=wish, watch=watch)
             )
+
+    async def try_run(self, version: Version) -> None:
+        """Send an empty picture through the worker, to see whether the device runs. Raises ModelError."""
+        await asyncio.wrap_future(
+            self.worker.submit(Job(blank_batch(version.manifest, size=1), version, deadline=None))
+        )
+
+    def _taken(self, data: bytes, version: Version) -> Taken:
+        return acquired(data, version, max_pixels=self.max_pixels, guard=self.room.guard)
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
@@ -149,10 +189,11 @@ class Inspector:
         self.close()
 
 
-def acquired(data: bytes, version: Version, *, max_pixels: int) -> tuple[Image, Batch]:
-    """Bytes -> Image -> Batch of one, by the version's rule and region of interest."""
+def acquired(data: bytes, version: Version, *, max_pixels: int, guard: Guard = "off") -> Taken:
+    """Bytes -> Image -> Batch of one, by the version's rule, guard and region of interest. Raises ImageError."""
     image = decode(data, version.manifest.input, max_pixels=max_pixels)
-    return image, batch_of([image], map_size=version.manifest.map_size, interest=version.interest)
+    warnings = checked(image, version.manifest.expects, guard)
+    return Taken(image, batch_of([image], map_size=version.manifest.map_size, interest=version.interest), warnings)
 
 
 def compared(batch: Batch, version: Version) -> Comparison:
@@ -160,13 +201,11 @@ def compared(batch: Batch, version: Version) -> Comparison:
     return version.detector.run(batch)[0]
 
 
-def concluded(
-    image: Image, batch: Batch, comparison: Comparison, version: Version, *, wish: Wish, watch: "Stopwatch"
-) -> Inspection:
+def concluded(taken: Taken, comparison: Comparison, version: Version, *, wish: Wish, watch: "Stopwatch") -> Inspection:
     """Comparison -> Inspection: raw values to the absolute scale, then verdict, regions and heat-map."""
-    manifest = version.manifest
+    manifest, image = version.manifest, taken.image
     score = manifest.score.standard(comparison.score)
-    map_ = standard_map(comparison.map, batch.valid[0], version)
+    map_ = standard_map(comparison.map, taken.batch.valid[0], version)
     regions = regions_of(
         map_,
         threshold=manifest.pixel_threshold,
@@ -182,12 +221,13 @@ def concluded(
         score=score,
         threshold=version.threshold,
         p_value=p_value(version.calibration, score),
-        promise=manifest.promise,
+        promise=version.promise,
         scales=scale_verdicts(comparison, version),
         regions=regions,
         map=map_,
         heatmap=heatmap,
         explanations=tuple(explained(region, comparison, manifest, version.patches) for region in shown),
+        warnings=taken.warnings,
         timings=watch.timings(),
     )
 

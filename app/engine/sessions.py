@@ -1,8 +1,10 @@
 """ONNX Runtime sessions, opened from verified bytes on the provider that was asked for."""
 
 import base64
+import math
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import onnxruntime as ort
@@ -37,9 +39,19 @@ class Device:
     num_threads: int
 
 
-def available_cpus() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def available_cpus(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """How many processors this process may use: those it may run on, and no more than its container's quota."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(allowed, quota_cpus(quota_file) or allowed)
+
+
+def quota_cpus(quota_file: Path) -> int | None:
+    """The quota in whole processors, rounded up; None where there is none. The file is cgroup v2's ``cpu.max``."""
+    try:
+        quota, period = quota_file.read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else max(1, math.ceil(int(quota) / int(period)))
 
 
 def chosen_device(asked: Provider, *, num_threads: int) -> Device:

@@ -1,26 +1,31 @@
 """A version that is ready to judge: manifest, graphs and calibration in memory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 from weakref import WeakValueDictionary
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from app.engine.calibration import unpacked
+from app.engine.calibration import p_value, promise, unpacked
 from app.engine.detector import Detector, Graphs
 from app.engine.explain import Patches, unpacked_patches
 from app.engine.interest import RegionOfInterest, unpacked_region
 from app.engine.sessions import Device, open_session
+from app.store.state import Override
 from app.store.store import Bundle
-from model.bundle import CALIBRATION, COMPARE, PATCHES, REGION, STUDENT, Manifest, sha256_hex
+from model.bundle import CALIBRATION, COMPARE, PATCHES, REGION, STUDENT, Manifest, PromiseRecord, sha256_hex
+
+ThresholdFrom = Literal["calibration", "rate", "value"]
 
 
 @dataclass(frozen=True)
 class Version:
     """One version of one product, loaded. ``calibration``: scores of held-out good parts, (parts).
 
-    ``patches``: pictures of what the memory holds, None where the version keeps none.
+    ``patches``: pictures of what the memory holds, None where the version keeps none. ``chosen``: the promise of a
+    threshold that people chose at run time; ``threshold_from`` says whether by a rate or by a value.
     """
 
     name: str
@@ -29,6 +34,8 @@ class Version:
     calibration: NDArray[np.float64]
     interest: RegionOfInterest | None = None
     patches: Patches | None = None
+    chosen: PromiseRecord | None = None
+    threshold_from: ThresholdFrom = "calibration"
 
     @property
     def product(self) -> str:
@@ -36,9 +43,31 @@ class Version:
         return self.manifest.product
 
     @property
+    def promise(self) -> PromiseRecord:
+        """The false-alarm rate that holds now, and its threshold."""
+        return self.chosen or self.manifest.promise
+
+    @property
     def threshold(self) -> float:
         """A score above this is ng."""
-        return self.manifest.promise.threshold
+        return self.promise.threshold
+
+    def ruled(self, override: Override | None) -> "Version":
+        """This version under an override; itself where that changes nothing."""
+        chosen, threshold_from = self._chosen(override)
+        if (chosen, threshold_from) == (self.chosen, self.threshold_from):
+            return self
+        return replace(self, chosen=chosen, threshold_from=threshold_from)
+
+    def _chosen(self, override: Override | None) -> tuple[PromiseRecord | None, ThresholdFrom]:
+        """A rate is derived anew from this version's calibration; a value holds for the version it was chosen for."""
+        if override is not None and override.false_alarm_rate is not None:
+            return promise(self.calibration, asked=override.false_alarm_rate), "rate"
+        if override is not None and override.threshold is not None and override.version == self.name:
+            rate = p_value(self.calibration, np.nextafter(override.threshold, np.inf))
+            own = self.manifest.promise
+            return own.model_copy(update={"threshold": override.threshold, "supported": rate}), "value"
+        return None, "calibration"
 
 
 class Loader:

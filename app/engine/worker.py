@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from app.engine.detector import Batch, Comparison
-from app.engine.errors import DeadlinePassed, ModelError, WorkerDied
+from app.engine.detector import BUCKETS, Batch, Comparison
+from app.engine.errors import DeadlinePassed, ModelError, RunFailed, WorkerDied
 from app.engine.version import Version
 
-# Batches are filled up to one of these, so that a graph meets few shapes, each of them warm.
-BUCKETS = (1, 2, 4, 8)
+# So many batches in a row that the device could not run, and it is the device that is wrong, not an image.
+MOST_FAILED_RUNS = 3
 # How fast the measured rate follows: a tenth of each new batch.
 RATE_MEMORY = 0.1
 
@@ -58,6 +58,8 @@ class Worker:
         self._changed = threading.Condition()
         self._is_closing = False
         self._num_restarts = 0
+        self._num_failed_runs = 0
+        self._last_failure = ""
         self._images_per_s = 0.0
         self._thread = threading.Thread(target=self._live, name="inference", daemon=True)
         self._thread.start()
@@ -66,6 +68,11 @@ class Worker:
     def num_waiting(self) -> int:
         """How many jobs have not begun."""
         return len(self._waiting)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the device can't be relied on now: the last runs all failed. A run that succeeds ends it."""
+        return self._last_failure if self._num_failed_runs >= MOST_FAILED_RUNS else None
 
     def submit(self, job: Job) -> "Future[Comparison]":
         """Queue a job; raises WorkerDied where there is no worker any more."""
@@ -147,7 +154,9 @@ class Worker:
         began = self._clock()
         for job in wanted:
             job.on_start()
-        settle(wanted)
+        failure = settle(wanted)
+        self._num_failed_runs = self._num_failed_runs + 1 if failure else 0
+        self._last_failure = str(failure)
         self.on_batch(len(wanted))
         self._note(len(wanted), self._clock() - began)
         self._num_restarts = 0  # it works again: only deaths in a row count
@@ -167,19 +176,22 @@ class Worker:
         self._images_per_s = known + RATE_MEMORY * (rate - known)
 
 
-def settle(jobs: Sequence[Job]) -> None:
-    """Run jobs of one version as one batch; where that fails, each alone, so that none fails for another's image."""
+def settle(jobs: Sequence[Job]) -> RunFailed | None:
+    """Run jobs of one version as one batch; where that fails, each alone, so that none fails for another's image.
+
+    What comes back is how a graph could not be run at all, even with one image.
+    """
     try:
         comparisons = jobs[0].version.detector.run(joined([job.batch for job in jobs]))
     except ModelError as error:
-        if len(jobs) == 1:
-            jobs[0].future.set_exception(error)
-            return
-        for job in jobs:
-            settle([job])
-        return
+        if len(jobs) > 1:
+            failures = [settle([job]) for job in jobs]
+            return failures[-1]
+        jobs[0].future.set_exception(error)
+        return error if isinstance(error, RunFailed) else None
     for job, comparison in zip(jobs, comparisons, strict=False):  # what filled the bucket is nobody's
         job.future.set_result(comparison)
+    return None
 
 
 def fail(jobs: Sequence[Job] | deque[Job], error: Exception) -> None:

@@ -69,6 +69,14 @@ def replace_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         sync_folder(path.parent)
 
 
+def remove_file(path: Path) -> None:
+    """Take a file away, if it is there. Raises StoreUnusable."""
+    with reporting_trouble(path.parent):
+        path.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            sync_folder(path.parent)
+
+
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Make a folder of read-only files appear, whole or not at all. Raises StoreUnusable, also if it exists."""
     beside = folder.with_name(f"{INCOMING}{uuid4().hex}")

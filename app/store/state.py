@@ -1,28 +1,76 @@
-"""The state: which version serves, and who decided that; small files, replaced whole."""
+"""The state: which version serves, by which threshold, beside which candidate, and who decided that; small files.
+
+Each is replaced whole. Every change is told to the audit first, one object an event.
+"""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Self, TypeVar
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.store.errors import DamagedState, NoTransition
-from app.store.files import check_writable, replace_file, reporting_trouble
+from app.store.files import check_writable, remove_file, replace_file, reporting_trouble
 from model.bundle import check_product, check_version
 
 
-class Activation(BaseModel):
-    """``current.json``: the version that serves, the one before it, and who decided when and why."""
+class Decided(BaseModel):
+    """A decision of people, or of a program of theirs: who, when and why."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: str
-    previous: str | None
     at: datetime
     by: str
     why: str
+
+
+class Activation(Decided):
+    """``current.json``: the version that serves, and the one before it."""
+
+    version: str
+    previous: str | None
+
+
+class Override(Decided):
+    """``override.json``: another threshold than the version's own.
+
+    Either a false-alarm rate, from which each version's threshold is derived, or a value, which holds for one version.
+    """
+
+    false_alarm_rate: float | None = Field(default=None, gt=0, lt=1)
+    threshold: float | None = Field(default=None, allow_inf_nan=False)
+    version: str | None = None
+
+    @model_validator(mode="after")
+    def _is_one_or_the_other(self) -> Self:
+        if (self.false_alarm_rate is None) == (self.threshold is None):
+            raise ValueError("say either a false_alarm_rate or a threshold")
+        if (self.threshold is None) != (self.version is None):
+            raise ValueError("a threshold is for one version, a false_alarm_rate for all")
+        return self
+
+
+class ShadowOrder(Decided):
+    """``shadow.json``: a candidate that judges a share of the live images beside the version that serves."""
+
+    version: str
+    share: float = Field(gt=0, le=1)
+
+
+@dataclass(frozen=True)
+class Orders:
+    """All that was decided of a product; ``current`` is None where nothing was ever activated."""
+
+    current: Activation | None
+    override: Override | None
+    shadow: ShadowOrder | None
+
+
+AnyDecision = TypeVar("AnyDecision", bound=Decided)
 
 
 @dataclass(frozen=True)
@@ -35,18 +83,26 @@ class State:
         """Where a product's ``current.json`` lies; raises BadName."""
         return self.root / check_product(product) / "current.json"
 
+    def override_path(self, product: str) -> Path:
+        """Where a product's ``override.json`` lies; raises BadName."""
+        return self.current_path(product).with_name("override.json")
+
+    def shadow_path(self, product: str) -> Path:
+        """Where a product's ``shadow.json`` lies; raises BadName."""
+        return self.current_path(product).with_name("shadow.json")
+
+    def orders(self, product: str) -> Orders:
+        """Everything that was decided. Raises DamagedState, StoreUnusable, BadName."""
+        shadow = read_decision(self.shadow_path(product), ShadowOrder)
+        if shadow is not None:
+            check_version(shadow.version)
+        return Orders(self.current(product), read_decision(self.override_path(product), Override), shadow)
+
     def current(self, product: str) -> Activation | None:
         """What was activated last, None where nothing ever was. Raises DamagedState, StoreUnusable."""
-        path = self.current_path(product)
-        with reporting_trouble(path.parent):
-            if not path.is_file():
-                return None
-            data = path.read_bytes()
-        try:
-            activation = Activation.model_validate_json(data)
-        except ValidationError as error:
-            raise DamagedState(path, error.errors()[0]["msg"]) from None
-        check_version(activation.version)
+        activation = read_decision(self.current_path(product), Activation)
+        if activation is not None:
+            check_version(activation.version)
         return activation
 
     def check_writable(self, product: str) -> None:
@@ -62,9 +118,32 @@ class State:
             by=by,
             why=why,
         )
-        self._record(product, "activate", activation)
-        replace_file(self.current_path(product), activation.model_dump_json(indent=1).encode() + b"\n")
+        self._record(product, "activate", activation, {"from": activation.previous, "to": activation.version})
+        write_decision(self.current_path(product), activation)
         return activation
+
+    def override(self, product: str, override: Override) -> None:
+        """Let another threshold hold. Raises StoreUnusable."""
+        before = read_decision(self.override_path(product), Override)
+        change = {"from": in_short(before), "to": in_short(override)}
+        self._record(product, "threshold", override, change)
+        write_decision(self.override_path(product), override)
+
+    def lift_override(self, product: str, decided: Decided) -> None:
+        """Let the version's own threshold hold again."""
+        before = read_decision(self.override_path(product), Override)
+        self._record(product, "threshold", decided, {"from": in_short(before), "to": None})
+        remove_file(self.override_path(product))
+
+    def shadow(self, product: str, order: ShadowOrder) -> None:
+        """Let a candidate judge beside the version that serves. The caller has made sure that it can."""
+        self._record(product, "shadow", order, {"to": order.version, "share": order.share})
+        write_decision(self.shadow_path(product), order)
+
+    def end_shadow(self, product: str, decided: Decided) -> None:
+        """Let no candidate judge any more."""
+        self._record(product, "shadow", decided, {"to": None})
+        remove_file(self.shadow_path(product))
 
     def _version_before(self, product: str, version: str) -> str | None:
         """What a rollback goes to; activating what serves already leaves that as it was."""
@@ -80,16 +159,32 @@ class State:
             raise NoTransition(product)
         return current.previous
 
-    def _record(self, product: str, event: str, activation: Activation) -> None:
+    def _record(self, product: str, event: str, decided: Decided, change: Mapping[str, object]) -> None:
         """One audit object: who, when, from, to, why. Written before the change, so that none goes unrecorded."""
-        name = f"{activation.at:%Y%m%dt%H%M%S.%fz}-{uuid4().hex[:8]}.json"
-        entry = {
-            "event": event,
-            "at": activation.at.isoformat(),
-            "by": activation.by,
-            "from": activation.previous,
-            "to": activation.version,
-            "why": activation.why,
-        }
+        name = f"{decided.at:%Y%m%dt%H%M%S.%fz}-{uuid4().hex[:8]}.json"
+        entry = {"event": event, "at": decided.at.isoformat(), "by": decided.by, **change, "why": decided.why}
         path = self.root / check_product(product) / "audit" / name
         replace_file(path, json.dumps(entry, indent=1).encode() + b"\n")
+
+
+def read_decision(path: Path, kind: type[AnyDecision]) -> AnyDecision | None:
+    """The decision in a file, None where there is no such file. Raises DamagedState, StoreUnusable."""
+    with reporting_trouble(path.parent):
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        raise DamagedState(path, error.errors()[0]["msg"]) from None
+
+
+def write_decision(path: Path, decision: Decided) -> None:
+    """Replace a file by this decision."""
+    replace_file(path, decision.model_dump_json(indent=1).encode() + b"\n")
+
+
+def in_short(override: Override | None) -> dict[str, object] | None:
+    """What an override says of the threshold, for the audit."""
+    return override.model_dump(include={"false_alarm_rate", "threshold", "version"}) if override else None

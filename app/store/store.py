@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
 from app.store.errors import MissingFile, StoreUnusable, UnknownProduct, UnknownVersion
 from app.store.files import READ_ONLY, check_writable, is_folder, replace_file, reporting_trouble, write_folder
+from app.store.signing import SIGNATURE, check_signature, signed
 from model.bundle import (
     MANIFEST,
     NAME_PATTERN,
@@ -33,9 +36,13 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Store:
-    """A folder with ``teachers/`` and ``products/``. Reading needs no write permission."""
+    """A folder with ``teachers/`` and ``products/``. Reading needs no write permission.
+
+    ``trusted``: keys of which one must have signed a version; None where versions need no signature.
+    """
 
     root: Path
+    trusted: tuple[Ed25519PublicKey, ...] | None = None
 
     def products(self) -> list[str]:
         """The names of all products that have a folder, sorted. Raises StoreUnusable."""
@@ -65,7 +72,7 @@ class Store:
         return self.root / "teachers" / f"{sha256}.onnx"
 
     def manifest(self, product: str, version: str) -> Manifest:
-        """A version's manifest, held against the version's name. Raises StoreError or BundleError."""
+        """A version's manifest, held against the version's name and signature. Raises StoreError or BundleError."""
         folder = self.version_folder(product, version)
         if not is_folder(folder):
             raise UnknownVersion(product, version)
@@ -74,6 +81,10 @@ class Store:
         expected = version_of(data)
         if expected != version or manifest.product != product:
             raise DigestMismatch(file=MANIFEST, expected=f"{product}/{version}", found=f"{manifest.product}/{expected}")
+        if self.trusted is not None:
+            path = folder / SIGNATURE
+            signature = read_file(path, f"{version}/{SIGNATURE}") if path.is_file() else None
+            check_signature(version, data, signature, self.trusted)
         return manifest
 
     def bundle(self, product: str, version: str) -> Bundle:
@@ -110,15 +121,17 @@ class Store:
         manifest: bytes,
         files: Mapping[str, bytes],
         training: Mapping[str, bytes],
+        sign_key: Ed25519PrivateKey | None = None,
     ) -> str:
         """Write a version, whole or not at all, and return its name. ``training`` is the trainer's own.
 
         The trainer's folder goes first: a version that can be seen is complete. Raises StoreUnusable.
         """
         version = version_of(manifest)
+        signature = {} if sign_key is None else {SIGNATURE: signed(manifest, sign_key)}
         if training:
             write_folder(self.training_folder(product, version), training)
-        write_folder(self.version_folder(product, version), {**files, MANIFEST: manifest})
+        write_folder(self.version_folder(product, version), {**files, **signature, MANIFEST: manifest})
         return version
 
 

@@ -119,7 +119,7 @@ def test_a_port_in_use_is_one_line(run, store_folder):
 
 def test_answers_are_not_held_back_by_nagle(store_folder):
     """asyncio turns it off only on sockets that know they are TCP's."""
-    with cli.listening(Settings(store=store_folder, port=0)) as listener:
+    with cli.listening(Settings(store=store_folder), 0) as listener:
         assert listener.proto == socket.IPPROTO_TCP
 
 

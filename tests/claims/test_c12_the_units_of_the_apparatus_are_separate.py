@@ -7,8 +7,9 @@ def test_each_unit_takes_what_the_one_before_it_gave(tiny_version, good_bytes):
     first = tiny_version.detector.extract(batch)
     second = tiny_version.detector.rebuild(first)
     (comparison,) = tiny_version.detector.judge(first, second, batch)
+    taken = inspector.Taken(image, batch, warnings=())
     inspection = inspector.concluded(
-        image, batch, comparison, tiny_version, wish=inspector.Wish(), watch=inspector.Stopwatch()
+        taken, comparison, tiny_version, wish=inspector.Wish(), watch=inspector.Stopwatch()
     )
     whole = inspector.judge(good_bytes, tiny_version, max_pixels=10**6)
     assert inspection.verdict == whole.verdict

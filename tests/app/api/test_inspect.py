@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from drawing import encoded, good_part, png_of
+from fastapi import Request
 from PIL import Image
 
 from app.api import problems
@@ -33,7 +34,7 @@ def test_raw_bytes_are_judged_with_every_member_of_the_design(client, defective_
     assert response.status_code == 200
     answer = response.json()
     assert set(answer) == {
-        "inspection_id", "request_id", "part_id", "product", "version", "verdict", "score", "threshold", "p_value",
+        "inspection_id", "request_id", "part_id", "product", "version", "verdict", "score", "threshold", "threshold_from", "p_value",
         "promise", "scales", "regions", "region_of_interest", "heatmap", "image", "warnings", "timings_ms",
     }  # fmt: skip
     assert (answer["request_id"], answer["part_id"], answer["product"]) == ("r1", "p7", "disc")
@@ -238,7 +239,8 @@ def test_a_batch_leaves_room_for_others(client_over, store_folder, good_bytes):
 
 def test_a_refusal_for_want_of_room_carries_retry_after():
     handlers = problems.Handlers(on_problem=lambda _: None)
-    response = asyncio.run(handlers.on_ours(None, QueueFull(limit=4, retry_after_s=7)))
+    request = Request({"type": "http", "path": URL, "headers": [], "query_string": b""})
+    response = asyncio.run(handlers.on_ours(request, QueueFull(limit=4, retry_after_s=7)))
     assert (response.status_code, response.headers["retry-after"]) == (503, "7")
 
 

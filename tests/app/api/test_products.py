@@ -18,12 +18,12 @@ def republish(store):
 
 def test_products_say_what_serves(client, tiny_version):
     (product,) = client.get("/v1/products").json()["products"]
-    assert product == {
-        "product": "disc",
-        "serving": tiny_version.name,
-        "activated": tiny_version.name,
-        "fault": None,
-    }
+    name, promise = tiny_version.name, tiny_version.manifest.promise
+    assert (product["product"], product["serving"], product["activated"]) == ("disc", name, name)
+    assert (product["fault"], product["override"], product["shadow"]) == (None, None, None)
+    assert (product["threshold"], product["threshold_from"]) == (promise.threshold, "calibration")
+    assert product["promise"] == promise.model_dump()
+    assert (product["drift"]["drifted"], product["drift"]["false_alarm_rate"]) == (None, 0.001)
     assert client.get("/v1/products/disc").json() == product
 
 
@@ -141,7 +141,7 @@ def test_a_version_that_could_not_be_loaded_is_tried_again(store, tiny_version):
     teacher.unlink()
     now = [0.0]
     catalogue = Catalogue(
-        store=store, state=State(store.root / "state"), loader=Loader(Device("cpu", 1)), clock=lambda: now[0]
+        store=store, state=State(store.root / "state"), prepare=Loader(Device("cpu", 1)).load, clock=lambda: now[0]
     )
     catalogue.refresh()
     assert "missing from the store" in catalogue.standing("disc").fault

@@ -1,0 +1,142 @@
+"""What surrounds every request: its ids, its trace, the time its body may take, the headers of its answer, a log line.
+
+Plain ASGI, so that streamed bodies and hung-up clients are seen as they are.
+"""
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from uuid import uuid4
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.problems import SECURITY_HEADERS, BodyTooSlow
+
+log = structlog.stdlib.get_logger("goodpart.request")
+
+# https://www.w3.org/TR/trace-context/: version, trace id, parent id, flags; ids of zeros alone are invalid.
+TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+# Asked every second by orchestrators; a line each would bury the rest.
+QUIET = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
+# Pages for people, which load their own scripts.
+PAGES = frozenset({"/docs", "/redoc"})
+HEALTH = frozenset({"/livez", "/readyz", "/metrics"})
+NOT_THERE = b'{"type":"urn:goodpart:problem:not-found","title":"Not Found","status":404,"detail":"Not Found"}'
+
+
+@dataclass(frozen=True)
+class Rules:
+    """``health_port``: where health and metrics are answered, and nothing else; None: on the one port there is."""
+
+    body_timeout_s: float = 30.0
+    health_port: int | None = None
+
+
+class Envelope:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, rules: Rules) -> None:
+        self.app = app
+        self.rules = rules
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, or the lifespan, which passes through."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+        elif self._is_wrong_door(scope):
+            await refuse(send)
+        else:
+            await self._enveloped(scope, receive, send)
+
+    async def _enveloped(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        ids = {"request_id": request_id_of(headers), "trace_id": trace_id_of(headers)}
+        scope.setdefault("state", {}).update(ids)
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(**ids)
+        answer = Answering(scope["path"], ids, send)
+        began = time.perf_counter()
+        try:
+            await self.app(scope, Patient(receive, self.rules.body_timeout_s), answer)
+        except Exception:
+            log.exception("failed", method=scope["method"], path=scope["path"])
+            raise
+        finally:
+            if scope["path"] not in QUIET:
+                spent_ms = round((time.perf_counter() - began) * 1000, 3)
+                log.info("request", method=scope["method"], path=scope["path"], status=answer.status, spent_ms=spent_ms)
+
+    def _is_wrong_door(self, scope: Scope) -> bool:
+        """Whether this port is not the one for this path."""
+        if self.rules.health_port is None:
+            return False
+        came_by_health_port = (scope.get("server") or ("", None))[1] == self.rules.health_port
+        return (scope["path"] in HEALTH) != came_by_health_port
+
+
+class Answering:
+    """``send`` that notes the status and adds the headers which every answer carries."""
+
+    def __init__(self, path: str, ids: Mapping[str, str], send: Send) -> None:
+        self.status: int | None = None
+        self._path = path
+        self._ids = ids
+        self._send = send
+
+    async def __call__(self, message: Message) -> None:
+        """Pass a message on."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self._ids["request_id"]
+            for name, value in SECURITY_HEADERS.items():
+                if self._path not in PAGES:
+                    headers.setdefault(name, value)
+        await self._send(message)
+
+
+class Patient:
+    """``receive`` that waits for a body only so long; once it is there, for ever, until the client goes."""
+
+    def __init__(self, receive: Receive, limit_s: float) -> None:
+        self._receive = receive
+        self._limit_s = limit_s
+        self._ends_at = time.monotonic() + limit_s
+        self._is_whole = False
+
+    async def __call__(self) -> Message:
+        """The next message; raises BodyTooSlow."""
+        if self._is_whole:
+            return await self._receive()
+        try:
+            async with asyncio.timeout(self._ends_at - time.monotonic()):
+                message = await self._receive()
+        except TimeoutError:
+            raise BodyTooSlow(limit_s=self._limit_s) from None
+        self._is_whole = not message.get("more_body", False)
+        return message
+
+
+def request_id_of(headers: Headers) -> str:
+    """The client's own id of the request where it sent a usable one, else a new one."""
+    given = headers.get("x-request-id", "")
+    return given if REQUEST_ID.fullmatch(given) else uuid4().hex
+
+
+def trace_id_of(headers: Headers) -> str:
+    """The trace that the request belongs to; where ``traceparent`` is missing or invalid, a new one."""
+    match = TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+    return match["trace"] if match else secrets.token_hex(16)
+
+
+async def refuse(send: Send) -> None:
+    """404 for what this port does not answer."""
+    headers = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(NOT_THERE)).encode())]
+    await send({"type": "http.response.start", "status": 404, "headers": headers})
+    await send({"type": "http.response.body", "body": NOT_THERE})

@@ -1,0 +1,200 @@
+"""Tensors of the Open Inference Protocol on the wire: JSON, and the binary extension.
+
+https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol, and the extension in Triton's
+``docs/protocol/extension_binary_data.md``.
+"""
+
+import base64
+import binascii
+import io
+import json
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from pydantic import BaseModel, Field, ValidationError
+
+from app.api.problems import BadTensors
+
+HEADER = "inference-header-content-length"
+INPUT = "image"
+# JSON is the slow way to send pixels, and holds up everybody while it is parsed; the binary extension is the fast one.
+MOST_JSON_BYTES = 4_000_000
+Parameters = Mapping[str, Any]
+Size = Annotated[int, Field(ge=0, le=1 << 31)]
+
+
+class TensorIn(BaseModel):
+    """An input: its elements are in ``data``, or ``binary_data_size`` bytes after the JSON."""
+
+    name: str
+    datatype: Literal["BYTES", "UINT8"]
+    shape: Annotated[list[Size], Field(min_length=1, max_length=4)]
+    parameters: Parameters = {}
+    data: list[Any] | None = None
+
+
+class OutputAsked(BaseModel):
+    """An output that is wanted, and whether as bytes."""
+
+    name: str
+    parameters: Parameters = {}
+
+
+class InferRequest(BaseModel):
+    """The JSON of a request."""
+
+    id: str | None = None
+    parameters: Parameters = {}
+    inputs: Annotated[list[TensorIn], Field(min_length=1)]
+    outputs: list[OutputAsked] = []
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked: encoded images in order, and how the answer is to look. ``outputs``: name -> as bytes."""
+
+    id: str | None
+    images: tuple[bytes, ...]
+    outputs: Mapping[str, bool]
+    all_as_bytes: bool
+
+
+@dataclass(frozen=True)
+class TensorOut:
+    """An output. ``values``: the elements, already of their shape; strings for BYTES."""
+
+    name: str
+    datatype: Literal["FP32", "BYTES"]
+    values: NDArray[Any]
+
+    def as_bytes(self) -> bytes:
+        """The elements as the binary extension writes them."""
+        if self.datatype == "FP32":
+            return self.values.astype("<f4").tobytes()
+        encoded = [str(value).encode() for value in self.values.ravel()]
+        return b"".join(struct.pack("<I", len(one)) + one for one in encoded)
+
+
+def read_request(body: bytes, *, json_length: str | None, most: int) -> Asked:
+    """The images of a request of at most so many. Raises BadTensors."""
+    if json_length == "0":  # the whole body is the one input: a JPEG as it is
+        return Asked(id=None, images=(body,), outputs={}, all_as_bytes=False)
+    head, rest = split(body, json_length)
+    if len(head) > MOST_JSON_BYTES:
+        raise BadTensors(f"more than {MOST_JSON_BYTES:,} bytes of JSON; send the image as binary data")
+    try:
+        request = InferRequest.model_validate_json(head)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadTensors(f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}") from None
+    if len(request.inputs) != 1 or request.inputs[0].name != INPUT:
+        raise BadTensors(f"there is one input, '{INPUT}'")
+    return Asked(
+        id=request.id,
+        images=tuple(images_of(request.inputs[0], rest, most=most)),
+        outputs={one.name: bool(one.parameters.get("binary_data")) for one in request.outputs},
+        all_as_bytes=bool(request.parameters.get("binary_data_output")),
+    )
+
+
+def split(body: bytes, json_length: str | None) -> tuple[bytes, bytes]:
+    """The JSON and what follows it. Raises BadTensors."""
+    if json_length is None:
+        return body, b""
+    if (
+        not json_length.isascii()
+        or not json_length.isdecimal()
+        or len(json_length) > 10
+        or int(json_length) > len(body)
+    ):
+        raise BadTensors("Inference-Header-Content-Length is no length within the body")
+    return body[: int(json_length)], body[int(json_length) :]
+
+
+def images_of(tensor: TensorIn, rest: bytes, *, most: int) -> Iterator[bytes]:
+    """The images in a tensor, each as encoded bytes, so that all go through one decoder. Raises BadTensors."""
+    size = tensor.parameters.get("binary_data_size")
+    if (size is None) == (tensor.data is None) or (size is not None and size != len(rest)):
+        raise BadTensors("an input has either data or as many bytes after the JSON as its binary_data_size says")
+    if tensor.datatype == "BYTES":
+        elements = strings_in(tensor.data) if tensor.data is not None else list(bytes_in(rest))
+        if len(tensor.shape) > 2 or int(np.prod(tensor.shape)) != len(elements):
+            raise BadTensors(f"{len(elements)} elements do not fill the shape {tensor.shape}")
+        check_count(len(elements), most)
+        return iter(elements)
+    return pictures(tensor, rest, most=most)
+
+
+def check_count(count: int, most: int) -> None:
+    """Raise BadTensors for no image or too many."""
+    if not 1 <= count <= most:
+        raise BadTensors(f"{count} images; 1 to {most} can be sent at once")
+
+
+def strings_in(data: Sequence[Any]) -> list[bytes]:
+    """Images in JSON, base64 each. Raises BadTensors."""
+    flat = [one for element in data for one in (element if isinstance(element, list) else [element])]
+    try:
+        return [base64.b64decode(one, validate=True) for one in flat]
+    except (binascii.Error, ValueError, TypeError):
+        raise BadTensors("BYTES in JSON are base64 strings") from None
+
+
+def bytes_in(rest: bytes) -> Iterator[bytes]:
+    """Elements as the binary extension writes them: a length of 4 bytes, little-endian, then the element."""
+    position = 0
+    while position < len(rest):
+        if position + 4 > len(rest):
+            raise BadTensors("a length is cut off")
+        (length,) = struct.unpack_from("<I", rest, position)
+        position += 4
+        if position + length > len(rest):
+            raise BadTensors("an element is longer than what is left")
+        yield rest[position : position + length]
+        position += length
+
+
+def pictures(tensor: TensorIn, rest: bytes, *, most: int) -> Iterator[bytes]:
+    """Pixels (height, width, 3) or (images, height, width, 3) as bitmaps. Raises BadTensors."""
+    shape = tuple(tensor.shape if len(tensor.shape) == 4 else [1, *tensor.shape])
+    if len(shape) != 4 or shape[3] != 3 or 0 in shape:
+        raise BadTensors("UINT8 images have the shape [height, width, 3] or [images, height, width, 3]")
+    check_count(shape[0], most)
+    try:
+        flat = np.frombuffer(rest, np.uint8) if tensor.data is None else np.array(tensor.data, np.uint8).ravel()
+        pixels = flat.reshape(shape)
+    except (ValueError, TypeError, OverflowError):
+        raise BadTensors(f"the data does not fill the shape {tensor.shape} with values of 0 to 255") from None
+    return map(bitmap, pixels)
+
+
+def bitmap(pixels: NDArray[np.uint8]) -> bytes:
+    """Pixels as an image file without loss."""
+    buffer = io.BytesIO()
+    Pillow.fromarray(pixels).save(buffer, "BMP")
+    return buffer.getvalue()
+
+
+def written(answer: Mapping[str, object], outputs: Sequence[TensorOut], asked: Asked) -> tuple[bytes, int | None]:
+    """The body of an answer, and how much of it is JSON; None where all of it is. Raises BadTensors."""
+    wanted = {one.name: one for one in outputs}
+    unknown = sorted(set(asked.outputs) - set(wanted))
+    if unknown:
+        raise BadTensors(f"there is no output '{unknown[0][:80]}'; there are {', '.join(wanted)}")
+    described, appended = [], []
+    for name in asked.outputs or wanted:
+        one = wanted[name]
+        entry: dict[str, object] = {"name": name, "datatype": one.datatype, "shape": list(one.values.shape)}
+        if asked.outputs.get(name, asked.all_as_bytes):
+            appended.append(one.as_bytes())
+            entry["parameters"] = {"binary_data_size": len(appended[-1])}
+        else:
+            entry["data"] = one.values.ravel().tolist()
+        described.append(entry)
+    head = json.dumps({**answer, "outputs": described}).encode()
+    return head + b"".join(appended), len(head) if appended else None

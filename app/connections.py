@@ -1,0 +1,54 @@
+"""Connections that can't be held open for nothing: a head that does not arrive, and more of them than there may be."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """How long a request's head may take, and how many connections may be open."""
+
+    header_timeout_s: float
+    most: int
+
+
+class LimitedProtocol(H11Protocol):
+    """HTTP/1.1 as uvicorn speaks it, within limits. What exceeds them is closed without an answer."""
+
+    def __init__(self, *arguments: Any, limits: ConnectionLimits, **named: Any) -> None:  # noqa: ANN401  # uvicorn's own
+        super().__init__(*arguments, **named)
+        self._limits = limits
+        self._head_is_late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
+        """A client has come."""
+        super().connection_made(transport)
+        if len(self.connections) > self._limits.most:
+            transport.close()
+        self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come; while they make no whole head, the clock runs."""
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE:
+            self._expect_head()
+        else:
+            self._stop_clock()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone."""
+        self._stop_clock()
+        super().connection_lost(exc)
+
+    def _expect_head(self) -> None:
+        if self._head_is_late is None:
+            self._head_is_late = self.loop.call_later(self._limits.header_timeout_s, self.transport.close)
+
+    def _stop_clock(self) -> None:
+        if self._head_is_late is not None:
+            self._head_is_late.cancel()
+            self._head_is_late = None

@@ -1,0 +1,78 @@
+"""A live inspection from the choice of its version to its bookkeeping, for every door that images come in by."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import structlog
+
+from app.engine.catalogue import Catalogue
+from app.engine.drift import Drift
+from app.engine.errors import EngineError
+from app.engine.inspector import Inspection, Inspector, Wish
+from app.engine.shadow import Shadows
+from app.engine.version import Version
+
+# Threads that load versions for requests; whatever they do, nothing else waits for them.
+NUM_LOADERS = 2
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Who takes part in an inspection. ``on_judged`` counts it."""
+
+    catalogue: Catalogue
+    inspector: Inspector
+    shadows: Shadows
+    drift: Drift
+    on_judged: Callable[[Inspection], None]
+    _loaders: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(NUM_LOADERS, thread_name_prefix="load")
+    )
+
+    @property
+    def most_of_one_request(self) -> int:
+        """How many images of one request may be in hand: a batch must not fill the house, others come too."""
+        room = self.inspector.room
+        return max(1, min(self.inspector.num_decoders + room.worker.max_batch, room.limit // 2))
+
+    async def version(self, product: str, name: str | None = None) -> Version:
+        """The version that serves, or one by name. Raises StoreError, BundleError, ModelError, BadName."""
+        loop = asyncio.get_running_loop()
+        if name is not None:
+            return await loop.run_in_executor(self._loaders, self.catalogue.named, product, name)
+        if self.catalogue.standing(product).is_resting:
+            return await loop.run_in_executor(self._loaders, self.catalogue.woken, product)
+        return self.catalogue.serving(product)
+
+    async def inspect(self, data: bytes, version: Version, wish: Wish, *, deadline: float | None) -> Inspection:
+        """One image, judged, counted, and shown to a candidate. Raises as ``Inspector.inspect``."""
+        inspection = await self.inspector.inspect(data, version, wish, deadline=deadline)
+        self.on_judged(inspection)
+        standing = self.catalogue.standing(version.product)
+        if standing.serving is not None and standing.serving.name == version.name:
+            self.drift.add(inspection)
+            self.shadows.offer(data, inspection, standing)
+        return inspection
+
+    async def try_device(self) -> None:
+        """Where the last runs failed, run something: health is red until a run succeeds, and clients stay away."""
+        versions = [standing.serving for standing in self.catalogue.standings() if standing.serving is not None]
+        if self.inspector.worker.trouble is None or not versions:
+            return
+        with suppress(EngineError):
+            await self.inspector.try_run(versions[0])
+
+
+def note(inspection: Inspection, *, part_id: str | None) -> None:
+    """What the request's log line tells of the judgement."""
+    structlog.contextvars.bind_contextvars(
+        part_id=part_id,
+        product=inspection.version.product,
+        version=inspection.version.name,
+        verdict=inspection.verdict,
+        score=round(inspection.score, 4),
+        threshold=round(inspection.threshold, 4),
+    )

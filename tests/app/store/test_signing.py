@@ -1,0 +1,82 @@
+import pytest
+
+from app.store.signing import (
+    SIGNATURE,
+    BadSignature,
+    BadSigningKey,
+    new_key_pair,
+    read_private_key,
+    read_public_keys,
+)
+from app.store.store import Store
+from model.bundle import MANIFEST
+
+
+@pytest.fixture
+def pair(tmp_path):
+    private, public = new_key_pair()
+    (tmp_path / "key").write_bytes(private)
+    (tmp_path / "key.pub").write_bytes(public)
+    return read_private_key(tmp_path / "key"), tmp_path / "key.pub"
+
+
+def published(store, key, mark="1"):
+    """A second version, signed."""
+    bundle = store.bundle("disc", store.versions("disc")[0])
+    manifest = bundle.manifest.model_copy(update={"fingerprint": mark * 64}).model_dump_json().encode()
+    return store.publish("disc", manifest=manifest, files=bundle.files, training={}, sign_key=key)
+
+
+def test_a_signed_version_is_read_by_who_trusts_the_key_and_by_who_asks_for_none(store, pair):
+    key, public = pair
+    version = published(store, key)
+    assert Store(store.root, trusted=read_public_keys(public)).bundle("disc", version).version == version
+    assert store.bundle("disc", version).version == version
+
+
+def test_an_unsigned_version_is_refused(store, pair):
+    _, public = pair
+    trusting = Store(store.root, trusted=read_public_keys(public))
+    with pytest.raises(BadSignature, match="is not signed"):
+        trusting.bundle("disc", store.versions("disc")[0])
+
+
+def test_another_key_or_a_changed_manifest_is_refused(store, pair, tmp_path):
+    key, _ = pair
+    version = published(store, key)
+    (tmp_path / "other.pub").write_bytes(new_key_pair()[1])
+    with pytest.raises(BadSignature, match="signed by nobody"):
+        Store(store.root, trusted=read_public_keys(tmp_path / "other.pub")).manifest("disc", version)
+
+
+def test_a_signature_can_not_be_moved_to_another_version(store, pair):
+    key, public = pair
+    first, second = published(store, key), published(store, None, mark="2")
+    signature = (store.version_folder("disc", first) / SIGNATURE).read_bytes()
+    (store.version_folder("disc", second) / SIGNATURE).write_bytes(signature)
+    with pytest.raises(BadSignature, match="signed by nobody"):
+        Store(store.root, trusted=read_public_keys(public)).manifest("disc", second)
+
+
+def test_one_of_several_trusted_keys_suffices(store, pair, tmp_path):
+    key, public = pair
+    both = tmp_path / "both.pub"
+    both.write_bytes(new_key_pair()[1] + public.read_bytes())
+    version = published(store, key)
+    assert Store(store.root, trusted=read_public_keys(both)).manifest("disc", version).product == "disc"
+
+
+@pytest.mark.parametrize("content", [b"", b"no key", b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"])
+def test_a_file_that_holds_no_key_is_named(tmp_path, content):
+    (tmp_path / "bad").write_bytes(content)
+    with pytest.raises(BadSigningKey, match="bad holds no usable"):
+        read_public_keys(tmp_path / "bad")
+    with pytest.raises(BadSigningKey, match="bad holds no usable"):
+        read_private_key(tmp_path / "bad")
+
+
+def test_the_manifest_itself_is_as_it_would_be_without_a_signature(store, pair):
+    key, _ = pair
+    folder = store.version_folder("disc", published(store, key))
+    assert SIGNATURE.encode() not in (folder / MANIFEST).read_bytes()
+    assert len((folder / SIGNATURE).read_bytes()) == 64
