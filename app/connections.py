@@ -22,33 +22,43 @@ class LimitedProtocol(H11Protocol):
     def __init__(self, *arguments: Any, limits: ConnectionLimits, **named: Any) -> None:  # noqa: ANN401  # uvicorn's own
         super().__init__(*arguments, **named)
         self._limits = limits
-        self._head_is_late: asyncio.TimerHandle | None = None
+        self._clock: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         """A client has come."""
         super().connection_made(transport)
         if len(self.connections) > self._limits.most:
             transport.close()
-        self._expect_head()
+        self._start_clock()
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come; while they make no whole head, the clock runs."""
         super().data_received(data)
-        if self.conn.their_state is h11.IDLE:
-            self._expect_head()
+        if self.conn.their_state is h11.IDLE or self._is_answered_early():
+            self._start_clock()
         else:
             self._stop_clock()
+
+    def on_response_complete(self) -> None:
+        """A request has its answer; what is still to come of its body is read, but not for ever."""
+        super().on_response_complete()
+        if self._is_answered_early():
+            self._start_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         self._stop_clock()
         super().connection_lost(exc)
 
-    def _expect_head(self) -> None:
-        if self._head_is_late is None:
-            self._head_is_late = self.loop.call_later(self._limits.header_timeout_s, self.transport.close)
+    def _is_answered_early(self) -> bool:
+        """Whether the client sends on although it has its answer. To hang up at once would lose the answer for it."""
+        return self.conn.their_state is h11.SEND_BODY and self.conn.our_state is h11.DONE
+
+    def _start_clock(self) -> None:
+        if self._clock is None:
+            self._clock = self.loop.call_later(self._limits.header_timeout_s, self.transport.close)
 
     def _stop_clock(self) -> None:
-        if self._head_is_late is not None:
-            self._head_is_late.cancel()
-            self._head_is_late = None
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None

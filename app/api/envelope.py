@@ -63,7 +63,7 @@ class Envelope:
         answer = Answering(scope["path"], ids, send)
         began = time.perf_counter()
         try:
-            await self.app(scope, Patient(receive, self.rules.body_timeout_s), answer)
+            await self.app(scope, Patient(receive, limit_s=self.rules.body_timeout_s), answer)
         except Exception:
             log.exception("failed", method=scope["method"], path=scope["path"])
             raise
@@ -80,35 +80,14 @@ class Envelope:
         return (scope["path"] in HEALTH) != came_by_health_port
 
 
-class Answering:
-    """``send`` that notes the status and adds the headers which every answer carries."""
-
-    def __init__(self, path: str, ids: Mapping[str, str], send: Send) -> None:
-        self.status: int | None = None
-        self._path = path
-        self._ids = ids
-        self._send = send
-
-    async def __call__(self, message: Message) -> None:
-        """Pass a message on."""
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            headers["X-Request-Id"] = self._ids["request_id"]
-            for name, value in SECURITY_HEADERS.items():
-                if self._path not in PAGES:
-                    headers.setdefault(name, value)
-        await self._send(message)
-
-
 class Patient:
     """``receive`` that waits for a body only so long; once it is there, for ever, until the client goes."""
 
-    def __init__(self, receive: Receive, limit_s: float) -> None:
+    def __init__(self, receive: Receive, *, limit_s: float) -> None:
         self._receive = receive
         self._limit_s = limit_s
-        self._ends_at = time.monotonic() + limit_s
         self._is_whole = False
+        self._ends_at = time.monotonic() + limit_s
 
     async def __call__(self) -> Message:
         """The next message; raises BodyTooSlow."""
@@ -121,6 +100,29 @@ class Patient:
             raise BodyTooSlow(limit_s=self._limit_s) from None
         self._is_whole = not message.get("more_body", False)
         return message
+
+
+@dataclass
+class Answering:
+    """``send`` that notes the status and adds the headers which every answer carries."""
+
+    path: str
+    ids: Mapping[str, str]
+    send: Send
+    status: int | None = None
+
+    async def __call__(self, message: Message) -> None:
+        """Pass a message on."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self._complete(MutableHeaders(scope=message))
+        await self.send(message)
+
+    def _complete(self, headers: MutableHeaders) -> None:
+        headers["X-Request-Id"] = self.ids["request_id"]
+        for name, value in SECURITY_HEADERS.items():
+            if self.path not in PAGES:
+                headers.setdefault(name, value)
 
 
 def request_id_of(headers: Headers) -> str:

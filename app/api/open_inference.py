@@ -20,7 +20,8 @@ from app.engine.inspector import Inspection, Wish
 from app.engine.version import Version
 from app.judging import Judging, note
 from app.settings import Settings
-from model.bundle import GoodpartError
+from app.store.errors import UnknownProduct, UnknownVersion
+from model.bundle import BadName, GoodpartError
 
 PLATFORM = "onnxruntime_onnx"
 Shape = tuple[int, ...]
@@ -105,19 +106,12 @@ def describe(routes: APIRouter, judging: Judging) -> None:
     @routes.get("/models/{product}/ready")
     async def model_ready(product: str, response: Response) -> Readiness:
         """Whether a product can be judged."""
-        return await readiness(product, None, response)
+        return await readiness(judging, product, None, response)
 
     @routes.get("/models/{product}/versions/{version}/ready")
     async def version_ready(product: str, version: str, response: Response) -> Readiness:
         """Whether it can be judged by that version."""
-        return await readiness(product, version, response)
-
-    async def readiness(product: str, version: str | None, response: Response) -> Readiness:
-        try:
-            await judging.version(product, version)
-        except GoodpartError:
-            return answered(is_ready=False, response=response, name=product)
-        return answered(is_ready=True, response=response, name=product)
+        return await readiness(judging, product, version, response)
 
 
 def infer(routes: APIRouter, judging: Judging, settings: Settings) -> None:
@@ -176,6 +170,17 @@ def infer_response(inspections: list[Inspection], asked: Asked) -> Response:
     if num_json is None:
         return Response(content, media_type="application/json")
     return Response(content, media_type="application/octet-stream", headers={HEADER: str(num_json)})
+
+
+async def readiness(judging: Judging, product: str, version: str | None, response: Response) -> Readiness:
+    """Whether a product, or a version of it, can be judged. Raises what is a 404."""
+    try:
+        await judging.version(product, version)
+    except (UnknownProduct, UnknownVersion, BadName):
+        raise
+    except GoodpartError:
+        return answered(is_ready=False, response=response, name=product)
+    return answered(is_ready=True, response=response, name=product)
 
 
 def answered(is_ready: bool, response: Response, name: str | None = None) -> Readiness:  # noqa: FBT001  # a fact, no switch

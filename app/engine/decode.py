@@ -24,6 +24,8 @@ from model.bundle import InputRecord
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 # Pillow itself refuses more than this, whatever a setting says.
 MOST_PIXELS = 178_956_970
+# How files of these formats end. Pillow takes images without their end, but what lacks it may lack more.
+ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 WHITE_8_BIT = 255
 # CMYK and Lab need a profile; I and F have 32 bits and no white.
 NO_ONE_MEANING = ("CMYK", "YCCK", "LAB", "HSV", "I", "F")
@@ -95,6 +97,8 @@ def opened(data: bytes, *, max_pixels: int) -> Pillow.Image:
         raise TruncatedImage(format_name="posted", why=str(error)) from error
     if picture.width * picture.height > max_pixels:
         raise ImageTooLarge(limit_px=max_pixels, size_px=picture.size)
+    if data.rfind(ENDS.get(str(picture.format), b"")) < 0:
+        raise TruncatedImage(format_name=str(picture.format), why="its end is missing")
     return picture
 
 

@@ -84,7 +84,7 @@ def received(messages, *, limit_s):
                 await asyncio.sleep(60)
             return left.pop(0)
 
-        patient = Patient(receive, limit_s)
+        patient = Patient(receive, limit_s=limit_s)
         return [await patient() for _ in range(2)]
 
     return asyncio.run(run())
@@ -139,7 +139,7 @@ def test_a_log_that_nobody_reads_holds_nobody_up():
     assert [handler.queue.get().msg, handler.queue.empty()] == [0, True]
 
 
-def test_log_lines_are_json(capfd):
+def test_log_lines_are_json():
     import subprocess
     import sys
 

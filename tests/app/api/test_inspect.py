@@ -34,7 +34,8 @@ def test_raw_bytes_are_judged_with_every_member_of_the_design(client, defective_
     assert response.status_code == 200
     answer = response.json()
     assert set(answer) == {
-        "inspection_id", "request_id", "part_id", "product", "version", "verdict", "score", "threshold", "threshold_from", "p_value",
+        "inspection_id", "request_id", "part_id", "product", "version", "verdict", "score", "threshold",
+        "threshold_from", "p_value",
         "promise", "scales", "regions", "region_of_interest", "heatmap", "image", "warnings", "timings_ms",
     }  # fmt: skip
     assert (answer["request_id"], answer["part_id"], answer["product"]) == ("r1", "p7", "disc")

@@ -41,9 +41,17 @@ def test_the_server_and_its_models_describe_themselves(client, tiny_version):
     assert client.get("/v2/models/disc/ready").json() == {"name": "disc", "ready": True}
 
 
-def test_what_is_not_there_is_not_ready_and_an_error_has_the_protocols_member(client):
-    assert client.get("/v2/models/cup/ready").status_code == 503
-    assert client.get("/v2/models/disc/versions/20000101t000000z-00000000/ready").status_code == 503
+def test_a_product_whose_version_is_broken_is_not_ready(client_over, store_folder, version_folder):
+    (version_folder / "student.onnx").unlink()
+    client = client_over(store_folder)
+    assert client.get("/v2/models/disc/ready").json() == {"name": "disc", "ready": False}
+    assert client.get("/v2/models/disc/ready").status_code == 503
+    assert client.get("/v2/health/ready").status_code == 503
+
+
+def test_what_is_not_there_is_a_404_and_an_error_has_the_protocols_member(client):
+    assert client.get("/v2/models/cup/ready").status_code == 404
+    assert client.get("/v2/models/disc/versions/20000101t000000z-00000000/ready").status_code == 404
     response = client.get("/v2/models/cup")
     assert response.status_code == 404
     assert response.json()["error"] == response.json()["detail"] == "no product is called 'cup'"

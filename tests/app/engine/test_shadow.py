@@ -21,8 +21,7 @@ def shadowed(images, standing, *, limit=64):
             for data in images:
                 inspection = await inspector.inspect(data, standing.serving)
                 shadows.offer(data, inspection, standing)
-                while shadows._running:
-                    await asyncio.sleep(0)
+                await asyncio.gather(*shadows._running)
             return shadows.tally(standing)
 
     return asyncio.run(run())
