@@ -37,6 +37,8 @@ from model.bundle import GoodpartError
 COMMANDS = "goodpart.commands"
 SUFFIX = ".heatmap.png"
 BACKLOG = 2048
+# How long a thread that computes in Python may hold up the event loop; Python's own default is ten times as long.
+SWITCH_INTERVAL_S = 0.0005
 
 
 class AddressUnusable(GoodpartError):
@@ -92,6 +94,7 @@ def serve(**options: Any) -> None:  # noqa: ANN401  # click hands over one argum
     """Judge images over HTTP; every other setting is a GOODPART_* variable."""
     settings = read_settings(**given(**options))
     configure(settings.log_format, level=settings.log_level.upper())
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     app = create_app(settings)
     config = server_config(settings, app)
     ports = [settings.port, *([settings.health_port] if settings.health_port else [])]
@@ -108,6 +111,8 @@ def server_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
         port=settings.port,
         http=partial(LimitedProtocol, limits=limits),  # type: ignore[arg-type]  # called as the class would be
         ws="none",
+        loop="uvloop",
+        proxy_headers=False,
         log_config=None,
         access_log=False,
         server_header=False,

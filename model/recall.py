@@ -13,6 +13,13 @@ from torch.nn import functional
 
 from model.measure import direction
 
+# Over how much more similarity than that of the first item not read, in units of the temperature, an item fades in.
+FADE = 2.0
+# What is left of an item that has faded, so that weights can always be divided by their sum.
+LEAST = 1e-4
+# The similarity of what is not to be read, far below all others.
+UNLIKE = -1e4
+
 
 class Reading(NamedTuple):
     """The items that are read at each position, the most alike first, and their weights, which sum to 1."""
@@ -35,6 +42,7 @@ class RecallMemory(nn.Module):
 
     Keys and values are parameters: saved, exported, and trained where their gradients are wanted. At each position the
     ``num_read`` items most like the query are read; at a low temperature more would change little (`docs/quality.md`).
+    With one alone, recall jumps from item to item; with more it is continuous.
     """
 
     usual_distances: Tensor
@@ -73,9 +81,20 @@ class RecallMemory(nn.Module):
         known = direction(self.keys, regularisation=self.regularisation).mT / self.temperature
         logits: Tensor = asked @ known  # (batch, positions, items)
         if hidden_items is not None:
-            logits = logits.masked_fill(hidden_items[:, None, :], -torch.inf)
-        best, items = logits.topk(self.num_read, dim=-1)
-        return Reading(items, best.softmax(-1))
+            logits = logits.masked_fill(hidden_items[:, None, :], UNLIKE)
+        best, items = logits.topk(min(self.num_read + 1, self.num_items), dim=-1)
+        return Reading(items[..., : self.num_read], self.weights(best))
+
+    def weights(self, best: Float[Tensor, "batch positions best"]) -> Float[Tensor, "batch positions read"]:
+        """Softmax over the items read, faded to nothing where an item is as like the query as the first one not read.
+
+        Else a difference in the last bit decides between two items, and one image is judged in two ways.
+        """
+        read, rest = best[..., : self.num_read], best[..., self.num_read :]
+        weights = read.softmax(-1)
+        if rest.shape[-1] > 0:
+            weights = weights * ((read - rest) / FADE).clamp(LEAST, 1.0)
+        return weights / weights.sum(-1, keepdim=True)
 
     def forward(
         self,

@@ -196,7 +196,7 @@ def test_no_request_that_the_interface_describes_or_forbids_makes_it_fail(store_
         known = f'"path.product" = "{product}"\n"path.version" = "{version}"\n' if product else ""
         # A deadline that has passed is a 504 by design, so none is drawn.
         fixed = f'[parameters]\n"header.x-deadline-ms" = "60000"\n{known}'
-        config.write_text(f"seed = 1\n{fixed}[phases.stateful]\nenabled = false\n[generation]\nmax-examples = 15\n")
+        config.write_text(f"seed = 1\n{fixed}[phases.stateful]\nenabled = false\n[generation]\nmax-examples = 8\n")
         with Service(store_folder, max_in_hand=64) as service:
             until(lambda: service.client.get("/readyz").status_code == 200)
             address = f"http://{service.address}/openapi.json"

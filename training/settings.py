@@ -22,7 +22,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "teacher": "efficientnet_lite2",
         "num_recall_items": 8000,
         "num_candidates": 120_000,
-        "num_read_items": 1,
+        "num_read_items": 2,
         "regularisation": 0.2,
         "later_score_weight": 0.0,
     },

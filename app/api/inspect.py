@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.api import bodies, problems
 from app.api.access import Gate
@@ -41,32 +42,31 @@ BATCH_FORM = {
 }
 
 
-@dataclass(frozen=True)
-class Common:
-    """What can be said beside an image, whatever the protocol."""
-
-    part_id: Annotated[str | None, Query(max_length=128)] = None
-    x_deadline_ms: Annotated[
-        float | None, Header(gt=0, le=3_600_000, description="not judged if its turn comes later than this")
-    ] = None
-
-    def deadline(self, *, default_ms: float) -> float:
-        """When the image must have had its turn, counted from now, by ``time.monotonic``."""
-        return time.monotonic() + (self.x_deadline_ms or default_ms) / 1000
+PartId = Annotated[str | None, Field(max_length=128, description="the part's own id, given back and logged")]
+DeadlineMs = Annotated[
+    float | None, Header(gt=0, le=3_600_000, description="not judged if its turn comes later than this")
+]
 
 
-@dataclass(frozen=True)
-class Asked(Common):
-    """The query of an inspection."""
+class Asked(BaseModel):
+    """The query of an inspection. A model and no dependency, which would run in a thread of its own."""
 
-    heatmap: Annotated[Kind, Query(description="how the heat-map is drawn, or 'none'")] = "png"
-    version: Annotated[str | None, Query(description="judge by this version instead")] = None
-    min_region_area_px: Annotated[int, Query(ge=0)] = 0
-    explain: Annotated[bool, Query(description="name for each region what was expected there")] = False
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    heatmap: Annotated[Kind, Field(description="how the heat-map is drawn, or 'none'")] = "png"
+    part_id: PartId = None
+    version: Annotated[str | None, Field(description="judge by this version instead")] = None
+    min_region_area_px: Annotated[int, Field(ge=0)] = 0
+    explain: Annotated[bool, Field(description="name for each region what was expected there")] = False
 
     def wish(self) -> Wish:
         """What the engine is told of it."""
         return Wish(heatmap=self.heatmap, explain=self.explain, min_region_area_px=self.min_region_area_px)
+
+
+def deadline_of(asked_ms: float | None, *, default_ms: float) -> float:
+    """When an image must have had its turn, counted from now, by ``time.monotonic``."""
+    return time.monotonic() + (asked_ms or default_ms) / 1000
 
 
 @dataclass(frozen=True)
@@ -90,34 +90,43 @@ def router(*, judging: Judging, settings: Settings, gate: Gate, on_problem: Call
     """``/v1/products/{product}/inspect`` and its batch. ``on_problem`` gets the slug of a problem within a batch."""
     routes = APIRouter(prefix="/v1/products/{product}", tags=["inspect"], dependencies=[Depends(gate.asks("inspect"))])
 
-    @routes.post("/inspect", openapi_extra={"requestBody": {"required": True, "content": {**FORM, **RAW}}})
+    @routes.post(
+        "/inspect",
+        response_model=InspectionAnswer,
+        openapi_extra={"requestBody": {"required": True, "content": {**FORM, **RAW}}},
+    )
     async def inspect(
-        product: str, request: Request, response: Response, asked: Annotated[Asked, Depends()]
-    ) -> InspectionAnswer:
+        product: str, request: Request, asked: Annotated[Asked, Query()], x_deadline_ms: DeadlineMs = None
+    ) -> Response:
         """Judge one image: raw bytes with an image media type, or the form field ``image``."""
-        deadline = asked.deadline(default_ms=settings.deadline_ms)
+        deadline = deadline_of(x_deadline_ms, default_ms=settings.deadline_ms)
         version = await judging.version(product, asked.version)
+        judging.inspector.refuse_if_full()
         data = await bodies.read_image(request, limit_bytes=settings.max_upload_bytes)
         inspection = await unless_gone(request, judging.inspect(data, version, asked.wish(), deadline=deadline))
         note(inspection, part_id=asked.part_id)
-        response.headers["Server-Timing"] = server_timing(inspection.timings)
-        return ids_of(request, asked).named(inspection)
+        answer = ids_of(request, asked).named(inspection)
+        headers = {"Server-Timing": server_timing(inspection.timings)}
+        # Made here, since FastAPI would validate once more what has just been made.
+        return Response(answer.model_dump_json(), media_type="application/json", headers=headers)
 
     @routes.post("/inspect/batch", openapi_extra={"requestBody": {"required": True, "content": BATCH_FORM}})
-    async def inspect_batch(product: str, request: Request, asked: Annotated[Asked, Depends()]) -> BatchAnswer:
+    async def inspect_batch(
+        product: str, request: Request, asked: Annotated[Asked, Query()], x_deadline_ms: DeadlineMs = None
+    ) -> BatchAnswer:
         """Judge every file of the repeated field ``image``; one that can't be judged is a problem in its place."""
         version = await judging.version(product, asked.version)
         images = await bodies.read_images(
             request, limit_bytes=settings.max_batch_upload_bytes, most=settings.max_batch_images
         )
         ids = ids_of(request, asked)
-        by = asked.deadline(default_ms=settings.deadline_ms) if asked.x_deadline_ms else None
+        by = deadline_of(x_deadline_ms, default_ms=settings.deadline_ms) if x_deadline_ms else None
         turns = asyncio.Semaphore(judging.most_of_one_request)
 
         async def item(data: bytes) -> InspectionAnswer | ProblemAnswer:
             try:
                 async with turns:
-                    deadline = by or asked.deadline(default_ms=settings.deadline_ms)
+                    deadline = by or deadline_of(None, default_ms=settings.deadline_ms)
                     inspection = await judging.inspect(data, version, asked.wish(), deadline=deadline)
             except GoodpartError as error:
                 on_problem(problems.kind_of(error).slug)

@@ -2,19 +2,20 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.metadata import version as installed
 from typing import Annotated, Literal
 
 import anyio.to_thread
 import numpy as np
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel
 
 from app.api import bodies
 from app.api.access import Gate
 from app.api.health import Sources, health_of
-from app.api.inspect import Common, unless_gone
+from app.api.inspect import DeadlineMs, PartId, deadline_of, unless_gone
 from app.api.tensors import HEADER, INPUT, Asked, TensorOut, read_request, written
 from app.engine.inspector import Inspection, Wish
 from app.engine.version import Version
@@ -25,6 +26,17 @@ from model.bundle import BadName, GoodpartError
 
 PLATFORM = "onnxruntime_onnx"
 Shape = tuple[int, ...]
+
+
+Id = Annotated[PartId, Query()]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What was said beside the tensors. ``deadline``: by ``time.monotonic``."""
+
+    part_id: str | None
+    deadline: float
 
 
 class ServerMetadata(BaseModel):
@@ -118,25 +130,31 @@ def infer(routes: APIRouter, judging: Judging, settings: Settings) -> None:
     """Judgements."""
 
     @routes.post("/models/{product}/infer", response_class=Response)
-    async def infer_by_serving(product: str, request: Request, query: Annotated[Common, Depends()]) -> Response:
+    async def infer_by_serving(
+        product: str, request: Request, part_id: Id = None, x_deadline_ms: DeadlineMs = None
+    ) -> Response:
         """Judge the images of one input tensor; where one of them can't be judged, none is answered."""
-        return await inferred(product, None, request, query)
+        beside = Beside(part_id, deadline_of(x_deadline_ms, default_ms=settings.deadline_ms))
+        return await inferred(product, None, request, beside)
 
     @routes.post("/models/{product}/versions/{version}/infer", response_class=Response)
-    async def infer_by(product: str, version: str, request: Request, query: Annotated[Common, Depends()]) -> Response:
+    async def infer_by(
+        product: str, version: str, request: Request, part_id: Id = None, x_deadline_ms: DeadlineMs = None
+    ) -> Response:
         """The same by one version."""
-        return await inferred(product, version, request, query)
+        beside = Beside(part_id, deadline_of(x_deadline_ms, default_ms=settings.deadline_ms))
+        return await inferred(product, version, request, beside)
 
-    async def inferred(product: str, version: str | None, request: Request, query: Common) -> Response:
-        deadline = query.deadline(default_ms=settings.deadline_ms)
+    async def inferred(product: str, version: str | None, request: Request, beside: Beside) -> Response:
         chosen = await judging.version(product, version)
+        judging.inspector.refuse_if_full()
         body = await bodies.read_body(request, limit_bytes=settings.max_batch_upload_bytes)
         json_length = request.headers.get(HEADER)
         asked = await anyio.to_thread.run_sync(
             lambda: read_request(body, json_length=json_length, most=settings.max_batch_images)
         )
-        inspections = await unless_gone(request, all_of(judging, asked.images, chosen, deadline))
-        note(inspections[-1], part_id=query.part_id)
+        inspections = await unless_gone(request, all_of(judging, asked.images, chosen, beside.deadline))
+        note(inspections[-1], part_id=beside.part_id)
         return infer_response(inspections, asked)
 
 

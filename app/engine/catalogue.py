@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from app.engine.errors import ModelError
+from app.engine.memory import give_back
 from app.engine.version import Version
 from app.store.errors import NothingActive, StoreError, UnknownProduct
 from app.store.state import Decided, Override, ShadowOrder, State
@@ -80,6 +81,7 @@ class Catalogue:
         self._standings: dict[str, Standing] = {}
         self._used_at: dict[str, float] = {}
         self._extra: OrderedDict[tuple[str, str], Version] = OrderedDict()
+        self._has_reloaded = False
         self._loading = threading.Lock()
 
     def standings(self) -> list[Standing]:
@@ -142,6 +144,9 @@ class Catalogue:
             self._standings = {name: self._standings[name] for name in products if name in self._standings}
             for product in products:
                 self._put(self._followed(product))
+            if self._has_reloaded:
+                self._has_reloaded = False
+                give_back()
 
     def activate(self, product: str, version: str, *, by: str, why: str) -> Standing:
         """Load and prove a version, and only if that works make it the one that serves.
@@ -190,6 +195,7 @@ class Catalogue:
 
     def _tried(self, product: str, version: str) -> Version:
         """A version loaded and proven; the outcome is told. Raises StoreError, BundleError, ModelError, BadName."""
+        self._has_reloaded = True
         try:
             loaded = self._prepare(self.store.bundle(product, version))
         except UNUSABLE:

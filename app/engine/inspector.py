@@ -7,9 +7,10 @@ service, each in the thread where it belongs, so that the event loop neither dec
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Executor, Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, Self, TypeVar
 
 import numpy as np
@@ -90,6 +91,44 @@ class Taken:
     warnings: tuple[str, ...]
 
 
+class Stopwatch:
+    """Adds up milliseconds by the name of a step."""
+
+    def __init__(self) -> None:
+        self._started: dict[str, float] = {}
+        self._spent_ms: dict[str, float] = {}
+
+    def start(self, step: str) -> None:
+        """Begin a step."""
+        self._started[step] = time.perf_counter()
+
+    def stop(self, step: str) -> None:
+        """End a step."""
+        self._spent_ms[step] = round((time.perf_counter() - self._started[step]) * 1000, 3)
+
+    def next(self, step: str, following: str) -> None:
+        """End a step and begin the one that follows it."""
+        self.stop(step)
+        self.start(following)
+
+    def timed(self, step: str, work: Callable[[], Step]) -> Step:
+        """Do the work as that step and pass its result on."""
+        self.start(step)
+        result = work()
+        self.stop(step)
+        return result
+
+    def timings(self) -> Timings:
+        """Every step's time; 0 for a step that was not taken."""
+        spent = self._spent_ms
+        return Timings(
+            decode=spent.get("decode", 0.0),
+            queue=spent.get("queue", 0.0),
+            inference=spent.get("inference", 0.0),
+            render=spent.get("render", 0.0),
+        )
+
+
 def judge(
     data: bytes,
     version: Version,
@@ -144,18 +183,8 @@ class Inspector:
         image is not judged any more.
         """
         with self._admitted():
-            loop = asyncio.get_running_loop()
-            watch = Stopwatch()
-            taken = await loop.run_in_executor(
-                self._pool, lambda: watch.timed("decode", lambda: self._taken(data, version))
-            )
-            watch.start("queue")
-            job = Job(taken.batch, version, deadline, on_start=lambda: watch.next("queue", "inference"))
-            comparison = await asyncio.wrap_future(self.worker.submit(job))
-            watch.stop("inference")
-            return await loop.run_in_executor(
-                self._pool, lambda: concluded(taken, comparison, version, wish=wish, watch=watch)
-            )
+            errand = Errand(data, version, wish, deadline, guard=self.room.guard, max_pixels=self.max_pixels)
+            return await asyncio.wrap_future(errand.begin(self._pool, self.worker))
 
     async def try_run(self, version: Version) -> None:
         """Send an empty picture through the worker, to see whether the device runs. Raises ModelError."""
@@ -163,14 +192,15 @@ class Inspector:
             self.worker.submit(Job(blank_batch(version.manifest, size=1), version, deadline=None))
         )
 
-    def _taken(self, data: bytes, version: Version) -> Taken:
-        return acquired(data, version, max_pixels=self.max_pixels, guard=self.room.guard)
+    def refuse_if_full(self) -> None:
+        """Raise QueueFull where there is no room; asked before a body is read, so that a refusal costs little."""
+        if self.num_in_hand >= self.room.limit:
+            raise QueueFull(limit=self.room.limit, retry_after_s=self.worker.retry_after_s())
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
         """One image more in hand; raises QueueFull. Only the event loop comes here, so the count needs no lock."""
-        if self.num_in_hand >= self.room.limit:
-            raise QueueFull(limit=self.room.limit, retry_after_s=self.worker.retry_after_s())
+        self.refuse_if_full()
         self.num_in_hand += 1
         try:
             yield
@@ -178,15 +208,64 @@ class Inspector:
             self.num_in_hand -= 1
 
     def close(self) -> None:
-        """Finish what has begun, then end the threads."""
-        self._pool.shutdown()
+        """Finish what waits for the worker, then end the threads; what is not decoded by then fails."""
         self.worker.close()
+        self._pool.shutdown()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@dataclass
+class Errand:
+    """One image on its way from thread to thread: decode pool -> inference worker -> pool, and only then back.
+
+    Each step hands over to the next one itself. To wake the event loop in between would cost more than some steps do.
+    """
+
+    data: bytes
+    version: Version
+    wish: Wish
+    deadline: float | None
+    guard: Guard
+    max_pixels: int
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    done: "Future[Inspection]" = field(default_factory=Future)
+
+    def begin(self, pool: Executor, worker: Worker) -> "Future[Inspection]":
+        """Send it off. What comes back can be cancelled until the worker takes the image."""
+        pool.submit(self._step, lambda: self._acquire(pool, worker))
+        return self.done
+
+    def _acquire(self, pool: Executor, worker: Worker) -> None:
+        decoding = partial(acquired, self.data, self.version, max_pixels=self.max_pixels, guard=self.guard)
+        taken = self.watch.timed("decode", decoding)
+        self.watch.start("queue")
+        on_start = partial(self.watch.next, "queue", "inference")
+        job = Job(taken.batch, self.version, self.deadline, on_start=on_start)
+        job.future.add_done_callback(lambda _: pool.submit(self._step, lambda: self._conclude(taken, job.future)))
+        self.done.add_done_callback(lambda done: done.cancelled() and job.future.cancel())
+        worker.submit(job)
+
+    def _conclude(self, taken: Taken, compared_: "Future[Comparison]") -> None:
+        comparison = compared_.result()
+        self.watch.stop("inference")
+        self._settle(concluded(taken, comparison, self.version, wish=self.wish, watch=self.watch))
+
+    def _settle(self, inspection: Inspection) -> None:
+        with suppress(InvalidStateError):  # nobody waits for it any more
+            self.done.set_result(inspection)
+
+    def _step(self, step: Callable[[], None]) -> None:
+        """Take a step; whatever goes wrong is told to who waits."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001  # not swallowed: it is raised where the result is awaited
+            with suppress(InvalidStateError):
+                self.done.set_exception(error)
 
 
 def acquired(data: bytes, version: Version, *, max_pixels: int, guard: Guard = "off") -> Taken:
@@ -201,7 +280,7 @@ def compared(batch: Batch, version: Version) -> Comparison:
     return version.detector.run(batch)[0]
 
 
-def concluded(taken: Taken, comparison: Comparison, version: Version, *, wish: Wish, watch: "Stopwatch") -> Inspection:
+def concluded(taken: Taken, comparison: Comparison, version: Version, *, wish: Wish, watch: Stopwatch) -> Inspection:
     """Comparison -> Inspection: raw values to the absolute scale, then verdict, regions and heat-map."""
     manifest, image = version.manifest, taken.image
     score = manifest.score.standard(comparison.score)
@@ -250,41 +329,3 @@ def scale_verdicts(comparison: Comparison, version: Version) -> tuple[ScaleVerdi
             strict=True,
         )
     )
-
-
-class Stopwatch:
-    """Adds up milliseconds by the name of a step."""
-
-    def __init__(self) -> None:
-        self._started: dict[str, float] = {}
-        self._spent_ms: dict[str, float] = {}
-
-    def start(self, step: str) -> None:
-        """Begin a step."""
-        self._started[step] = time.perf_counter()
-
-    def stop(self, step: str) -> None:
-        """End a step."""
-        self._spent_ms[step] = round((time.perf_counter() - self._started[step]) * 1000, 3)
-
-    def next(self, step: str, following: str) -> None:
-        """End a step and begin the one that follows it."""
-        self.stop(step)
-        self.start(following)
-
-    def timed(self, step: str, work: Callable[[], Step]) -> Step:
-        """Do the work as that step and pass its result on."""
-        self.start(step)
-        result = work()
-        self.stop(step)
-        return result
-
-    def timings(self) -> Timings:
-        """Every step's time; 0 for a step that was not taken."""
-        spent = self._spent_ms
-        return Timings(
-            decode=spent.get("decode", 0.0),
-            queue=spent.get("queue", 0.0),
-            inference=spent.get("inference", 0.0),
-            render=spent.get("render", 0.0),
-        )

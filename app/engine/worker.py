@@ -21,6 +21,9 @@ from app.engine.version import Version
 
 # So many batches in a row that the device could not run, and it is the device that is wrong, not an image.
 MOST_FAILED_RUNS = 3
+# Who was sent away comes back at this share of the rate, so that those who come first have the rest.
+RETURNING_SHARE = 0.25
+MOST_RETRY_AFTER_S = 60.0
 # How fast the measured rate follows: a tenth of each new batch.
 RATE_MEMORY = 0.1
 
@@ -61,6 +64,7 @@ class Worker:
         self._num_failed_runs = 0
         self._last_failure = ""
         self._images_per_s = 0.0
+        self._last_turn = 0.0
         self._thread = threading.Thread(target=self._live, name="inference", daemon=True)
         self._thread.start()
 
@@ -84,10 +88,17 @@ class Worker:
         return job.future
 
     def retry_after_s(self) -> int:
-        """When there should be room again, by the rate at which images were judged lately; at least a second."""
-        if not self._images_per_s:
+        """When to come again: after what waits now, and behind those who were sent away before.
+
+        Each who is sent away gets a turn of its own, at a share of the rate at which images were judged lately. Sent
+        all to the same moment, they would fill the house again, and go on doing so when the rush is long over.
+        """
+        rate, now = self._images_per_s, self._clock()
+        if not rate:
             return 1
-        return max(1, math.ceil(self.num_waiting / self._images_per_s))
+        turn = max(self._last_turn + 1 / (RETURNING_SHARE * rate), now + self.num_waiting / rate)
+        self._last_turn = min(turn, now + MOST_RETRY_AFTER_S)
+        return max(1, math.ceil(self._last_turn - now))
 
     def close(self) -> None:
         """Finish what waits, then end."""

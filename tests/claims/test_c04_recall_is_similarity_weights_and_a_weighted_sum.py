@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.recall import RecallMemory
+from model.recall import FADE, LEAST, RecallMemory
 
 
 def memory_of(*, num_read=4, temperature=0.003, regularisation=1.0):
@@ -17,14 +17,17 @@ def slow_direction(feature, regularisation):
 
 
 def slow_recall(memory, query):
-    """Position by position, item by item, as claim 4 tells it; of all items the most alike are read."""
+    """Position by position, item by item, as claim 4 tells it; of all items the most alike are read, and fade in."""
     keys, values = memory.keys.detach().numpy(), memory.values.detach().numpy()
     recalled = np.zeros_like(query)
     usual = np.zeros((query.shape[0], *query.shape[2:]))
     for batch, y, x in np.ndindex(query.shape[0], *query.shape[2:]):
         asked = slow_direction(query[batch, :, y, x], memory.regularisation)
         similarity = [asked @ slow_direction(key, memory.regularisation) for key in keys]
-        weights = np.exp(np.array(similarity) / memory.temperature)
+        logits = np.array(similarity) / memory.temperature
+        *_, first_not_read = [-np.inf, *np.sort(logits)[: -memory.num_read]]
+        fade = np.clip((logits - first_not_read) / FADE, LEAST, 1)
+        weights = np.exp(logits) * fade
         read = np.argsort(similarity)[-memory.num_read :]
         for item in read:
             weight = weights[item] / weights[read].sum()
@@ -50,6 +53,20 @@ def test_weights_sum_to_one_at_every_position():
     items, weights = memory_of().read(torch.randn(2, 5, 3, 4))
     assert items.shape == weights.shape == (2, 12, 4)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 12))
+
+
+def test_where_two_items_are_as_like_the_last_bit_decides_nothing():
+    """A query on the line between two keys, a hair to either side: another item is the last one read."""
+    torch.manual_seed(5)
+    memory = memory_of(num_read=2, regularisation=0.0)
+    keys = torch.randn(9, 5)
+    keys[:3] = torch.tensor([[1.0, 0, 0, 0, 0], [0.9, 0.05, 0, 0, 0], [0.9, -0.05, 0, 0, 0]])
+    keys[3:, 0] = -1
+    memory.write(keys=keys, values=torch.randn(9, 5))
+    sides = [torch.tensor([1.0, side, 0, 0, 0])[None, :, None, None] for side in (1e-6, -1e-6)]
+    first, second = (memory.read(side).items[0, 0].tolist() for side in sides)
+    assert (first, second) == ([0, 1], [0, 2])
+    torch.testing.assert_close(memory(sides[0]).features, memory(sides[1]).features, atol=2e-3, rtol=0)
 
 
 def test_a_written_item_is_recalled_by_its_own_key():

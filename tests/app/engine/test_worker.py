@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.engine.detector import Batch
-from app.engine.errors import DeadlinePassed, NotFinite, WorkerDied
+from app.engine.errors import DeadlinePassed, NotFinite, RunFailed, WorkerDied
 from app.engine.worker import Job, Limits, Worker, joined
 
 
@@ -181,8 +181,26 @@ def test_room_is_promised_by_the_rate_of_the_last_batches():
     for value in range(5):
         worker.submit(job(version, value))
     assert worker.retry_after_s() == 10
+    assert worker.retry_after_s() == 18  # behind the first, at a quarter of the rate
+    now[0] = 12.0
+    assert worker.retry_after_s() == 16
+    assert [worker.retry_after_s() for _ in range(9)][-1] == 60  # nobody is sent away for longer
     detector.gate.set()
     worker.close()
+
+
+def test_a_device_that_fails_again_and_again_is_in_trouble_until_a_run_succeeds():
+    detector = FakeDetector(poison=9, error=lambda _: RunFailed("out of memory"))
+    version, worker = version_of(detector), Worker(Limits())
+    for number in range(3):
+        assert worker.trouble is None, number
+        with pytest.raises(RunFailed):
+            worker.submit(job(version, 9)).result(10)
+        worker.submit(Job(image(9), version, 0.0)).exception(10)  # one whose deadline passed is no run
+    assert "out of memory" in worker.trouble
+    assert worker.submit(job(version, 1)).result(10) == 1
+    worker.close()
+    assert worker.trouble is None
 
 
 def test_closing_finishes_what_waits():
