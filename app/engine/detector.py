@@ -1,6 +1,7 @@
 """One version's three graphs, run one after the other: teacher, student, comparison."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,30 +117,82 @@ class Detector:
         """The comparison of each image, in order; raises NotFinite."""
         given = {**teacher_features, **student_features, "valid": batch.valid}
         answers = named(self.compare, {one.name: given[one.name] for one in self.compare.get_inputs()})
-        if not all(np.isfinite(answer).all() for answer in answers.values()):
-            raise NotFinite("compare.onnx")
-        return [
-            Comparison(
-                scale_maps=answers["scale_maps"][row],
-                map=answers["map"][row],
-                score=float(answers["score"][row]),
-                scale_scores=answers["scale_scores"][row],
-                scale_shares=answers["scale_shares"][row],
-                reading=reading_of(student_features, row),
-            )
-            for row in range(len(batch.pixels))
-        ]
+        return comparisons(answers, student_features, len(batch.pixels))
 
     def run(self, batch: Batch) -> list[Comparison]:
         """The whole way from pixels to comparisons; raises NotFinite and RunFailed."""
-        try:
+        with reporting_failed_runs():
             teacher_features = self.extract(batch)
             student_features = self.rebuild(teacher_features)
             return self.judge(teacher_features, student_features, batch)
-        except ModelError:
-            raise
-        except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
-            raise RunFailed(str(error) or type(error).__name__) from error
+
+
+@dataclass(frozen=True)
+class DeviceDetector(Detector):
+    """A detector whose features stay where they were made. ``device``: ``cuda``, as ONNX Runtime calls it, or ``cpu``.
+
+    Pixels go to the device and small answers come back; no feature map crosses host memory.
+    """
+
+    device: str = "cuda"
+
+    def run(self, batch: Batch) -> list[Comparison]:
+        """As ``Detector.run``."""
+        with reporting_failed_runs():
+            seen = self._bound(self.teacher, {"image": on_host(batch.pixels)})
+            rebuilt = self._bound(self.student, seen)
+            answers = self._bound(self.compare, {**seen, **rebuilt, "valid": on_host(batch.valid)}, to="cpu")
+            reading = {name: rebuilt[name].numpy() for name in (ITEMS, WEIGHTS) if name in rebuilt}
+            found = {name: answer.numpy() for name, answer in answers.items()}
+            return comparisons(found, reading, len(batch.pixels))
+
+    def _bound(
+        self, session: ort.InferenceSession, given: Mapping[str, ort.OrtValue], *, to: str | None = None
+    ) -> dict[str, ort.OrtValue]:
+        """Run a graph on what lies on the device; its outputs by name, left there unless said otherwise."""
+        binding = session.io_binding()
+        for one in session.get_inputs():
+            binding.bind_ortvalue_input(one.name, given[one.name])
+        names = [output.name for output in session.get_outputs()]
+        for name in names:
+            binding.bind_output(name, to or self.device)
+        session.run_with_iobinding(binding)
+        return dict(zip(names, binding.get_outputs(), strict=True))
+
+
+def on_host(values: NDArray[Any]) -> ort.OrtValue:
+    """Values in host memory, which a graph on a device fetches itself."""
+    return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(values))
+
+
+@contextmanager
+def reporting_failed_runs() -> Iterator[None]:
+    """Turn what ONNX Runtime raises into RunFailed."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
+        raise RunFailed(str(error) or type(error).__name__) from error
+
+
+def comparisons(
+    answers: Mapping[str, Floats], student_outputs: Mapping[str, NDArray[Any]], num_images: int
+) -> list[Comparison]:
+    """The comparison graph's answers, an image each. Raises NotFinite."""
+    if not all(np.isfinite(answer).all() for answer in answers.values()):
+        raise NotFinite("compare.onnx")
+    return [
+        Comparison(
+            scale_maps=answers["scale_maps"][row],
+            map=answers["map"][row],
+            score=float(answers["score"][row]),
+            scale_scores=answers["scale_scores"][row],
+            scale_shares=answers["scale_shares"][row],
+            reading=reading_of(student_outputs, row),
+        )
+        for row in range(num_images)
+    ]
 
 
 def reading_of(student_outputs: Mapping[str, NDArray[Any]], row: int) -> Reading | None:

@@ -6,6 +6,7 @@ service, each in the thread where it belongs, so that the event loop neither dec
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -246,14 +247,19 @@ class Errand:
         self.watch.start("queue")
         on_start = partial(self.watch.next, "queue", "inference")
         job = Job(taken.batch, self.version, self.deadline, on_start=on_start)
-        job.future.add_done_callback(lambda _: pool.submit(self._step, lambda: self._conclude(taken, job.future)))
-        self.done.add_done_callback(lambda done: done.cancelled() and job.future.cancel())
+        job.future.add_done_callback(partial(self._compared, pool, taken))
+        # Weakly, since futures keep their callbacks: in a circle, images and maps would wait for the garbage collector.
+        waiting = weakref.ref(job.future)
+        self.done.add_done_callback(lambda done: call_off(waiting()) if done.cancelled() else None)
         worker.submit(job)
 
-    def _conclude(self, taken: Taken, compared_: "Future[Comparison]") -> None:
-        comparison = compared_.result()
+    def _compared(self, pool: Executor, taken: Taken, comparison: "Future[Comparison]") -> None:
+        pool.submit(self._step, partial(self._conclude, taken, comparison))
+
+    def _conclude(self, taken: Taken, comparison: "Future[Comparison]") -> None:
+        compared_ = comparison.result()
         self.watch.stop("inference")
-        self._settle(concluded(taken, comparison, self.version, wish=self.wish, watch=self.watch))
+        self._settle(concluded(taken, compared_, self.version, wish=self.wish, watch=self.watch))
 
     def _settle(self, inspection: Inspection) -> None:
         with suppress(InvalidStateError):  # nobody waits for it any more
@@ -266,6 +272,12 @@ class Errand:
         except Exception as error:  # noqa: BLE001  # not swallowed: it is raised where the result is awaited
             with suppress(InvalidStateError):
                 self.done.set_exception(error)
+
+
+def call_off(waiting: "Future[Comparison] | None") -> None:
+    """Let an image not be judged any more, where its turn has not come."""
+    if waiting is not None:
+        waiting.cancel()
 
 
 def acquired(data: bytes, version: Version, *, max_pixels: int, guard: Guard = "off") -> Taken:

@@ -9,7 +9,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from app.engine.calibration import p_value, promise, unpacked
-from app.engine.detector import Detector, Graphs
+from app.engine.detector import Detector, DeviceDetector, Graphs
 from app.engine.explain import Patches, unpacked_patches
 from app.engine.interest import RegionOfInterest, unpacked_region
 from app.engine.sessions import Device, open_session
@@ -90,8 +90,9 @@ class Loader:
         )
 
     def detector(self, graphs: Graphs) -> Detector:
-        """The three graphs, opened. Raises ModelError."""
-        return Detector(
+        """The three graphs, opened; features stay on a device that has a memory of its own. Raises ModelError."""
+        kind = Detector if self.device.provider == "cpu" else DeviceDetector
+        return kind(
             teacher=self._teacher(graphs.teacher),
             student=open_session(graphs.student, what=STUDENT, device=self.device),
             compare=open_session(graphs.compare, what=COMPARE, device=self.device),

@@ -101,7 +101,7 @@ async def poisson(line: Line, *, rate: float, seconds: float, seed: int = 0, ret
 
 async def until(moment: float) -> None:
     """Returns at a moment of ``time.perf_counter``: sleeps most of the way, and turns on the spot for the rest."""
-    while (wait_s := moment - time.perf_counter()) > 0:
+    while (wait_s := moment - time.perf_counter()) > 0:  # noqa: ASYNC110  # there is no event but the time
         await asyncio.sleep(max(0.0, wait_s - SLEEP_IS_LATE_S))
 
 

@@ -141,3 +141,56 @@ def test_asking_for_cuda_without_it_is_an_error_and_not_the_cpu():
     with pytest.raises(ProviderMissing, match=GPU_ONLY):
         chosen_device("cuda", num_threads=1)
     assert chosen_device("auto", num_threads=1).provider == "cpu"
+
+
+def test_an_image_that_was_judged_is_forgotten_at_once(tiny_version, good_bytes):
+    """Not only when the garbage collector comes, which may be many images later."""
+    import gc
+    import weakref
+
+    class Noticed(bytearray):
+        """Bytes whose end can be noticed."""
+
+    async def judged():
+        data = Noticed(good_bytes)
+        with Inspector(max_pixels=LIMIT, num_decoders=1) as inspector:
+            await inspector.inspect(data, tiny_version)
+            return weakref.ref(data)
+
+    gc.disable()
+    try:
+        assert asyncio.run(judged())() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("num_images", [1, 3])
+def test_features_that_stay_on_the_device_give_the_same_judgement(
+    tiny_version, good_bytes, defective_bytes, num_images
+):
+    """On the processor, which is a device too; ``test_gpu.py`` does the same on CUDA."""
+    from app.engine.detector import Batch, DeviceDetector
+    from app.engine.inspector import acquired
+
+    plain = tiny_version.detector
+    bound = DeviceDetector(plain.teacher, plain.student, plain.compare, device="cpu")
+    batches = [
+        acquired(data, tiny_version, max_pixels=LIMIT).batch for data in (good_bytes, defective_bytes, good_bytes)
+    ]
+    batch = Batch(
+        *(np.concatenate([getattr(one, part) for one in batches[:num_images]]) for part in ("pixels", "valid"))
+    )
+    for found, expected in zip(bound.run(batch), plain.run(batch), strict=True):
+        assert found.score == expected.score
+        np.testing.assert_array_equal(found.map, expected.map)
+        np.testing.assert_array_equal(found.scale_shares, expected.scale_shares)
+
+
+def test_a_bound_graph_that_can_not_run_says_so(tiny_version):
+    from app.engine.detector import Batch, DeviceDetector
+    from app.engine.errors import RunFailed
+
+    plain = tiny_version.detector
+    bound = DeviceDetector(plain.teacher, plain.student, plain.compare, device="cpu")
+    with pytest.raises(RunFailed):
+        bound.run(Batch(np.zeros((1, 3, 3, 3), np.uint8), np.ones((1, 2, 2), np.float32)))
