@@ -14,7 +14,7 @@ READY := $(VENV)/.ready-$(RUNTIME)
 SOURCES := app model training tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check fix serve bench quality demo demo-stop picture contrast lock
+.PHONY: help setup test check audit fix serve bench load quality demo demo-stop picture contrast lock
 
 help: ## Print these targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ $(READY): pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip uninstall --quiet --yes $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
-	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable '.[$(RUNTIME),train,dev]'
+	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable '.[$(RUNTIME),train,otel,dev]'
 	rm -f $(VENV)/.ready-*
 	echo $(RUNTIME) > $(VENV)/.runtime
 	touch $@
@@ -34,7 +34,7 @@ $(READY): pyproject.toml requirements/constraints.txt
 test: $(READY) ## Run every test, with branch coverage.
 	$(BIN)/python -m pytest --cov --cov-report=term
 
-check: $(READY) ## Check format, lint, types, import rules, dead code, spelling and container files.
+check: $(READY) audit ## Check format, lint, types, import rules, dead code, spelling, container files and the lock.
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
@@ -44,6 +44,13 @@ check: $(READY) ## Check format, lint, types, import rules, dead code, spelling 
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/docker-compose --file docker-compose.yml --profile train config --quiet
 	$(BIN)/docker-compose --file docker-compose.yml --file docker/compose.gpu.yaml --profile train config --quiet
+
+audit: $(READY) ## Look for known vulnerabilities in the locked packages; says so where nobody can be asked.
+	@found=$$($(BIN)/pip-audit --requirement requirements/constraints.txt --no-deps --disable-pip 2>&1); code=$$?; \
+	if [ $$code -ne 0 ] && echo "$$found" | grep --quiet '^Found '; then echo "$$found"; exit 1; fi; \
+	if [ $$code -ne 0 ] || echo "$$found" | grep --quiet 'could not be audited'; \
+	then echo "audit: not all packages could be looked up here; what could be is clean"; \
+	else echo "audit: no known vulnerabilities"; fi
 
 fix: $(READY) ## Format, and mend what the linter can mend.
 	$(BIN)/ruff format $(SOURCES)
@@ -55,6 +62,9 @@ serve: $(READY) ## Serve the products in STORE on http://127.0.0.1:8000.
 bench: $(READY) ## Measure latency, and judge a test set over HTTP; DATA holds the data sets.
 	$(BIN)/python bench/latency.py
 	$(BIN)/python bench/over_http.py --data $(DATA)/magnetic_tile --product tile --store $(STORE)
+
+load: $(READY) ## Measure the service under load on a product that is drawn and learned first; ends within five minutes.
+	$(BIN)/python bench/load.py --quick --json bench/results/load.json
 
 quality: $(READY) ## Measure the method beside its baselines on the data sets in DATA; takes hours, keeps what is done.
 	$(BIN)/python bench/quality.py --data $(DATA)/magnetic_tile $(DATA)/solar_cell $(DATA)/pill

@@ -6,7 +6,9 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import httpx2
 import numpy as np
@@ -261,6 +263,32 @@ def test_only_signed_versions_serve_where_that_is_asked(store_folder, tmp_path, 
         assert judges(service, good_bytes)
         refused = service.client.post(f"/v1/products/disc/versions/{unsigned}/activate")
         assert (refused.status_code, "is not signed" in refused.json()["detail"]) == (409, True)
+
+
+def test_a_trace_of_each_request_goes_where_it_is_told(store_folder, good_bytes):
+    received = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self):
+            received.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Collector) as collector:
+        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{collector.server_port}/v1/traces"
+        with Service(store_folder, otel_endpoint=endpoint) as service:
+            until(lambda: service.client.get("/readyz").status_code == 200)
+            trace = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+            service.client.post(INSPECT, content=good_bytes, headers={**PNG, **trace})
+        collector.shutdown()
+    path, spans = received[-1]
+    assert path == "/v1/traces"
+    assert bytes.fromhex("4bf92f3577b34da6a3ce929d0e0e4736") in spans
+    assert b"/v1/products/{product}/inspect" in spans
 
 
 def test_a_service_that_was_killed_comes_back_with_its_version_and_threshold(store_folder, good_bytes, republished):

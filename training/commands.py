@@ -26,6 +26,7 @@ ASSIGNMENTS = click.option(
 @click.option("--store", type=click.Path(path_type=Path), required=True, help="Where to publish.")
 @click.option("--quick", is_flag=True, default=None, help="Fill the memory and calibrate; no gradient step.")
 @click.option("--activate/--no-activate", "activates", default=True, help="Whether the version serves at once.")
+@click.option("--sign-key", type=click.Path(path_type=Path), help="Sign the version with this key of `keygen`'s.")
 @CONFIG
 @ASSIGNMENTS
 def train_command(  # noqa: PLR0913  # click hands over one argument an option
@@ -35,12 +36,14 @@ def train_command(  # noqa: PLR0913  # click hands over one argument an option
     store: Path,
     quick: bool | None,
     activates: bool,
+    sign_key: Path | None,
     config: Path | None,
     assignments: tuple[str, ...],
 ) -> None:
     """Learn a product from images of good parts alone, and publish a version of it."""
     from rich.console import Console
 
+    from app.store.signing import read_private_key
     from app.store.state import State
     from app.store.store import Store
     from training.job import Job, Order
@@ -56,6 +59,7 @@ def train_command(  # noqa: PLR0913  # click hands over one argument an option
         store=Store(store),
         state=State(store / "state"),
         activates=activates,
+        sign_key=read_private_key(sign_key) if sign_key else None,
     )
     done = Job(order, settings, narrator).run()
     for line in figures_in_words(done.metrics):

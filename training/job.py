@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import Tensor
 
 from app.engine.decode import Image
@@ -51,13 +52,14 @@ NUM_TRACED = 2
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be trained and where it goes."""
+    """What is to be trained and where it goes. ``sign_key``: what the version is signed with, None where by nothing."""
 
     data: Path
     product: str
     store: Store
     state: State
     activates: bool
+    sign_key: Ed25519PrivateKey | None = None
 
 
 @dataclass(frozen=True)
@@ -354,7 +356,9 @@ class Job:
         order, teacher = self.order, draft.graphs.teacher
         order.store.add_teacher(sha256_hex(teacher), teacher)
         manifest = draft.manifest(files).model_dump_json(indent=1).encode() + b"\n"
-        version = order.store.publish(order.product, manifest=manifest, files=files, training=training)
+        version = order.store.publish(
+            order.product, manifest=manifest, files=files, training=training, sign_key=order.sign_key
+        )
         if order.activates:
             order.state.activate(order.product, version, at=datetime.now(UTC), by=user_name(), why="trained")
         return version, order.activates

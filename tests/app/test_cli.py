@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import socket
 
 import pytest
@@ -153,3 +154,38 @@ def test_a_doctor_says_that_a_device_is_missing(run, store_folder, monkeypatch):
 def test_the_trainers_commands_are_listed():
     out = CliRunner().invoke(cli.commands, ["--help"]).output
     assert all(name in out for name in ("inspect", "serve", "train", "model-info"))
+
+
+def test_a_key_is_shown_once_and_only_its_digest_is_for_the_file(run):
+    code, out, err = run("key", "line-3", "--scope", "inspect", "--scope", "operate")
+    presented = err.split()[-1]
+    assert code == 0
+    assert re.fullmatch(r"line-3 inspect,operate sha256:[0-9a-f]{64}\n", out)
+    assert presented.startswith("gp_")
+    assert presented not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["Line 3"], "a key is written"), (["x", "--scope", "rule"], "scope")]
+)
+def test_a_key_that_can_not_be_made_is_one_line(run, arguments, message):
+    code, out, err = run("key", *arguments)
+    assert (code, out) == (1, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_key_pair_is_never_written_over_another(run, tmp_path):
+    assert run("keygen", tmp_path / "signing.key")[0] == 0
+    kept = (tmp_path / "signing.key").read_bytes()
+    code, _, err = run("keygen", tmp_path / "signing.key")
+    assert (code, "File exists" in err) == (1, True)
+    assert (tmp_path / "signing.key").read_bytes() == kept
+
+
+def test_a_service_without_a_usable_key_file_does_not_start(run, store_folder, tmp_path, monkeypatch):
+    (tmp_path / "keys").write_text("# none yet")
+    monkeypatch.setenv("GOODPART_API_KEYS_FILE", str(tmp_path / "keys"))
+    code, _, err = run("serve", "--store", store_folder, "--port", 0)
+    assert code == 1
+    assert "holds no key" in err

@@ -1,0 +1,73 @@
+"""Writes the table of settings and the figures of bench/results into docs/service.md."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic_core import PydanticUndefined
+
+from app.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "service.md"
+RESULTS = ROOT / "bench" / "results"
+WORDS = {
+    "goodput_ratio": "goodput at three times the sustainable rate, of the peak",
+    "refusal_p99_ms": "a refusal then, p99, ms",
+    "livez_max_ms": "`/livez` then, the slowest, ms",
+    "latest_answer_after_deadline_ms": "the latest answer after its deadline, ms",
+    "recovery_s": "until 99 % are judged again, with retrying clients, s",
+    "engine_ratio": "engine beside the same graphs run bare",
+    "overhead_p50_ms": "the service's own work beside decoding and graphs, p50, ms",
+    "overhead_p99_ms": "the same, p99, ms",
+    "idle_livez_p50_ms": "for comparison: `/livez` on the idle service, p50, ms",
+    "switch_failures": "failed requests in 100 version switches",
+    "rss_growth_ratio": "memory after the last switch, of that after the tenth",
+    "sustainable_per_s": "judged a second at most, one processor",
+    "cpu_ms_per_request": "processor time a request, all in all, ms",
+    "broken_versions": "broken versions after 50 kills of a publisher",
+    "publish_failed_requests": "failed requests meanwhile",
+    "ready_again_s": "ready again after a kill of the service, s",
+}
+
+
+def main() -> None:
+    """Write the page anew."""
+    PAGE.write_text(written(PAGE.read_text()))
+
+
+def written(page: str) -> str:
+    """The page with its tables as they must be."""
+    for mark, lines in (("settings", settings()), ("load", figures())):
+        head, _, rest = page.partition(f"<!-- {mark} -->\n")
+        _, _, tail = rest.partition(f"<!-- /{mark} -->\n")
+        page = head + f"<!-- {mark} -->\n" + "".join(f"{line}\n" for line in lines) + f"<!-- /{mark} -->\n" + tail
+    return page
+
+
+def settings() -> Iterator[str]:
+    """A row a setting."""
+    yield "| variable | default | what |"
+    yield "| --- | --- | --- |"
+    for name, field in Settings.model_fields.items():
+        default = "none" if field.default is None else field.default
+        if field.default is PydanticUndefined:
+            default = "the processors there are"
+        yield f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |"
+
+
+def figures() -> Iterator[str]:
+    """A row a figure that was measured."""
+    measured = {}
+    for name in ("load.json", "kills.json"):
+        if (RESULTS / name).exists():
+            measured |= json.loads((RESULTS / name).read_text())
+    yield "| what | figure |"
+    yield "| --- | --- |"
+    for key, words in WORDS.items():
+        if key in measured:
+            yield f"| {words} | {measured[key]:.3g} |"
+
+
+if __name__ == "__main__":
+    main()
