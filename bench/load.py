@@ -58,7 +58,7 @@ def main() -> None:
         store = given.store or drawn(Path(folder), product=given.product)
         data = given.data or Path(folder) / "data"
         images = tuple(sample.path.read_bytes() for sample in find_images(data).test)
-        plan = Plan(store, given.product, images, phase_s=12 if given.quick else 60)
+        plan = Plan(store, given.product, images, phase_s=10 if given.quick else 60)
         figures = {**facts(plan, quick=given.quick), **measured(plan)}
     text = json.dumps(figures, indent=1) + "\n"
     print(text, end="")
