@@ -93,12 +93,12 @@ def commands() -> None:
 def serve(**options: Any) -> None:  # noqa: ANN401  # click hands over one argument an option
     """Judge images over HTTP; every other setting is a GOODPART_* variable."""
     settings = read_settings(**given(**options))
-    configure(settings.log_format, level=settings.log_level.upper())
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     app = create_app(settings)
     config = server_config(settings, app)
     ports = [settings.port, *([settings.health_port] if settings.health_port else [])]
     listeners = [listening(settings, port) for port in ports]
+    configure(settings.log_format, level=settings.log_level.upper())
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     DrainingServer(config, leaving=app.state.leaving, wait_s=settings.drain_s).run(sockets=listeners)
 
 

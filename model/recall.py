@@ -65,9 +65,10 @@ class RecallMemory(nn.Module):
 
     @torch.no_grad()
     def write(self, *, keys: Float[Tensor, "items channels"], values: Float[Tensor, "items channels"]) -> None:
-        """Replace every item; raises RuntimeError where the number of items or channels differs."""
-        self.keys.copy_(keys)
-        self.values.copy_(values)
+        """Replace every item; from then on there are as many as are given, each as far off as anything."""
+        self.keys = nn.Parameter(keys.to(self.keys.device, copy=True))
+        self.values = nn.Parameter(values.to(self.values.device, copy=True))
+        self.usual_distances = torch.ones(len(keys), device=self.usual_distances.device)
 
     def read(
         self,

@@ -67,16 +67,14 @@ def fill_memory(
     """Write a farthest-point coreset of the first scale's valid, standardised features into the student's memory.
 
     Keys are queries of the same exemplars; before training the query is that feature itself (``QueryFusion``). Where
-    there are fewer positions than items, items repeat: softmax over twins recalls the same value.
+    there are fewer positions than items, the memory holds fewer: of twins, rounding would choose which is read.
     """
     positions = standard.movedim(1, -1).flatten(0, 2)
     positions_per_image = standard.shape[-2] * standard.shape[-1]
     inside = valid.flatten().nonzero()[:, 0]
     candidates = inside[torch.randperm(len(inside), generator=generator)[:num_candidates]]
     unit = direction(positions[candidates], regularisation=student.spec.regularisation)
-    chosen = candidates[farthest_points(unit, student.recall.num_items, generator=generator)]
-    wanted = torch.arange(student.recall.num_items) % len(chosen)
-    items = chosen[wanted]
+    items = candidates[farthest_points(unit, student.recall.num_items, generator=generator)]
     student.recall.write(keys=positions[items], values=positions[items])
     return Origins(items // positions_per_image, items % positions_per_image)
 

@@ -163,3 +163,16 @@ def test_any_number_of_steps_can_be_learned(make_student, good_parts, num_steps)
     done = []
     trained(make_student(0), good_parts, num_steps=num_steps, batch_size=2, on_step=lambda step, _: done.append(step))
     assert done == list(range(1, num_steps + 1))
+
+
+def test_where_there_are_fewer_positions_than_items_the_memory_holds_fewer_and_no_twins(make_student, good_parts):
+    student = make_student(0)
+    few = good_parts[0][:1, :, :2, :1]  # two positions
+    origins = fill_memory(
+        student, few, torch.ones(1, 2, 1), num_candidates=50, generator=torch.Generator().manual_seed(0)
+    )
+    memory = student.recall
+    assert (memory.num_items, len(memory.usual_distances), len(origins.images)) == (2, 2, 2)
+    assert len(memory.keys.unique(dim=0)) == 2
+    assert memory(few).weights.shape == (1, 2, 2)
+    torch.testing.assert_close(memory(few).weights.sum(-1), torch.ones(1, 2))
