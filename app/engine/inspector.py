@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from app.engine.calibration import p_value
 from app.engine.decode import Image, decode
 from app.engine.detector import Batch, Comparison, batch_of, blank_batch
-from app.engine.errors import QueueFull
+from app.engine.errors import DeadlinePassed, QueueFull
 from app.engine.explain import Explanation, explained
 from app.engine.guard import Guard, checked
 from app.engine.heatmap import Heatmap, Kind, render
@@ -135,8 +135,8 @@ def judge(
     version: Version,
     *,
     max_pixels: int,
-    wish: Wish = Wish(),
-    guard: Guard = "off",  # frozen
+    wish: Wish = Wish(),  # frozen
+    guard: Guard = "off",
 ) -> Inspection:
     """Inspect one image here and now. Raises ImageError or ModelError."""
     watch = Stopwatch()
@@ -174,9 +174,9 @@ class Inspector:
         self,
         data: bytes,
         version: Version,
-        wish: Wish = Wish(),
+        wish: Wish = Wish(),  # frozen
         *,
-        deadline: float | None = None,  # frozen
+        deadline: float | None = None,
     ) -> Inspection:
         """Inspect one image without holding up the event loop. ``deadline``: by ``time.monotonic``.
 
@@ -242,6 +242,10 @@ class Errand:
         return self.done
 
     def _acquire(self, pool: Executor, worker: Worker) -> None:
+        if self.done.cancelled():
+            return
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise DeadlinePassed
         decoding = partial(acquired, self.data, self.version, max_pixels=self.max_pixels, guard=self.guard)
         taken = self.watch.timed("decode", decoding)
         self.watch.start("queue")

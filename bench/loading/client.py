@@ -6,9 +6,9 @@ not hide what a user would have waited.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import aiohttp
 import numpy as np
@@ -28,7 +28,12 @@ class Outcome:
     status: int
     retry_after: str | None = None
     version: str | None = None
-    engine_ms: float = 0.0
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def engine_ms(self) -> float:
+        """What decoding and the graphs took of it."""
+        return self.timings_ms.get("decode", 0.0) + self.timings_ms.get("inference", 0.0)
 
     @property
     def is_good(self) -> bool:
@@ -59,7 +64,7 @@ class Line:
                     status=response.status,
                     retry_after=response.headers.get("Retry-After"),
                     version=content.get("version"),
-                    engine_ms=sum(content.get("timings_ms", {}).get(step, 0) for step in ("decode", "inference")),
+                    timings_ms=content.get("timings_ms", {}),
                 )
         except (aiohttp.ClientError, TimeoutError):
             return Outcome(due_s=due - began, latency_s=time.perf_counter() - due, status=0)

@@ -9,7 +9,7 @@ from PIL import Image
 from app.engine import inspector
 from app.engine.decode import decode
 from app.engine.detector import batch_of, valid_positions
-from app.engine.errors import BadGraph, ExternalData, NotFinite, ProviderMissing
+from app.engine.errors import BadGraph, DeadlinePassed, ExternalData, NotFinite, ProviderMissing
 from app.engine.inspector import Inspector, Wish, judge
 from app.engine.sessions import Device, chosen_device, open_session
 from model.bundle import GOLDEN, InputRecord
@@ -194,3 +194,14 @@ def test_a_bound_graph_that_can_not_run_says_so(tiny_version):
     bound = DeviceDetector(plain.teacher, plain.student, plain.compare, device="cpu")
     with pytest.raises(RunFailed):
         bound.run(Batch(np.zeros((1, 3, 3, 3), np.uint8), np.ones((1, 2, 2), np.float32)))
+
+
+def test_an_image_whose_deadline_has_passed_is_not_even_decoded(tiny_version):
+    """Bytes that are no image: to decode them would be another error."""
+
+    async def late():
+        with Inspector(max_pixels=LIMIT, num_decoders=1) as inspector:
+            await inspector.inspect(b"no image", tiny_version, deadline=0.0)
+
+    with pytest.raises(DeadlinePassed):
+        asyncio.run(late())
