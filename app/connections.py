@@ -27,7 +27,8 @@ class LimitedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         """A client has come."""
         super().connection_made(transport)
-        if len(self.connections) > self._limits.most:
+        # By port: where health has a port of its own, a crowd at the other one does not shut it out.
+        if sum(getattr(other, "server", None) == self.server for other in self.connections) > self._limits.most:
             transport.close()
         self._start_clock()
 
@@ -45,6 +46,16 @@ class LimitedProtocol(H11Protocol):
         if self._is_answered_early():
             self._start_clock()
 
+    def pause_writing(self) -> None:
+        """The client does not read its answer; it can't do so for ever."""
+        super().pause_writing()
+        self._start_clock()
+
+    def resume_writing(self) -> None:
+        """The client reads on."""
+        super().resume_writing()
+        self._stop_clock()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         self._stop_clock()
@@ -56,7 +67,7 @@ class LimitedProtocol(H11Protocol):
 
     def _start_clock(self) -> None:
         if self._clock is None:
-            self._clock = self.loop.call_later(self._limits.header_timeout_s, self.transport.close)
+            self._clock = self.loop.call_later(self._limits.header_timeout_s, self.transport.abort)
 
     def _stop_clock(self) -> None:
         if self._clock is not None:

@@ -1,22 +1,34 @@
 """A live inspection from the choice of its version to its bookkeeping, for every door that images come in by."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import structlog
 
 from app.engine.catalogue import Catalogue
 from app.engine.drift import Drift
-from app.engine.errors import EngineError
+from app.engine.errors import EngineError, QueueFull
 from app.engine.inspector import Inspection, Inspector, Wish
 from app.engine.shadow import Shadows
 from app.engine.version import Version
+from app.store.errors import UnknownProduct
 
 # Threads that load versions for requests; whatever they do, nothing else waits for them.
 NUM_LOADERS = 2
+# For so many images that may be in hand there may be one request with many of them.
+IMAGES_A_BATCH = 16
+# How long a trial run of a device in trouble may take.
+TRIAL_S = 10.0
+
+
+@dataclass
+class Count:
+    """How many are in hand."""
+
+    num_in_hand: int = 0
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,7 @@ class Judging:
     shadows: Shadows
     drift: Drift
     on_judged: Callable[[Inspection], None]
+    _many: Count = field(default_factory=Count)
     _loaders: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(NUM_LOADERS, thread_name_prefix="load")
     )
@@ -42,16 +55,40 @@ class Judging:
         """The version that serves, or one by name. Raises StoreError, BundleError, ModelError, BadName."""
         loop = asyncio.get_running_loop()
         if name is not None:
+            known = self.catalogue.known(product, name)
+            if known is not None:
+                return known
             return await loop.run_in_executor(self._loaders, self.catalogue.named, product, name)
         if self.catalogue.standing(product).is_resting:
             return await loop.run_in_executor(self._loaders, self.catalogue.woken, product)
         return self.catalogue.serving(product)
 
+    @contextmanager
+    def place_for_many(self) -> Iterator[None]:
+        """A place for the body of a request with many images, of which few may be in memory. Raises QueueFull."""
+        room = self.inspector.room
+        limit = max(1, room.limit // IMAGES_A_BATCH)
+        if self._many.num_in_hand >= limit:
+            raise QueueFull(limit=room.limit, retry_after_s=self.inspector.worker.retry_after_s())
+        self._many.num_in_hand += 1
+        try:
+            yield
+        finally:
+            self._many.num_in_hand -= 1
+
     async def inspect(self, data: bytes, version: Version, wish: Wish, *, deadline: float | None) -> Inspection:
-        """One image, judged, counted, and shown to a candidate. Raises as ``Inspector.inspect``."""
-        inspection = await self.inspector.inspect(data, version, wish, deadline=deadline)
+        """One image, admitted, judged, counted, and shown to a candidate. Raises as ``Inspector.inspect``."""
+        with self.inspector.admitted():
+            return await self.judge(data, version, wish, deadline=deadline)
+
+    async def judge(self, data: bytes, version: Version, wish: Wish, *, deadline: float | None) -> Inspection:
+        """As ``inspect``, for an image that has been admitted already."""
+        inspection = await self.inspector.judge(data, version, wish, deadline=deadline)
         self.on_judged(inspection)
-        standing = self.catalogue.standing(version.product)
+        try:
+            standing = self.catalogue.standing(version.product)
+        except UnknownProduct:  # taken away while it judged
+            return inspection
         if standing.serving is not None and standing.serving.name == version.name:
             self.drift.add(inspection)
             self.shadows.offer(data, inspection, standing)
@@ -62,8 +99,9 @@ class Judging:
         versions = [standing.serving for standing in self.catalogue.standings() if standing.serving is not None]
         if self.inspector.worker.trouble is None or not versions:
             return
-        with suppress(EngineError):
-            await self.inspector.try_run(versions[0])
+        with suppress(EngineError, TimeoutError):
+            async with asyncio.timeout(TRIAL_S):
+                await self.inspector.try_run(versions[0])
 
 
 def note(inspection: Inspection, *, part_id: str | None) -> None:

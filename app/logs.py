@@ -16,6 +16,7 @@ import structlog
 
 LogFormat = Literal["json", "console"]
 MOST_WAITING = 10_000
+LAST_WORDS_S = 1.0
 
 
 class DroppingHandler(QueueHandler):
@@ -29,6 +30,17 @@ class DroppingHandler(QueueHandler):
         """Queue a record, or drop it."""
         with suppress(Full):
             self.queue.put_nowait(record)
+
+
+class Writer(QueueListener):
+    """The writing thread. At the end it gets a moment for what is left, and is not waited for beyond that."""
+
+    def stop(self) -> None:
+        """Write what is left, if whoever reads it lets us."""
+        with suppress(Full):
+            self.enqueue_sentinel()
+        if self._thread is not None:
+            self._thread.join(LAST_WORDS_S)
 
 
 def configure(log_format: LogFormat, *, level: str) -> None:
@@ -57,7 +69,7 @@ def configure(log_format: LogFormat, *, level: str) -> None:
         )
     )
     waiting: Queue[logging.LogRecord] = Queue(MOST_WAITING)
-    writer = QueueListener(waiting, handler)
+    writer = Writer(waiting, handler)
     writer.start()
     atexit.register(writer.stop)
     root = logging.getLogger()

@@ -27,7 +27,9 @@ class Service:
     """A service over a store on a free port; ``settings`` are GOODPART_* variables. Its log is a file."""
 
     def __init__(self, store, *, scheme="http", verify=True, **settings):
-        self.log = Path(tempfile.mkstemp(prefix="goodpart-log-")[1])
+        descriptor, name = tempfile.mkstemp(prefix="goodpart-log-")
+        os.close(descriptor)
+        self.log = Path(name)
         variables = {"refresh_interval_s": "0.1", "drain_s": "0", "host": "127.0.0.1", "port": "0", **settings}
         named = {f"GOODPART_{name.upper()}": str(value) for name, value in variables.items()}
         with self.log.open("w") as log:
@@ -37,7 +39,11 @@ class Service:
                 stdout=subprocess.DEVNULL,
                 env={**os.environ, **named},
             )
-        self.address = until(self._address)
+        try:
+            self.address = until(self._address)
+        except AssertionError:
+            self.process.kill()
+            raise
         self.client = httpx2.Client(base_url=f"{scheme}://{self.address}", verify=verify, timeout=PATIENCE_S)
 
     def _address(self):

@@ -151,6 +151,22 @@ def test_a_length_that_lies_is_no_harm(service, good_bytes):
     assert judges(service, good_bytes)
 
 
+def ask_on(connection, request):
+    """Send a request again and again, twenty seconds long, and read nothing."""
+    for _ in range(1000):
+        connection.sendall(request * 100)
+        time.sleep(0.02)
+
+
+def test_a_client_that_does_not_read_its_answers_loses_its_connection(service, good_bytes):
+    with socket.create_connection(("127.0.0.1", service.port), 20) as connection:
+        connection.settimeout(20)
+        asked = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            ask_on(connection, asked)
+    assert judges(service, good_bytes)
+
+
 def test_chunks_count_as_they_arrive(service, good_bytes):
     def endless():
         while True:

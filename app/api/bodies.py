@@ -5,8 +5,9 @@ from collections.abc import AsyncGenerator
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
-from app.api.problems import BadForm, BodyTooLarge, MissingImage, TooManyImages, WrongMediaType
+from app.api.problems import BadForm, BodyTooLarge, ClientGone, MissingImage, TooManyImages, WrongMediaType
 
 FIELD = "image"
 MOST_OTHER_FIELDS = 16
@@ -19,13 +20,22 @@ class InMemoryParser(MultiPartParser):
 
 
 async def read_body(request: Request, *, limit_bytes: int) -> bytes:
-    """The whole body; raises BodyTooLarge as soon as it is longer, whatever Content-Length said."""
+    """The whole body; raises BodyTooLarge as soon as it is longer, whatever Content-Length said, and ClientGone."""
     received = bytearray()
-    async for chunk in request.stream():
-        received += chunk
-        if len(received) > limit_bytes:
-            raise BodyTooLarge(limit_bytes=limit_bytes)
+    try:
+        async for chunk in request.stream():
+            received += chunk
+            if len(received) > limit_bytes:
+                raise BodyTooLarge(limit_bytes=limit_bytes)
+    except ClientDisconnect:
+        raise ClientGone from None
     return bytes(received)
+
+
+def declared_bytes(request: Request) -> int:
+    """How long the body is to be, 0 where nobody says; only to choose a limit by, which is then kept."""
+    declared = request.headers.get("content-length", "")
+    return int(declared) if declared.isascii() and declared.isdecimal() and len(declared) < 16 else 0
 
 
 async def read_image(request: Request, *, limit_bytes: int) -> bytes:

@@ -15,7 +15,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.problems import SECURITY_HEADERS, BodyTooSlow
+from app.api.problems import SECURITY_HEADERS, BodyTooLarge, BodyTooSlow
 
 log = structlog.stdlib.get_logger("goodpart.request")
 
@@ -27,6 +27,9 @@ QUIET = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/heal
 # Pages for people, which load their own scripts.
 PAGES = frozenset({"/docs", "/redoc"})
 HEALTH = frozenset({"/livez", "/readyz", "/metrics"})
+# Routes that take images limit their bodies themselves, by settings; for all others this is plenty.
+TAKES_IMAGES = re.compile(r".*/(inspect|inspect/batch|infer)")
+MOST_OTHER_BYTES = 65_536
 NOT_THERE = b'{"type":"urn:goodpart:problem:not-found","title":"Not Found","status":404,"detail":"Not Found"}'
 
 
@@ -63,7 +66,9 @@ class Envelope:
         answer = Answering(scope["path"], ids, send)
         began = time.perf_counter()
         try:
-            await self.app(scope, Patient(receive, limit_s=self.rules.body_timeout_s), answer)
+            limit_bytes = None if TAKES_IMAGES.fullmatch(scope["path"]) else MOST_OTHER_BYTES
+            body = Patient(receive, limit_s=self.rules.body_timeout_s, limit_bytes=limit_bytes)
+            await self.app(scope, body, answer)
         except Exception:
             log.exception("failed", method=scope["method"], path=scope["path"])
             raise
@@ -81,23 +86,32 @@ class Envelope:
 
 
 class Patient:
-    """``receive`` that waits for a body only so long; once it is there, for ever, until the client goes."""
+    """``receive`` that waits for a body only so long; once it is there, for ever, until the client goes.
 
-    def __init__(self, receive: Receive, *, limit_s: float) -> None:
+    The time counts from when the body is first asked for. ``limit_bytes``: None where whoever asks counts for itself.
+    """
+
+    def __init__(self, receive: Receive, *, limit_s: float, limit_bytes: int | None = None) -> None:
         self._receive = receive
         self._limit_s = limit_s
+        self._limit_bytes = limit_bytes
+        self._num_bytes = 0
         self._is_whole = False
-        self._ends_at = time.monotonic() + limit_s
+        self._ends_at: float | None = None
 
     async def __call__(self) -> Message:
-        """The next message; raises BodyTooSlow."""
+        """The next message; raises BodyTooSlow, BodyTooLarge."""
         if self._is_whole:
             return await self._receive()
+        self._ends_at = self._ends_at or time.monotonic() + self._limit_s
         try:
             async with asyncio.timeout(self._ends_at - time.monotonic()):
                 message = await self._receive()
         except TimeoutError:
             raise BodyTooSlow(limit_s=self._limit_s) from None
+        self._num_bytes += len(message.get("body", b""))
+        if self._limit_bytes is not None and self._num_bytes > self._limit_bytes:
+            raise BodyTooLarge(limit_bytes=self._limit_bytes)
         self._is_whole = not message.get("more_body", False)
         return message
 

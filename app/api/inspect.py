@@ -101,9 +101,9 @@ def router(*, judging: Judging, settings: Settings, gate: Gate, on_problem: Call
         """Judge one image: raw bytes with an image media type, or the form field ``image``."""
         deadline = deadline_of(x_deadline_ms, default_ms=settings.deadline_ms)
         version = await judging.version(product, asked.version)
-        judging.inspector.refuse_if_full()
-        data = await bodies.read_image(request, limit_bytes=settings.max_upload_bytes)
-        inspection = await unless_gone(request, judging.inspect(data, version, asked.wish(), deadline=deadline))
+        with judging.inspector.admitted():
+            data = await bodies.read_image(request, limit_bytes=settings.max_upload_bytes)
+            inspection = await unless_gone(request, judging.judge(data, version, asked.wish(), deadline=deadline))
         note(inspection, part_id=asked.part_id)
         answer = ids_of(request, asked).named(inspection)
         headers = {"Server-Timing": server_timing(inspection.timings)}
@@ -116,9 +116,6 @@ def router(*, judging: Judging, settings: Settings, gate: Gate, on_problem: Call
     ) -> BatchAnswer:
         """Judge every file of the repeated field ``image``; one that can't be judged is a problem in its place."""
         version = await judging.version(product, asked.version)
-        images = await bodies.read_images(
-            request, limit_bytes=settings.max_batch_upload_bytes, most=settings.max_batch_images
-        )
         ids = ids_of(request, asked)
         by = deadline_of(x_deadline_ms, default_ms=settings.deadline_ms) if x_deadline_ms else None
         turns = asyncio.Semaphore(judging.most_of_one_request)
@@ -133,7 +130,11 @@ def router(*, judging: Judging, settings: Settings, gate: Gate, on_problem: Call
                 return ProblemAnswer.model_validate(problems.problem_of(error))
             return ids.named(inspection)
 
-        return BatchAnswer(items=tuple(await unless_gone(request, asyncio.gather(*map(item, images)))))
+        with judging.place_for_many():
+            images = await bodies.read_images(
+                request, limit_bytes=settings.max_batch_upload_bytes, most=settings.max_batch_images
+            )
+            return BatchAnswer(items=tuple(await unless_gone(request, asyncio.gather(*map(item, images)))))
 
     return routes
 

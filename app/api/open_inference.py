@@ -147,8 +147,12 @@ def infer(routes: APIRouter, judging: Judging, settings: Settings) -> None:
 
     async def inferred(product: str, version: str | None, request: Request, beside: Beside) -> Response:
         chosen = await judging.version(product, version)
-        judging.inspector.refuse_if_full()
-        body = await bodies.read_body(request, limit_bytes=settings.max_batch_upload_bytes)
+        is_small = bodies.declared_bytes(request) <= settings.max_upload_bytes
+        # While it is read, a small body takes the place of one image; its images then take places of their own.
+        place = judging.inspector.admitted if is_small else judging.place_for_many
+        limit_bytes = settings.max_upload_bytes if is_small else settings.max_batch_upload_bytes
+        with place():
+            body = await bodies.read_body(request, limit_bytes=limit_bytes)
         json_length = request.headers.get(HEADER)
         asked = await anyio.to_thread.run_sync(
             lambda: read_request(body, json_length=json_length, most=settings.max_batch_images)
@@ -192,6 +196,8 @@ def infer_response(inspections: list[Inspection], asked: Asked) -> Response:
 
 async def readiness(judging: Judging, product: str, version: str | None, response: Response) -> Readiness:
     """Whether a product, or a version of it, can be judged. Raises what is a 404."""
+    if version is None and judging.catalogue.standing(product).is_resting:
+        return answered(is_ready=True, response=response, name=product)  # nobody is asked to make room for a question
     try:
         await judging.version(product, version)
     except (UnknownProduct, UnknownVersion, BadName):

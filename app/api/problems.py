@@ -16,6 +16,8 @@ from model import bundle
 
 MEDIA_TYPE = "application/problem+json"
 OPEN_INFERENCE = "/v2"
+# When to come again where it is no matter of room: a version that can't serve is tried anew every half minute.
+RETRY_FAULT_AFTER_S = 30
 # Answers are for programs: not to be framed, sniffed, cached or made to load anything.
 SECURITY_HEADERS: Mapping[str, str] = {
     "X-Content-Type-Options": "nosniff",
@@ -220,7 +222,8 @@ class Handlers:
         """An error that nobody thought of: the client learns that it happened, the log learns what."""
         kind = Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error", "Internal error")
         response = self._answer(request, kind, "the service failed; its log says why")
-        response.headers.update(SECURITY_HEADERS)  # this answer is made outside of the envelope, which adds them else
+        # This answer is made outside of the envelope, which adds these else.
+        response.headers.update({**SECURITY_HEADERS, "X-Request-Id": request.state.request_id})
         return response
 
     def _answer(self, request: Request, kind: Kind, detail: str) -> JSONResponse:
@@ -228,7 +231,10 @@ class Handlers:
         content = problem(kind, detail)
         if request.url.path.startswith(OPEN_INFERENCE):
             content["error"] = detail  # where clients of the Open Inference Protocol look
-        return JSONResponse(content, status_code=int(kind.status), media_type=MEDIA_TYPE)
+        response = JSONResponse(content, status_code=int(kind.status), media_type=MEDIA_TYPE)
+        if kind.status is HTTPStatus.SERVICE_UNAVAILABLE:
+            response.headers["Retry-After"] = str(RETRY_FAULT_AFTER_S)
+        return response
 
 
 def install(app: FastAPI, *, on_problem: Callable[[str], None]) -> None:

@@ -14,7 +14,7 @@ from app.api.answers import ProductAnswer, ProductsAnswer, VersionAnswer, Versio
 from app.engine.catalogue import Catalogue, Standing
 from app.engine.drift import Drift
 from app.engine.shadow import Shadows
-from app.store.errors import StoreError
+from app.store.errors import NothingActive, StoreError
 from app.store.state import Decided, Override, ShadowOrder
 from model.bundle import BundleError
 
@@ -144,7 +144,7 @@ def choosing_thresholds(catalogue: Catalogue, watch: Watch, gate: Gate) -> APIRo
     @routes.put("/{product}/threshold")
     async def threshold(product: str, decision: ThresholdDecision, key: Operator) -> ProductAnswer:
         """Let another threshold hold: a rate for every version to come, a value for the version that serves now."""
-        override = override_of(decision, catalogue.serving(product).name, key)
+        override = override_of(decision, catalogue.standing(product), key)
         return watch.answer(await anyio.to_thread.run_sync(catalogue.override, product, override))
 
     @routes.delete("/{product}/threshold")
@@ -176,8 +176,11 @@ def shadowing(catalogue: Catalogue, watch: Watch, gate: Gate) -> APIRouter:
     return routes
 
 
-def override_of(decision: ThresholdDecision, serving: str, key: str | None) -> Override:
-    """The decision as the state keeps it; a value holds for the version that serves."""
+def override_of(decision: ThresholdDecision, standing: Standing, key: str | None) -> Override:
+    """The decision as the state keeps it; a value holds for the version that serves, or will once it is awake."""
+    serving = standing.serving.name if standing.serving else standing.activated
+    if serving is None:
+        raise NothingActive(standing.product)
     return Override(
         **decision.decided(key).model_dump(),
         false_alarm_rate=decision.false_alarm_rate,

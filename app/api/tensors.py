@@ -24,6 +24,7 @@ HEADER = "inference-header-content-length"
 INPUT = "image"
 # JSON is the slow way to send pixels, and holds up everybody while it is parsed; the binary extension is the fast one.
 MOST_JSON_BYTES = 4_000_000
+MOST_JSON_NUMBERS = 100_000
 Parameters = Mapping[str, Any]
 Size = Annotated[int, Field(ge=0, le=1 << 31)]
 
@@ -186,6 +187,12 @@ def written(answer: Mapping[str, object], outputs: Sequence[TensorOut], asked: A
     unknown = sorted(set(asked.outputs) - set(wanted))
     if unknown:
         raise BadTensors(f"there is no output '{unknown[0][:80]}'; there are {', '.join(wanted)}")
+    in_json = [name for name in asked.outputs or wanted if not asked.outputs.get(name, asked.all_as_bytes)]
+    num_numbers = sum(wanted[name].values.size for name in in_json)
+    if num_numbers > MOST_JSON_NUMBERS:
+        raise BadTensors(
+            f"{num_numbers:,} numbers are too many for JSON; ask for the map as binary data, or not at all"
+        )
     described, appended = [], []
     for name in asked.outputs or wanted:
         one = wanted[name]

@@ -11,8 +11,8 @@ from typing import Literal
 from app.engine.errors import ModelError
 from app.engine.memory import give_back
 from app.engine.version import Version
-from app.store.errors import NothingActive, StoreError, UnknownProduct
-from app.store.state import Decided, Override, ShadowOrder, State
+from app.store.errors import NothingActive, StoreError, UnknownProduct, UnknownVersion
+from app.store.state import Decided, Orders, Override, ShadowOrder, State
 from app.store.store import Bundle, Store
 from model.bundle import BadName, BundleError
 
@@ -81,6 +81,7 @@ class Catalogue:
         self._standings: dict[str, Standing] = {}
         self._used_at: dict[str, float] = {}
         self._extra: OrderedDict[tuple[str, str], Version] = OrderedDict()
+        self._failures: dict[tuple[str, str], tuple[float, str]] = {}
         self._has_reloaded = False
         self._loading = threading.Lock()
 
@@ -111,23 +112,41 @@ class Catalogue:
         with self._loading:
             standing = self.standing(product)
             if standing.is_resting and standing.activated is not None:
-                self._make_room_for(product)
                 self._put(self._switched(standing, standing.activated))
-        return self.serving(product)
+                self._make_room_for(product)
+            return self.serving(product)
 
-    def named(self, product: str, version: str) -> Version:
-        """A version by name, loaded if need be. Raises StoreError, BundleError, ModelError, BadName."""
+    def known(self, product: str, version: str) -> Version | None:
+        """A version by name, None where it is not in memory; never waits. Raises UnknownProduct."""
         standing = self.standing(product)
         if standing.serving is not None and standing.serving.name == version:
             return standing.serving
+        extra = self._extra.get((product, version))
+        return extra.ruled(standing.override) if extra is not None else None
+
+    def named(self, product: str, version: str) -> Version:
+        """A version by name, loaded if need be. Raises StoreError, BundleError, ModelError, BadName."""
         with self._loading:
+            found = self.known(product, version)
+            if found is not None:
+                return found
             key = (product, version)
-            if key not in self._extra:
-                self._extra[key] = self._prepare(self.store.bundle(product, version))
-            self._extra.move_to_end(key)
+            self._refuse_if_failed_lately(key)
+            try:
+                self._extra[key] = self._tried(product, version)
+            except UNUSABLE as error:
+                self._failures[key] = (self._clock() + RETRY_AFTER_S, str(error))
+                raise
             while len(self._extra) > MOST_EXTRA_VERSIONS:
                 self._extra.popitem(last=False)
-            return self._extra[key].ruled(standing.override)
+            return self._extra[key].ruled(self.standing(product).override)
+
+    def _refuse_if_failed_lately(self, key: tuple[str, str]) -> None:
+        """Raise VersionUnusable, rather than read a broken version whole for everybody who asks for it."""
+        now = self._clock()
+        self._failures = {other: failure for other, failure in self._failures.items() if failure[0] > now}
+        if key in self._failures:
+            raise VersionUnusable(*key, self._failures[key][1])
 
     def refresh(self) -> None:
         """Follow the state of every product; a version that fails leaves the old one serving.
@@ -139,6 +158,9 @@ class Catalogue:
                 products = self.store.products()
             except StoreError as error:
                 self.fault = str(error)
+                return
+            if self._standings and not products:
+                self.fault = "the store shows no product any more; what is in memory goes on judging"
                 return
             self.fault = None
             self._standings = {name: self._standings[name] for name in products if name in self._standings}
@@ -155,12 +177,14 @@ class Catalogue:
         """
         with self._loading:
             loaded = self._tried(product, version)
-            self._make_room_for(product)
+            orders = self.state.orders(product)
             self.state.activate(product, version, at=datetime.now(UTC), by=by, why=why)
-            return self._put(self._standing_of(product, serving=loaded))
+            standing = self._put(self._standing_of(product, orders, serving=loaded))
+            self._make_room_for(product)
+            return standing
 
     def override(self, product: str, override: Override) -> Standing:
-        """Let another threshold hold, now and after a restart. Raises UnknownProduct, StoreError."""
+        """Let another threshold hold, now and after a restart. Raises UnknownProduct, StoreError, BadName."""
         with self._loading:
             self.standing(product)
             self.state.override(product, override)
@@ -198,9 +222,14 @@ class Catalogue:
         self._has_reloaded = True
         try:
             loaded = self._prepare(self.store.bundle(product, version))
+        except (UnknownProduct, UnknownVersion, BadName):
+            raise  # not counted: these names are whatever somebody typed
         except UNUSABLE:
             self.on_reload(product, "refused")
             raise
+        except Exception as error:  # what nobody has thought of in a foreign version must not stop the other products
+            self.on_reload(product, "refused")
+            raise VersionUnusable(product, version, f"{type(error).__name__}: {error}") from error
         self.on_reload(product, "loaded")
         return loaded
 
@@ -212,17 +241,21 @@ class Catalogue:
         except (StoreError, BadName) as error:
             return replace(old, fault=str(error))
         if orders.current is None:
-            return Standing(product)
+            gone = "it was activated, and its current.json is gone; what is in memory goes on judging"
+            return replace(old, fault=gone) if old.serving is not None else Standing(product)
         standing = self._serving_by(replace(old, override=orders.override), orders.current.version)
-        return replace(standing, shadow=self._shadow_by(standing, orders.shadow))
+        return replace(standing, shadow=self._shadow_by(standing, orders))
 
     def _serving_by(self, old: Standing, version: str) -> Standing:
+        if old.serving is not None:
+            old = replace(old, serving=old.serving.ruled(old.override))
         if old.serving is not None and old.serving.name == version:
-            return replace(old, serving=old.serving.ruled(old.override), activated=version, fault=None)
+            return replace(old, activated=version, fault=None)
         if old.activated == version and self._clock() < old.retry_at_s:
             return old
         if old.serving is None and self._num_loaded() >= self._most_loaded:
-            return replace(old, activated=version, is_resting=True, fault=None)
+            is_broken = old.fault is not None and old.activated == version
+            return old if is_broken else replace(old, activated=version, is_resting=True, fault=None)
         return self._switched(old, version)
 
     def _switched(self, old: Standing, version: str) -> Standing:
@@ -234,17 +267,17 @@ class Catalogue:
         serving = loaded.ruled(old.override)
         return replace(old, serving=serving, activated=version, is_resting=False, fault=None, retry_at_s=0.0)
 
-    def _standing_of(self, product: str, *, serving: Version) -> Standing:
-        """A product under the orders in the state, with this version serving."""
-        orders = self.state.orders(product)
+    def _standing_of(self, product: str, orders: Orders, *, serving: Version) -> Standing:
+        """A product under these orders, with this version serving."""
         old = self._standings.get(product, Standing(product))
         ruled = serving.ruled(orders.override)
         now = Standing(product, serving=ruled, activated=serving.name, override=orders.override, shadow=old.shadow)
-        return replace(now, shadow=self._shadow_by(now, orders.shadow))
+        return replace(now, shadow=self._shadow_by(now, orders))
 
-    def _shadow_by(self, old: Standing, order: ShadowOrder | None) -> Shadow | None:
+    def _shadow_by(self, old: Standing, orders: Orders) -> Shadow | None:
+        order = orders.shadow
         if order is None:
-            return None
+            return Shadow("?", 0.0, fault=orders.shadow_fault) if orders.shadow_fault else None
         if old.serving is None:
             return Shadow(order.version, order.share)
         known = old.shadow or Shadow(order.version, order.share)
@@ -264,7 +297,7 @@ class Catalogue:
     def _make_room_for(self, product: str) -> None:
         """Let the product rest that was asked for least recently, where there is no room for one more."""
         others = [one for one in self._standings.values() if one.serving is not None and one.product != product]
-        if len(others) < self._most_loaded:
+        if self.standing(product).serving is None or len(others) < self._most_loaded:
             return
         oldest = min(others, key=lambda one: self._used_at.get(one.product, 0.0))
         self._put(replace(oldest, serving=None, shadow=None, is_resting=True))

@@ -163,12 +163,17 @@ class Inspector:
         self.room = room
         self.worker = Worker(room.worker)
         self.num_in_hand = 0
-        self._pool = ThreadPoolExecutor(num_decoders, thread_name_prefix="decode")
+        # What is judged is told by threads of its own: behind a crowd that waits to be decoded it would come too late.
+        self._hands = Hands(
+            decoders=ThreadPoolExecutor(num_decoders, thread_name_prefix="decode"),
+            tellers=ThreadPoolExecutor(num_decoders, thread_name_prefix="tell"),
+            worker=self.worker,
+        )
 
     @property
     def is_idle(self) -> bool:
         """Whether nobody waits, so that something may be done that nobody waits for."""
-        return self.num_in_hand == 0 or (self.worker.num_waiting == 0 and self.num_in_hand < self.room.limit // 2)
+        return self.worker.num_waiting == 0 and self.num_in_hand < self.room.limit // 2
 
     async def inspect(
         self,
@@ -183,9 +188,13 @@ class Inspector:
         Raises QueueFull at once, DeadlinePassed, ImageError, ModelError. Where the awaiting task is cancelled, the
         image is not judged any more.
         """
-        with self._admitted():
-            errand = Errand(data, version, wish, deadline, guard=self.room.guard, max_pixels=self.max_pixels)
-            return await asyncio.wrap_future(errand.begin(self._pool, self.worker))
+        with self.admitted():
+            return await self.judge(data, version, wish, deadline=deadline)
+
+    async def judge(self, data: bytes, version: Version, wish: Wish, *, deadline: float | None) -> Inspection:
+        """As ``inspect``, for who has been admitted already."""
+        errand = Errand(data, version, wish, deadline, guard=self.room.guard, max_pixels=self.max_pixels)
+        return await asyncio.wrap_future(errand.begin(self._hands))
 
     async def try_run(self, version: Version) -> None:
         """Send an empty picture through the worker, to see whether the device runs. Raises ModelError."""
@@ -193,15 +202,14 @@ class Inspector:
             self.worker.submit(Job(blank_batch(version.manifest, size=1), version, deadline=None))
         )
 
-    def refuse_if_full(self) -> None:
-        """Raise QueueFull where there is no room; asked before a body is read, so that a refusal costs little."""
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """One image more in hand; raises QueueFull. Only the event loop comes here, so the count needs no lock.
+
+        Entered before a body is read: a refusal then costs little, and no more bodies are in memory than have room.
+        """
         if self.num_in_hand >= self.room.limit:
             raise QueueFull(limit=self.room.limit, retry_after_s=self.worker.retry_after_s())
-
-    @contextmanager
-    def _admitted(self) -> Iterator[None]:
-        """One image more in hand; raises QueueFull. Only the event loop comes here, so the count needs no lock."""
-        self.refuse_if_full()
         self.num_in_hand += 1
         try:
             yield
@@ -211,7 +219,8 @@ class Inspector:
     def close(self) -> None:
         """Finish what waits for the worker, then end the threads; what is not decoded by then fails."""
         self.worker.close()
-        self._pool.shutdown()
+        self._hands.decoders.shutdown()
+        self._hands.tellers.shutdown()
 
     def __enter__(self) -> Self:
         return self
@@ -220,9 +229,18 @@ class Inspector:
         self.close()
 
 
+@dataclass(frozen=True)
+class Hands:
+    """The threads that an image goes through: decoded by one pool, judged by the worker, told by another pool."""
+
+    decoders: Executor
+    tellers: Executor
+    worker: Worker
+
+
 @dataclass
 class Errand:
-    """One image on its way from thread to thread: decode pool -> inference worker -> pool, and only then back.
+    """One image on its way from thread to thread: decoder -> inference worker -> teller, and only then back.
 
     Each step hands over to the next one itself. To wake the event loop in between would cost more than some steps do.
     """
@@ -236,12 +254,12 @@ class Errand:
     watch: Stopwatch = field(default_factory=Stopwatch)
     done: "Future[Inspection]" = field(default_factory=Future)
 
-    def begin(self, pool: Executor, worker: Worker) -> "Future[Inspection]":
+    def begin(self, hands: Hands) -> "Future[Inspection]":
         """Send it off. What comes back can be cancelled until the worker takes the image."""
-        pool.submit(self._step, lambda: self._acquire(pool, worker))
+        hands.decoders.submit(self._step, partial(self._acquire, hands))
         return self.done
 
-    def _acquire(self, pool: Executor, worker: Worker) -> None:
+    def _acquire(self, hands: Hands) -> None:
         if self.done.cancelled():
             return
         if self.deadline is not None and time.monotonic() > self.deadline:
@@ -251,14 +269,17 @@ class Errand:
         self.watch.start("queue")
         on_start = partial(self.watch.next, "queue", "inference")
         job = Job(taken.batch, self.version, self.deadline, on_start=on_start)
-        job.future.add_done_callback(partial(self._compared, pool, taken))
+        job.future.add_done_callback(partial(self._compared, hands.tellers, taken))
         # Weakly, since futures keep their callbacks: in a circle, images and maps would wait for the garbage collector.
         waiting = weakref.ref(job.future)
         self.done.add_done_callback(lambda done: call_off(waiting()) if done.cancelled() else None)
-        worker.submit(job)
+        hands.worker.submit(job)
 
-    def _compared(self, pool: Executor, taken: Taken, comparison: "Future[Comparison]") -> None:
-        pool.submit(self._step, partial(self._conclude, taken, comparison))
+    def _compared(self, tellers: Executor, taken: Taken, comparison: "Future[Comparison]") -> None:
+        if comparison.cancelled() or comparison.exception() is not None:
+            self._step(comparison.result)  # it raises at once, and needs no thread to be told
+        else:
+            tellers.submit(self._step, partial(self._conclude, taken, comparison))
 
     def _conclude(self, taken: Taken, comparison: "Future[Comparison]") -> None:
         compared_ = comparison.result()
@@ -269,7 +290,7 @@ class Errand:
         with suppress(InvalidStateError):  # nobody waits for it any more
             self.done.set_result(inspection)
 
-    def _step(self, step: Callable[[], None]) -> None:
+    def _step(self, step: Callable[[], object]) -> None:
         """Take a step; whatever goes wrong is told to who waits."""
         try:
             step()

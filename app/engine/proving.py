@@ -57,7 +57,9 @@ def replay(version: Version, files: Mapping[str, bytes]) -> None:
     names = sorted(name for name in files if name.startswith(f"{GOLDEN}/") and name != EXPECTED)
     if len(names) != len(expected.scores):
         raise BadGolden(f"{len(names)} golden images, but {len(expected.scores)} expected scores")
-    tolerance = version.manifest.golden_tolerance["float32"]
+    if expected.maps.shape[1:] != version.manifest.map_size:
+        raise BadGolden(f"{EXPECTED} holds maps of {expected.maps.shape[1:]}, not of {version.manifest.map_size}")
+    tolerance = version.manifest.golden_tolerance.get("float32", 0.0)
     for name, score, map_ in zip(names, expected.scores, expected.maps, strict=True):
         difference = furthest(version, files[name], score=float(score), map_=map_)
         if not difference <= tolerance:  # NaN fails too

@@ -24,6 +24,8 @@ MOST_FAILED_RUNS = 3
 # Who was sent away comes back at this share of the rate, so that those who come first have the rest.
 RETURNING_SHARE = 0.25
 MOST_RETRY_AFTER_S = 60.0
+# How long the end is waited for; the process ends without a run that hangs.
+MOST_LAST_RUN_S = 30.0
 # How fast the measured rate follows: a tenth of each new batch.
 RATE_MEMORY = 0.1
 
@@ -101,11 +103,11 @@ class Worker:
         return max(1, math.ceil(self._last_turn - now))
 
     def close(self) -> None:
-        """Finish what waits, then end."""
+        """Finish what waits, then end; a run that hangs is not waited for."""
         with self._changed:
             self._is_closing = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(MOST_LAST_RUN_S)
 
     def _live(self) -> None:
         while True:

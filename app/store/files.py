@@ -40,7 +40,7 @@ def check_writable(folder: Path) -> None:
 
 def write_synced(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Write a new file and wait until the disk has it."""
-    with path.open("xb") as file:
+    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         file.write(data)
         file.flush()
         os.fchmod(file.fileno(), mode)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from app.store.errors import DamagedState, NoTransition
 from app.store.files import check_writable, remove_file, replace_file, reporting_trouble
-from model.bundle import check_product, check_version
+from model.bundle import BadName, check_product, check_version
 
 
 class Decided(BaseModel):
@@ -63,11 +63,15 @@ class ShadowOrder(Decided):
 
 @dataclass(frozen=True)
 class Orders:
-    """All that was decided of a product; ``current`` is None where nothing was ever activated."""
+    """All that was decided of a product; ``current`` is None where nothing was ever activated.
+
+    ``shadow_fault``: why the order for a candidate can't be read, which keeps nothing else from serving.
+    """
 
     current: Activation | None
     override: Override | None
     shadow: ShadowOrder | None
+    shadow_fault: str | None = None
 
 
 AnyDecision = TypeVar("AnyDecision", bound=Decided)
@@ -93,10 +97,15 @@ class State:
 
     def orders(self, product: str) -> Orders:
         """Everything that was decided. Raises DamagedState, StoreUnusable, BadName."""
-        shadow = read_decision(self.shadow_path(product), ShadowOrder)
-        if shadow is not None:
-            check_version(shadow.version)
-        return Orders(self.current(product), read_decision(self.override_path(product), Override), shadow)
+        shadow, shadow_fault = None, None
+        try:
+            shadow = read_decision(self.shadow_path(product), ShadowOrder)
+            if shadow is not None:
+                check_version(shadow.version)
+        except (DamagedState, BadName) as error:
+            shadow, shadow_fault = None, str(error)
+        override = read_decision(self.override_path(product), Override)
+        return Orders(self.current(product), override, shadow, shadow_fault)
 
     def current(self, product: str) -> Activation | None:
         """What was activated last, None where nothing ever was. Raises DamagedState, StoreUnusable."""

@@ -5,6 +5,7 @@ not hide what a user would have waited.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -125,11 +126,13 @@ async def closed(line: Line, *, num_clients: int, seconds: float) -> list[Outcom
 
 
 async def probing(session: aiohttp.ClientSession, address: str, latencies_s: list[float]) -> None:
-    """Ask ``/livez`` for ever, as an orchestrator does, and note how long each answer took."""
+    """Ask ``/livez`` for ever, as an orchestrator does, and note how long each answer took; infinity for none."""
     while True:
         began = time.perf_counter()
-        async with session.get(f"{address}/livez") as response:
-            await response.read()
-            if response.status == 200:
-                latencies_s.append(time.perf_counter() - began)
+        try:
+            async with session.get(f"{address}/livez") as response:
+                await response.read()
+                latencies_s.append(time.perf_counter() - began if response.status == 200 else math.inf)
+        except (aiohttp.ClientError, TimeoutError):
+            latencies_s.append(math.inf)
         await asyncio.sleep(PROBE_EVERY_S)

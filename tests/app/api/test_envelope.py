@@ -1,14 +1,18 @@
 import asyncio
 import json
 import logging
+import threading
+import time
 
 import pytest
 import structlog
+from fastapi import Request
 from starlette.datastructures import Headers
 
+from app.api.bodies import read_body
 from app.api.envelope import Envelope, Patient, Rules, request_id_of, trace_id_of
-from app.api.problems import BodyTooSlow
-from app.logs import DroppingHandler
+from app.api.problems import BodyTooLarge, BodyTooSlow, ClientGone
+from app.logs import DroppingHandler, Writer
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -94,6 +98,46 @@ def test_a_body_that_does_not_come_in_time_is_given_up():
     first = {"type": "http.request", "body": b"a", "more_body": True}
     with pytest.raises(BodyTooSlow, match=r"within 0\.05 s"):
         received([first], limit_s=0.05)
+
+
+def test_a_body_is_counted_as_it_arrives():
+    piece = {"type": "http.request", "body": b"x" * 40, "more_body": True}
+    left = [piece, piece]
+
+    async def receive():
+        return left.pop(0)
+
+    async def run():
+        patient = Patient(receive, limit_s=9, limit_bytes=50)
+        await patient()
+        await patient()
+
+    with pytest.raises(BodyTooLarge):
+        asyncio.run(run())
+
+
+def test_a_client_that_hangs_up_while_it_sends_is_no_failure_of_the_service():
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    request = Request({"type": "http", "method": "POST", "headers": [], "path": "/"}, receive)
+    with pytest.raises(ClientGone):
+        asyncio.run(read_body(request, limit_bytes=10))
+
+
+def test_the_end_does_not_wait_for_who_does_not_read_the_log():
+    from queue import Queue
+
+    class Stalled(logging.Handler):
+        def emit(self, _):
+            threading.Event().wait(30)
+
+    writer = Writer(Queue(10), Stalled())
+    writer.start()
+    writer.queue.put(logging.makeLogRecord({"msg": "x"}))
+    began = time.monotonic()
+    writer.stop()
+    assert time.monotonic() - began < 10  # 30 s is what the reader would take
 
 
 def test_a_client_is_waited_for_once_its_body_is_there():

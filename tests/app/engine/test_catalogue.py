@@ -144,12 +144,99 @@ def test_a_candidate_that_breaks_later_says_why_and_is_tried_again(catalogue_ove
     assert catalogue.standing("disc").shadow.candidate.name == candidate
 
 
-def test_a_product_whose_folder_goes_is_forgotten(catalogue_over, store_folder):
-    catalogue = catalogue_over(store_folder)
-    shutil.move(store_folder / "products/disc", store_folder / "gone")
+def test_a_product_whose_folder_goes_is_forgotten(catalogue_over, three_products):
+    catalogue = catalogue_over(three_products)
+    shutil.move(three_products / "products/disc", three_products / "gone")
     catalogue.refresh()
     with pytest.raises(UnknownProduct):
         catalogue.serving("disc")
+
+
+@pytest.mark.parametrize("gone", ["products", "state"])
+def test_a_store_or_state_that_is_gone_leaves_everything_as_it_was(catalogue_over, store_folder, tiny_version, gone):
+    """As when a volume is unmounted."""
+    catalogue = catalogue_over(store_folder)
+    shutil.move(store_folder / gone, store_folder / "elsewhere")
+    catalogue.refresh()
+    assert catalogue.serving("disc").name == tiny_version.name
+    assert "goes on judging" in (catalogue.fault or catalogue.standing("disc").fault)
+    shutil.move(store_folder / "elsewhere", store_folder / gone)
+    catalogue.refresh()
+    assert (catalogue.fault, catalogue.standing("disc").fault) == (None, None)
+
+
+def test_a_version_that_fails_in_a_way_nobody_thought_of_stops_no_other_product(three_products):
+    def prepare(bundle):
+        if bundle.manifest.product == "bolt":
+            raise ZeroDivisionError("in a foreign file")
+        return Loader(Device("cpu", 1)).load(bundle)
+
+    catalogue = Catalogue(store=Store(three_products), state=State(three_products / "state"), prepare=prepare)
+    catalogue.refresh()
+    assert "ZeroDivisionError: in a foreign file" in catalogue.standing("bolt").fault
+    assert catalogue.serving("cone").product == "cone"
+    assert catalogue.serving("disc").product == "disc"
+
+
+def test_a_threshold_holds_for_the_old_version_while_the_new_one_is_broken(catalogue_over, store_folder, republished):
+    catalogue = catalogue_over(store_folder)
+    broken = republished()
+    (store_folder / "products/disc/versions" / broken / "compare.onnx").unlink()
+    catalogue.state.activate("disc", broken, **BY)
+    catalogue.refresh()
+    assert catalogue.standing("disc").fault is not None
+    assert catalogue.override("disc", Override(**BY, false_alarm_rate=0.5)).serving.threshold_from == "rate"
+    catalogue.refresh()
+    assert catalogue.serving("disc").promise.asked == 0.5
+    assert catalogue.lift_override("disc", Decided(**BY)).serving.threshold_from == "calibration"
+
+
+def test_a_damaged_order_for_a_candidate_keeps_nothing_from_serving(catalogue_over, store_folder, republished):
+    (store_folder / "state/disc/shadow.json").write_text("")
+    catalogue = catalogue_over(store_folder)
+    second = republished()
+    assert catalogue.activate("disc", second, by="ann", why="").serving.name == second
+    assert "shadow.json is damaged" in catalogue.standing("disc").shadow.fault
+
+
+def test_a_version_in_memory_is_had_by_name_while_another_is_loaded(
+    catalogue_over, store_folder, republished, tiny_version
+):
+    catalogue = catalogue_over(store_folder)
+    extra = catalogue.named("disc", republished())
+    with catalogue._loading:  # as while a version is loaded
+        assert catalogue.known("disc", extra.name) is not None
+        assert catalogue.known("disc", tiny_version.name) is not None
+        assert catalogue.known("disc", "20000101t000000z-00000000") is None
+
+
+def test_a_broken_version_is_not_read_again_for_everybody_who_asks(catalogue_over, store_folder, republished):
+    catalogue = catalogue_over(store_folder)
+    broken = republished()
+    path = store_folder / "products/disc/versions" / broken / "student.onnx"
+    kept = path.read_bytes()
+    path.unlink()
+    for _ in range(2):
+        with pytest.raises(Exception, match=r"student\.onnx is missing"):
+            catalogue.named("disc", broken)
+    path.write_bytes(kept)
+    with pytest.raises(VersionUnusable):
+        catalogue.named("disc", broken)
+    catalogue._clock.now += RETRY_AFTER_S
+    assert catalogue.named("disc", broken).name == broken
+
+
+def test_a_broken_product_without_room_is_faulty_and_not_resting(catalogue_over, three_products):
+    catalogue = catalogue_over(three_products, most_loaded=2)
+    catalogue.serving("cone")
+    (version,) = Store(three_products).versions("disc")
+    (three_products / "products/disc/versions" / version / "student.onnx").unlink()
+    with pytest.raises(VersionUnusable):
+        catalogue.woken("disc")
+    catalogue._clock.now += RETRY_AFTER_S
+    catalogue.refresh()
+    assert (catalogue.standing("disc").is_resting, catalogue.standing("disc").fault is not None) == (False, True)
+    assert catalogue.serving("bolt").product == "bolt"  # it was not sent to rest for one that can't be loaded
 
 
 def test_reloads_are_told_with_their_outcome(catalogue_over, store_folder, republished):

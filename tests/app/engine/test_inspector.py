@@ -196,6 +196,35 @@ def test_a_bound_graph_that_can_not_run_says_so(tiny_version):
         bound.run(Batch(np.zeros((1, 3, 3, 3), np.uint8), np.ones((1, 2, 2), np.float32)))
 
 
+def test_what_is_judged_is_told_before_the_crowd_is_decoded(tiny_version, good_bytes, monkeypatch):
+    """One decoder, held at its second image: the first one's answer comes all the same."""
+    import threading
+
+    from app.engine import inspector
+
+    gate, real = threading.Event(), inspector.decode
+    seen = []
+
+    def slow(data, rule, *, max_pixels):
+        seen.append(data)
+        if len(seen) > 1:
+            assert gate.wait(10)
+        return real(data, rule, max_pixels=max_pixels)
+
+    monkeypatch.setattr(inspector, "decode", slow)
+
+    async def crowd():
+        with Inspector(max_pixels=LIMIT, num_decoders=1) as served:
+            tasks = [asyncio.ensure_future(served.inspect(good_bytes, tiny_version)) for _ in range(5)]
+            first = await asyncio.wait_for(tasks[0], 5)
+            held = sum(not task.done() for task in tasks)
+            gate.set()
+            await asyncio.gather(*tasks)
+            return first.verdict, held
+
+    assert asyncio.run(crowd()) == ("ok", 4)
+
+
 def test_an_image_whose_deadline_has_passed_is_not_even_decoded(tiny_version):
     """Bytes that are no image: to decode them would be another error."""
 
