@@ -23,7 +23,7 @@ from app.engine.version import Version
 MOST_FAILED_RUNS = 3
 # Who was sent away comes back at this share of the rate, so that those who come first have the rest.
 RETURNING_SHARE = 0.25
-MOST_RETRY_AFTER_S = 60.0
+MOST_RETRY_AFTER_S = 300.0
 # How long the end is waited for; the process ends without a run that hangs.
 MOST_LAST_RUN_S = 30.0
 # How fast the measured rate follows: a tenth of each new batch.
