@@ -25,13 +25,12 @@ from app.engine.inspector import Inspection, Wish, judge
 from app.engine.sessions import chosen_device
 from app.engine.version import Loader, Version
 from app.logs import configure
-from app.main import create_app, trusted_keys
+from app.main import create_app, store_of
 from app.settings import Settings, read_settings
 from app.store.errors import NothingActive
 from app.store.files import write_synced
 from app.store.signing import new_key_pair
 from app.store.state import State
-from app.store.store import Store
 from model.bundle import GoodpartError
 
 COMMANDS = "goodpart.commands"
@@ -225,16 +224,15 @@ def given(**options: object) -> dict[str, Any]:
 
 def loaded_version(settings: Settings, product: str, name: str | None) -> Version:
     """A version ready to judge; by default the one that serves. Raises GoodpartError."""
-    store = Store(settings.store, trusted=trusted_keys(settings))
+    store = store_of(settings)
     versions = store.versions(product)
-    current = State(settings.state_folder).current(product)
+    orders = State(settings.state_folder).orders(product)
     if name is None:
-        if current is None or not versions:
+        if orders.current is None or not versions:
             raise NothingActive(product)
-        name = current.version
+        name = orders.current.version
     device = chosen_device(settings.provider, num_threads=settings.threads)
-    override = State(settings.state_folder).orders(product).override
-    return Loader(device).load(store.bundle(product, name)).ruled(override)
+    return Loader(device).load(store.bundle(product, name)).ruled(orders.override)
 
 
 def refuse_twins(paths: Iterable[Path]) -> None:

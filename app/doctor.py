@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from app.engine.errors import ProviderMissing
 from app.engine.sessions import available_cpus, chosen_device
-from app.main import trusted_keys
+from app.main import store_of
 from app.settings import Settings
 from app.store.errors import StoreError
 from app.store.state import State
@@ -96,7 +96,7 @@ def store_findings(settings: Settings) -> Iterator[Finding]:
 
 def product_findings(settings: Settings) -> Iterator[Finding]:
     """Every product, and whether its version can serve: each byte is held against its digest."""
-    store, state = Store(settings.store, trusted=trusted_keys(settings)), State(settings.state_folder)
+    store, state = store_of(settings), State(settings.state_folder)
     try:
         products = store.products()
     except StoreError as error:

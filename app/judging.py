@@ -1,17 +1,19 @@
 """A live inspection from the choice of its version to its bookkeeping, for every door that images come in by."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import structlog
 
 from app.engine.catalogue import Catalogue
 from app.engine.drift import Drift
-from app.engine.errors import EngineError, QueueFull
+from app.engine.errors import EngineError
 from app.engine.inspector import Inspection, Inspector, Wish
+from app.engine.places import Places
 from app.engine.shadow import Shadows
 from app.engine.version import Version
 from app.store.errors import UnknownProduct
@@ -24,13 +26,6 @@ IMAGES_A_BATCH = 16
 TRIAL_S = 10.0
 
 
-@dataclass
-class Count:
-    """How many are in hand."""
-
-    num_in_hand: int = 0
-
-
 @dataclass(frozen=True)
 class Judging:
     """Who takes part in an inspection. ``on_judged`` counts it."""
@@ -40,10 +35,14 @@ class Judging:
     shadows: Shadows
     drift: Drift
     on_judged: Callable[[Inspection], None]
-    _many: Count = field(default_factory=Count)
     _loaders: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(NUM_LOADERS, thread_name_prefix="load")
     )
+
+    @cached_property
+    def _many(self) -> Places:
+        """Places for requests with many images."""
+        return Places(max(1, self.inspector.room.limit // IMAGES_A_BATCH), self.inspector.refusal)
 
     @property
     def most_of_one_request(self) -> int:
@@ -63,18 +62,9 @@ class Judging:
             return await loop.run_in_executor(self._loaders, self.catalogue.woken, product)
         return self.catalogue.serving(product)
 
-    @contextmanager
-    def place_for_many(self) -> Iterator[None]:
+    def place_for_many(self) -> AbstractContextManager[None]:
         """A place for the body of a request with many images, of which few may be in memory. Raises QueueFull."""
-        room = self.inspector.room
-        limit = max(1, room.limit // IMAGES_A_BATCH)
-        if self._many.num_in_hand >= limit:
-            raise QueueFull(limit=room.limit, retry_after_s=self.inspector.worker.retry_after_s())
-        self._many.num_in_hand += 1
-        try:
-            yield
-        finally:
-            self._many.num_in_hand -= 1
+        return self._many.taken()
 
     async def inspect(self, data: bytes, version: Version, wish: Wish, *, deadline: float | None) -> Inspection:
         """One image, admitted, judged, counted, and shown to a candidate. Raises as ``Inspector.inspect``."""

@@ -8,7 +8,6 @@ from importlib.metadata import version
 
 import anyio.to_thread
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from fastapi import FastAPI
 
 from app.access import Keyring, NoKeys, read_keys
@@ -79,16 +78,17 @@ def catalogue_of(settings: Settings) -> Catalogue:
     """The products of the store, loaded on the device that was asked for."""
     device = chosen_device(settings.provider, num_threads=settings.threads)
     return Catalogue(
-        store=Store(settings.store, trusted=trusted_keys(settings)),
+        store=store_of(settings),
         state=State(settings.state_folder),
         prepare=partial(proven, loader=Loader(device), max_batch=settings.max_batch),
         most_loaded=settings.max_loaded_products,
     )
 
 
-def trusted_keys(settings: Settings) -> tuple[Ed25519PublicKey, ...] | None:
-    """The keys that must have signed a version, None where none need to. Raises BadSigningKey."""
-    return read_public_keys(settings.require_signature) if settings.require_signature else None
+def store_of(settings: Settings) -> Store:
+    """The store, which shows only signed versions where that is asked. Raises BadSigningKey."""
+    trusted = read_public_keys(settings.require_signature) if settings.require_signature else None
+    return Store(settings.store, trusted=trusted)
 
 
 def room_of(settings: Settings) -> Room:

@@ -133,8 +133,7 @@ class Standings(Collector):
             tally = self._observed.shadows.tally(standing)
             if tally is None:
                 continue
-            differing = tally.ng_by_candidate_only + tally.ng_by_serving_only
-            judged.add_metric([standing.product, "agreed"], tally.judged - differing)
+            judged.add_metric([standing.product, "agreed"], tally.judged - tally.num_disagreed)
             judged.add_metric([standing.product, "ng_by_candidate_only"], tally.ng_by_candidate_only)
             judged.add_metric([standing.product, "ng_by_serving_only"], tally.ng_by_serving_only)
             judged.add_metric([standing.product, "failed"], tally.failed)

@@ -8,7 +8,6 @@ The service is the real one in a process of its own, started here on a free port
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -16,13 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
+from loading.served import served
 from sklearn.metrics import roc_auc_score
 
 from app.store.state import State
 from app.store.store import Store
 from training.data import Sample, find_images
 
-GOODPART = Path(sys.executable).with_name("goodpart")
 AUROC_TOLERANCE = 1e-3
 SCORE_TOLERANCE = 1e-4
 
@@ -71,14 +70,8 @@ def service(url: str | None, store: Path) -> Iterator[str]:
     if url is not None:
         yield url
         return
-    command = [str(GOODPART), "serve", "--store", str(store), "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-        stream = process.stderr or []
-        found = next((line.split()[-1] for line in stream if "listening on" in line), None)
-        if found is None:
-            sys.exit("the service did not start")
-        yield found
-        process.terminate()
+    with served(store) as running:
+        yield running.address
 
 
 def posted(url: str, product: str, samples: tuple[Sample, ...]) -> Iterator[dict[str, float]]:

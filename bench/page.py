@@ -1,9 +1,9 @@
 """Puts the tables of ``bench/results`` into ``docs/quality.md``, between the marks that name them."""
 
-import re
 from pathlib import Path
 
 import ablations
+import marks
 import quality
 
 RESULTS = Path(__file__).parent / "results"
@@ -24,10 +24,7 @@ def tables() -> dict[str, str]:
 def filled(page: str) -> str:
     """The page with every table as it is now; a mark that is not there raises KeyError."""
     for name, table in tables().items():
-        pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-        if not re.search(pattern, page, flags=re.DOTALL):
-            raise KeyError(name)
-        page = re.sub(pattern, lambda match, table=table: f"{match[1]}{table}\n{match[2]}", page, flags=re.DOTALL)
+        page = marks.filled(page, name, table)
     return page
 
 

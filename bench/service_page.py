@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import marks
 from pydantic_core import PydanticUndefined
 
 from app.settings import PREFIX, Settings
@@ -36,15 +37,13 @@ WORDS = {
 
 def main() -> None:
     """Write the page anew."""
-    PAGE.write_text(written(PAGE.read_text()))
+    PAGE.write_text(filled(PAGE.read_text()))
 
 
-def written(page: str) -> str:
+def filled(page: str) -> str:
     """The page with its tables as they must be."""
-    for mark, lines in (("settings", settings()), ("load", figures())):
-        head, _, rest = page.partition(f"<!-- {mark} -->\n")
-        _, _, tail = rest.partition(f"<!-- /{mark} -->\n")
-        page = head + f"<!-- {mark} -->\n" + "".join(f"{line}\n" for line in lines) + f"<!-- /{mark} -->\n" + tail
+    for name, lines in (("settings", settings()), ("load", figures())):
+        page = marks.filled(page, name, "\n".join(lines))
     return page
 
 

@@ -57,12 +57,12 @@ def version_folder(store):
 def republished(store):
     """Makes another version of the product, alike but for its fingerprint and what is given."""
 
-    def make(*, mark="1", files=None, **changes):
+    def make(*, mark="1", files=None, sign_key=None, **changes):
         bundle = store.bundle(PRODUCT, store.versions(PRODUCT)[0])
         files = {**bundle.files, **(files or {})}
         changed = {"fingerprint": mark * 64, "files": file_records(files), **changes}
         manifest = bundle.manifest.model_copy(update=changed).model_dump_json().encode()
-        return store.publish(PRODUCT, manifest=manifest, files=files, training={})
+        return store.publish(PRODUCT, manifest=manifest, files=files, training={}, sign_key=sign_key)
 
     return make
 

@@ -18,6 +18,7 @@ from app.engine.calibration import packed
 from app.engine.decode import decode, loaded, opened
 from app.engine.detector import Detector, Graphs, batch_of
 from app.engine.interest import RegionOfInterest
+from app.engine.proving import EXPECTED
 from model.bundle import (
     CALIBRATION,
     COMPARE,
@@ -136,7 +137,7 @@ def golden_files(good: Sequence[Path], draft: Draft, detector: Detector) -> dict
         if picture.mode in ("L", "RGB"):
             scratched, _ = with_defect(picture, GOLDEN_DEFECT, generator=generator)
             originals[f"{GOLDEN}/defect_{i}.png"] = as_png(scratched)
-    return {**originals, f"{GOLDEN}/expected.npz": expected_file(originals, draft, detector)}
+    return {**originals, EXPECTED: expected_file(originals, draft, detector)}
 
 
 def expected_file(originals: Mapping[str, bytes], draft: Draft, detector: Detector) -> bytes:

@@ -19,14 +19,14 @@ class Gate:
     def __init__(self, keyring: Keyring) -> None:
         self.keyring = keyring
 
-    def asks(self, *scopes: Scope) -> Callable[..., Awaitable[str | None]]:
-        """A dependency: the key's name, None where no keys are asked for. Raises Unauthorized, Forbidden."""
+    def asks(self, *scopes: Scope) -> Callable[..., Awaitable[None]]:
+        """A dependency, after which ``KeyName`` is known. Raises Unauthorized, Forbidden."""
 
         async def allowed(
             request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
-        ) -> str | None:
+        ) -> None:
             if not self.keyring.keys:
-                return None
+                return
             key = self.keyring.holder(given.credentials) if given is not None else None
             if key is None:
                 raise Unauthorized
@@ -34,6 +34,14 @@ class Gate:
             if not key.scopes.intersection(scopes):
                 raise Forbidden(scopes)
             request.state.key_name = key.name
-            return key.name
 
         return allowed
+
+
+async def key_name_of(request: Request) -> str | None:
+    """The name of the key that the gate let in, None where no keys are asked for."""
+    name: str | None = getattr(request.state, "key_name", None)
+    return name
+
+
+KeyName = Annotated[str | None, Depends(key_name_of)]

@@ -9,13 +9,14 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from uuid import uuid4
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.problems import SECURITY_HEADERS, BodyTooLarge, BodyTooSlow
+from app.api.problems import SECURITY_HEADERS, BodyTooLarge, BodyTooSlow, refused
 
 log = structlog.stdlib.get_logger("goodpart.request")
 
@@ -30,7 +31,6 @@ HEALTH = frozenset({"/livez", "/readyz", "/metrics"})
 # Routes that take images limit their bodies themselves, by settings; for all others this is plenty.
 TAKES_IMAGES = re.compile(r".*/(inspect|inspect/batch|infer)")
 MOST_OTHER_BYTES = 65_536
-NOT_THERE = b'{"type":"urn:goodpart:problem:not-found","title":"Not Found","status":404,"detail":"Not Found"}'
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Envelope:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
         elif self._is_wrong_door(scope):
-            await refuse(send)
+            await refused(HTTPStatus.NOT_FOUND)(scope, receive, send)
         else:
             await self._enveloped(scope, receive, send)
 
@@ -149,10 +149,3 @@ def trace_id_of(headers: Headers) -> str:
     """The trace that the request belongs to; where ``traceparent`` is missing or invalid, a new one."""
     match = TRACEPARENT.fullmatch(headers.get("traceparent", ""))
     return match["trace"] if match else secrets.token_hex(16)
-
-
-async def refuse(send: Send) -> None:
-    """404 for what this port does not answer."""
-    headers = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(NOT_THERE)).encode())]
-    await send({"type": "http.response.start", "status": 404, "headers": headers})
-    await send({"type": "http.response.body", "body": NOT_THERE})

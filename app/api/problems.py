@@ -177,6 +177,16 @@ def problem(kind: Kind, detail: str) -> dict[str, object]:
     }
 
 
+def kind_of_status(status: HTTPStatus) -> Kind:
+    """How a path or method that is not there looks on the wire."""
+    return Kind(status, status.phrase.lower().replace(" ", "-"), status.phrase)
+
+
+def refused(status: HTTPStatus) -> JSONResponse:
+    """The whole answer of this status, for who answers before there is a route."""
+    return JSONResponse(problem(kind_of_status(status), status.phrase), status_code=int(status), media_type=MEDIA_TYPE)
+
+
 def problem_of(error: bundle.GoodpartError) -> dict[str, object]:
     """One of our errors as a problem document."""
     return problem(kind_of(error), str(error))
@@ -212,9 +222,7 @@ class Handlers:
         """A path or method that is not there."""
         if not isinstance(error, HTTPException):
             raise error
-        status = HTTPStatus(error.status_code)
-        slug = status.phrase.lower().replace(" ", "-")
-        response = self._answer(request, Kind(status, slug, status.phrase), str(error.detail))
+        response = self._answer(request, kind_of_status(HTTPStatus(error.status_code)), str(error.detail))
         response.headers.update(error.headers or {})
         return response
 

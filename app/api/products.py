@@ -9,7 +9,7 @@ import anyio.to_thread
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.api.access import Gate
+from app.api.access import Gate, KeyName
 from app.api.answers import ProductAnswer, ProductsAnswer, VersionAnswer, VersionsAnswer
 from app.engine.catalogue import Catalogue, Standing
 from app.engine.drift import Drift
@@ -115,16 +115,15 @@ def reading(catalogue: Catalogue, watch: Watch, gate: Gate) -> APIRouter:
 
 def activating(catalogue: Catalogue, watch: Watch, gate: Gate) -> APIRouter:
     """Which version serves; takes a key that may operate."""
-    routes = APIRouter(prefix=PREFIX)
-    Operator = Annotated[str | None, Depends(gate.asks("operate"))]  # noqa: N806  # a type, as FastAPI reads it
+    routes = APIRouter(prefix=PREFIX, dependencies=[Depends(gate.asks("operate"))])
 
     @routes.post("/{product}/versions/{version}/activate")
-    async def activate(product: str, version: str, key: Operator, decision: Decision | None = None) -> ProductAnswer:
+    async def activate(product: str, version: str, key: KeyName, decision: Decision | None = None) -> ProductAnswer:
         """Make a version serve; it is loaded and proven first, and if that fails the old one goes on."""
         return await activated(product, version, decision or Decision(), key)
 
     @routes.post("/{product}/rollback")
-    async def rollback(product: str, key: Operator, decision: Decision | None = None) -> ProductAnswer:
+    async def rollback(product: str, key: KeyName, decision: Decision | None = None) -> ProductAnswer:
         """Make the version before the current one serve again."""
         previous = await anyio.to_thread.run_sync(catalogue.state.previous, product)
         return await activated(product, previous, decision or Decision(), key)
@@ -138,17 +137,16 @@ def activating(catalogue: Catalogue, watch: Watch, gate: Gate) -> APIRouter:
 
 def choosing_thresholds(catalogue: Catalogue, watch: Watch, gate: Gate) -> APIRouter:
     """The threshold while the line runs; takes a key that may operate."""
-    routes = APIRouter(prefix=PREFIX)
-    Operator = Annotated[str | None, Depends(gate.asks("operate"))]  # noqa: N806  # a type, as FastAPI reads it
+    routes = APIRouter(prefix=PREFIX, dependencies=[Depends(gate.asks("operate"))])
 
     @routes.put("/{product}/threshold")
-    async def threshold(product: str, decision: ThresholdDecision, key: Operator) -> ProductAnswer:
+    async def threshold(product: str, decision: ThresholdDecision, key: KeyName) -> ProductAnswer:
         """Let another threshold hold: a rate for every version to come, a value for the version that serves now."""
         override = override_of(decision, catalogue.standing(product), key)
         return watch.answer(await anyio.to_thread.run_sync(catalogue.override, product, override))
 
     @routes.delete("/{product}/threshold")
-    async def lift_threshold(product: str, key: Operator) -> ProductAnswer:
+    async def lift_threshold(product: str, key: KeyName) -> ProductAnswer:
         """Let the version's own threshold hold again."""
         decided = Decision().decided(key)
         return watch.answer(await anyio.to_thread.run_sync(catalogue.lift_override, product, decided))
@@ -158,17 +156,16 @@ def choosing_thresholds(catalogue: Catalogue, watch: Watch, gate: Gate) -> APIRo
 
 def shadowing(catalogue: Catalogue, watch: Watch, gate: Gate) -> APIRouter:
     """A candidate beside the serving version; takes a key that may operate."""
-    routes = APIRouter(prefix=PREFIX)
-    Operator = Annotated[str | None, Depends(gate.asks("operate"))]  # noqa: N806  # a type, as FastAPI reads it
+    routes = APIRouter(prefix=PREFIX, dependencies=[Depends(gate.asks("operate"))])
 
     @routes.put("/{product}/shadow")
-    async def shadow(product: str, decision: ShadowDecision, key: Operator) -> ProductAnswer:
+    async def shadow(product: str, decision: ShadowDecision, key: KeyName) -> ProductAnswer:
         """Let a candidate judge a share of the live images too; answers stay those of the version that serves."""
         order = ShadowOrder(**decision.decided(key).model_dump(), version=decision.version, share=decision.share)
         return watch.answer(await anyio.to_thread.run_sync(catalogue.shadow, product, order))
 
     @routes.delete("/{product}/shadow")
-    async def end_shadow(product: str, key: Operator) -> ProductAnswer:
+    async def end_shadow(product: str, key: KeyName) -> ProductAnswer:
         """Let no candidate judge any more."""
         decided = Decision().decided(key)
         return watch.answer(await anyio.to_thread.run_sync(catalogue.end_shadow, product, decided))

@@ -6,16 +6,19 @@ with a probability of at most ``1 - k / (n + 1)`` (Vovk et al., 2005; Papadopoul
 
 import io
 import math
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bundle import BundleError, PromiseRecord
+from app.engine.arrays import ArrayFile
+from model.bundle import CALIBRATION, BundleError, PromiseRecord
 
 
 class BadCalibration(BundleError):
     """Calibration scores that can't be read or don't make sense."""
+
+
+FILE = ArrayFile(CALIBRATION, {"scores": np.float64}, damage=BadCalibration)
 
 
 def promise(scores: NDArray[np.float64], *, asked: float) -> PromiseRecord:
@@ -55,11 +58,7 @@ def packed(scores: NDArray[np.float64]) -> bytes:
 
 def unpacked(data: bytes) -> NDArray[np.float64]:
     """The scores in ``calibration.npz``; raises BadCalibration."""
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            scores = np.asarray(arrays["scores"], dtype=np.float64)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
-        raise BadCalibration(f"calibration.npz can't be read: {error}") from error
+    (scores,) = FILE.unpacked(data)
     if scores.ndim != 1 or len(scores) == 0 or not np.isfinite(scores).all():
         raise BadCalibration("calibration.npz holds no row of finite scores")
     return scores

@@ -6,18 +6,21 @@ The patches are small pictures of the training images that the memory's items we
 import io
 from collections import defaultdict
 from dataclasses import dataclass
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.engine.arrays import ArrayFile
 from app.engine.detector import Comparison, Reading
 from app.engine.regions import Region
-from model.bundle import BundleError, Manifest
+from model.bundle import PATCHES, BundleError, Manifest
 
 
 class BadPatches(BundleError):
     """Pictures of the memory's items that can't be read or don't make sense."""
+
+
+FILE = ArrayFile(PATCHES, {"data": np.uint8, "ends": np.int64}, damage=BadPatches)
 
 
 @dataclass(frozen=True)
@@ -107,11 +110,7 @@ def packed_patches(pictures: list[bytes]) -> bytes:
 
 def unpacked_patches(data: bytes) -> Patches:
     """The pictures in ``patches.npz``; raises BadPatches."""
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            patches = Patches(np.asarray(arrays["data"], np.uint8), np.asarray(arrays["ends"], np.int64))
-    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
-        raise BadPatches(f"patches.npz can't be read: {error}") from error
+    patches = Patches(*FILE.unpacked(data))
     if (
         patches.ends.ndim != 1
         or len(patches.ends) == 0

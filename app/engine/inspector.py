@@ -7,9 +7,9 @@ service, each in the thread where it belongs, so that the event loop neither dec
 import asyncio
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, InvalidStateError, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, Self, TypeVar
@@ -24,6 +24,7 @@ from app.engine.errors import DeadlinePassed, QueueFull
 from app.engine.explain import Explanation, explained
 from app.engine.guard import Guard, checked
 from app.engine.heatmap import Heatmap, Kind, render
+from app.engine.places import Places
 from app.engine.regions import Region, grid_of, regions_of
 from app.engine.version import Version
 from app.engine.worker import Job, Limits, Worker
@@ -162,13 +163,18 @@ class Inspector:
         self.num_decoders = num_decoders
         self.room = room
         self.worker = Worker(room.worker)
-        self.num_in_hand = 0
+        self._places = Places(room.limit, self.refusal)
         # What is judged is told by threads of its own: behind a crowd that waits to be decoded it would come too late.
         self._hands = Hands(
             decoders=ThreadPoolExecutor(num_decoders, thread_name_prefix="decode"),
             tellers=ThreadPoolExecutor(num_decoders, thread_name_prefix="tell"),
             worker=self.worker,
         )
+
+    @property
+    def num_in_hand(self) -> int:
+        """Images admitted and not answered."""
+        return self._places.num_taken
 
     @property
     def is_idle(self) -> bool:
@@ -202,19 +208,16 @@ class Inspector:
             self.worker.submit(Job(blank_batch(version.manifest, size=1), version, deadline=None))
         )
 
-    @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """One image more in hand; raises QueueFull. Only the event loop comes here, so the count needs no lock.
+    def admitted(self) -> AbstractContextManager[None]:
+        """One image more in hand; raises QueueFull.
 
         Entered before a body is read: a refusal then costs little, and no more bodies are in memory than have room.
         """
-        if self.num_in_hand >= self.room.limit:
-            raise QueueFull(limit=self.room.limit, retry_after_s=self.worker.retry_after_s())
-        self.num_in_hand += 1
-        try:
-            yield
-        finally:
-            self.num_in_hand -= 1
+        return self._places.taken()
+
+    def refusal(self) -> QueueFull:
+        """What who comes too many is told, with a turn to come again."""
+        return QueueFull(limit=self.room.limit, retry_after_s=self.worker.retry_after_s())
 
     def close(self) -> None:
         """Finish what waits for the worker, then end the threads; what is not decoded by then fails."""

@@ -4,14 +4,13 @@ What was exported, copied and loaded on another machine, by another ONNX Runtime
 calibrated until this has been seen.
 """
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.engine.arrays import ArrayFile
 from app.engine.decode import MOST_PIXELS
 from app.engine.detector import BUCKETS, blank_batch
 from app.engine.errors import GoldenFailed, ImageError
@@ -25,6 +24,9 @@ EXPECTED = f"{GOLDEN}/expected.npz"
 
 class BadGolden(BundleError):
     """Golden images without what is expected of them."""
+
+
+FILE = ArrayFile(EXPECTED, {"scores": np.float64, "maps": np.float32}, damage=BadGolden)
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,7 @@ def furthest(version: Version, data: bytes, *, score: float, map_: NDArray[np.fl
 
 def unpacked_expectation(data: bytes) -> Expectation:
     """What is in ``expected.npz``; raises BadGolden."""
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            scores, maps = np.asarray(arrays["scores"], np.float64), np.asarray(arrays["maps"], np.float32)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
-        raise BadGolden(f"{EXPECTED} can't be read: {error}") from error
+    scores, maps = FILE.unpacked(data)
     if scores.ndim != 1 or len(maps) != len(scores):
         raise BadGolden(f"{EXPECTED} holds {scores.shape} scores and {maps.shape} maps")
     return Expectation(scores, maps)

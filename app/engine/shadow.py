@@ -28,7 +28,12 @@ class Tally:
     @property
     def disagreement_rate(self) -> float | None:
         """The share of images that the two judged otherwise; None before the first."""
-        return (self.ng_by_candidate_only + self.ng_by_serving_only) / self.judged if self.judged else None
+        return self.num_disagreed / self.judged if self.judged else None
+
+    @property
+    def num_disagreed(self) -> int:
+        """How many images the two judged otherwise."""
+        return self.ng_by_candidate_only + self.ng_by_serving_only
 
 
 @dataclass

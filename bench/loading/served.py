@@ -1,4 +1,4 @@
-"""The services of the load bench, each in a process of its own that is bound to one processor."""
+"""The services of the bench, each in a process of its own, which the load bench binds to one processor."""
 
 import json
 import os
@@ -55,12 +55,13 @@ class Served:
 
 
 @contextmanager
-def served(store: Path, *, processor: int, stub: bool = False, **settings: object) -> Iterator[Served]:
-    """A service over a store, ready, on one processor; a stub answers without running a graph."""
-    named = {"threads": 1, "decoders": 1, "port": 0, "drain_s": 0, **settings}
+def served(store: Path, *, processor: int | None = None, stub: bool = False, **settings: object) -> Iterator[Served]:
+    """A service over a store, ready, on one processor or on all; a stub answers without running a graph."""
+    named = {"port": 0, "drain_s": 0, **settings}
     environment = {**os.environ, **{f"GOODPART_{name.upper()}": str(value) for name, value in named.items()}}
     program = [sys.executable, str(STUB)] if stub else [str(GOODPART), "serve"]
-    command = ["taskset", "--cpu-list", str(processor), *program, "--store", str(store)]
+    bound = [] if processor is None else ["taskset", "--cpu-list", str(processor)]
+    command = [*bound, *program, "--store", str(store)]
     with TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as stream, subprocess.Popen(command, stderr=stream, env=environment) as process:

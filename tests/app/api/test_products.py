@@ -8,14 +8,6 @@ from model.bundle import MANIFEST
 PNG = {"content-type": "image/png"}
 
 
-def republish(store):
-    """A second version of the product, alike but for its fingerprint."""
-    (first,) = store.versions("disc")
-    bundle = store.bundle("disc", first)
-    manifest = bundle.manifest.model_copy(update={"fingerprint": "1" * 64})
-    return first, store.publish("disc", manifest=manifest.model_dump_json().encode(), files=bundle.files, training={})
-
-
 def test_products_say_what_serves(client, tiny_version):
     (product,) = client.get("/v1/products").json()["products"]
     name, promise = tiny_version.name, tiny_version.manifest.promise
@@ -27,8 +19,10 @@ def test_products_say_what_serves(client, tiny_version):
     assert client.get("/v1/products/disc").json() == product
 
 
-def test_versions_are_listed_with_their_promise_and_a_damaged_one_with_its_fault(client, store):
-    first, second = republish(store)
+def test_versions_are_listed_with_their_promise_and_a_damaged_one_with_its_fault(
+    client, store, tiny_version, republished
+):
+    first, second = tiny_version.name, republished()
     path = store.version_folder("disc", second) / MANIFEST
     path.chmod(0o644)
     path.write_text("{}")
@@ -38,8 +32,10 @@ def test_versions_are_listed_with_their_promise_and_a_damaged_one_with_its_fault
     assert "can't be read" in versions[second]["fault"]
 
 
-def test_an_activated_version_serves_and_a_rollback_brings_the_old_one_back(client, store, good_bytes):
-    first, second = republish(store)
+def test_an_activated_version_serves_and_a_rollback_brings_the_old_one_back(
+    client, store, good_bytes, tiny_version, republished
+):
+    first, second = tiny_version.name, republished()
     answer = client.post(f"/v1/products/disc/versions/{second}/activate", json={"by": "ann", "why": "new lamp"})
     assert answer.json()["serving"] == second
     judged = client.post("/v1/products/disc/inspect", content=good_bytes, headers=PNG).json()
@@ -49,8 +45,8 @@ def test_an_activated_version_serves_and_a_rollback_brings_the_old_one_back(clie
     assert ("ann", "new lamp", second) in {(entry["by"], entry["why"], entry["to"]) for entry in audit}
 
 
-def test_a_version_that_can_not_be_loaded_is_not_activated(client, store, tiny_version):
-    _, second = republish(store)
+def test_a_version_that_can_not_be_loaded_is_not_activated(client, store, tiny_version, republished):
+    second = republished()
     (store.version_folder("disc", second) / "student.onnx").unlink()
     response = client.post(f"/v1/products/disc/versions/{second}/activate")
     assert response.status_code == 500
@@ -74,23 +70,23 @@ def test_a_decision_with_unknown_members_is_refused(client, tiny_version):
     assert client.post(url, json={"who": "ann"}).status_code == 422
 
 
-def test_a_version_activated_in_the_store_is_followed(client, store):
+def test_a_version_activated_in_the_store_is_followed(client, store, republished):
     from datetime import UTC, datetime
 
     from app.store.state import State
 
-    _, second = republish(store)
+    second = republished()
     State(store.root / "state").activate("disc", second, at=datetime.now(UTC), by="job", why="trained")
     app_catalogue(client).refresh()
     assert client.get("/v1/products/disc").json()["serving"] == second
 
 
-def test_a_broken_version_activated_in_the_store_leaves_the_old_one_serving(client, store, tiny_version):
+def test_a_broken_version_activated_in_the_store_leaves_the_old_one_serving(client, store, tiny_version, republished):
     from datetime import UTC, datetime
 
     from app.store.state import State
 
-    _, second = republish(store)
+    second = republished()
     path = store.version_folder("disc", second) / "compare.onnx"
     path.chmod(0o644)
     path.write_bytes(b"x" + path.read_bytes()[1:])

@@ -20,16 +20,9 @@ def pair(tmp_path):
     return read_private_key(tmp_path / "key"), tmp_path / "key.pub"
 
 
-def published(store, key, mark="1"):
-    """A second version, signed."""
-    bundle = store.bundle("disc", store.versions("disc")[0])
-    manifest = bundle.manifest.model_copy(update={"fingerprint": mark * 64}).model_dump_json().encode()
-    return store.publish("disc", manifest=manifest, files=bundle.files, training={}, sign_key=key)
-
-
-def test_a_signed_version_is_read_by_who_trusts_the_key_and_by_who_asks_for_none(store, pair):
+def test_a_signed_version_is_read_by_who_trusts_the_key_and_by_who_asks_for_none(store, pair, republished):
     key, public = pair
-    version = published(store, key)
+    version = republished(sign_key=key)
     assert Store(store.root, trusted=read_public_keys(public)).bundle("disc", version).version == version
     assert store.bundle("disc", version).version == version
 
@@ -41,28 +34,28 @@ def test_an_unsigned_version_is_refused(store, pair):
         trusting.bundle("disc", store.versions("disc")[0])
 
 
-def test_another_key_or_a_changed_manifest_is_refused(store, pair, tmp_path):
+def test_another_key_or_a_changed_manifest_is_refused(store, pair, tmp_path, republished):
     key, _ = pair
-    version = published(store, key)
+    version = republished(sign_key=key)
     (tmp_path / "other.pub").write_bytes(new_key_pair()[1])
     with pytest.raises(BadSignature, match="signed by nobody"):
         Store(store.root, trusted=read_public_keys(tmp_path / "other.pub")).manifest("disc", version)
 
 
-def test_a_signature_can_not_be_moved_to_another_version(store, pair):
+def test_a_signature_can_not_be_moved_to_another_version(store, pair, republished):
     key, public = pair
-    first, second = published(store, key), published(store, None, mark="2")
+    first, second = republished(sign_key=key), republished(mark="2")
     signature = (store.version_folder("disc", first) / SIGNATURE).read_bytes()
     (store.version_folder("disc", second) / SIGNATURE).write_bytes(signature)
     with pytest.raises(BadSignature, match="signed by nobody"):
         Store(store.root, trusted=read_public_keys(public)).manifest("disc", second)
 
 
-def test_one_of_several_trusted_keys_suffices(store, pair, tmp_path):
+def test_one_of_several_trusted_keys_suffices(store, pair, tmp_path, republished):
     key, public = pair
     both = tmp_path / "both.pub"
     both.write_bytes(new_key_pair()[1] + public.read_bytes())
-    version = published(store, key)
+    version = republished(sign_key=key)
     assert Store(store.root, trusted=read_public_keys(both)).manifest("disc", version).product == "disc"
 
 
@@ -75,8 +68,8 @@ def test_a_file_that_holds_no_key_is_named(tmp_path, content):
         read_private_key(tmp_path / "bad")
 
 
-def test_the_manifest_itself_is_as_it_would_be_without_a_signature(store, pair):
+def test_the_manifest_itself_is_as_it_would_be_without_a_signature(store, pair, republished):
     key, _ = pair
-    folder = store.version_folder("disc", published(store, key))
+    folder = store.version_folder("disc", republished(sign_key=key))
     assert SIGNATURE.encode() not in (folder / MANIFEST).read_bytes()
     assert len((folder / SIGNATURE).read_bytes()) == 64

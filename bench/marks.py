@@ -1,0 +1,11 @@
+"""Pages in docs/ with tables that programs write, each between two marks that name it."""
+
+import re
+
+
+def filled(page: str, name: str, table: str) -> str:
+    """The page with this table between the marks of its name; raises KeyError where they are not there."""
+    pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+    if not re.search(pattern, page, flags=re.DOTALL):
+        raise KeyError(name)
+    return re.sub(pattern, lambda match: f"{match[1]}{table}\n{match[2]}", page, flags=re.DOTALL)
