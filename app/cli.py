@@ -26,6 +26,7 @@ from app.engine.sessions import chosen_device
 from app.engine.version import Loader, Version
 from app.logs import configure
 from app.main import create_app, store_of
+from app.operating import feedback_command, store_commands
 from app.settings import Settings, read_settings
 from app.store.errors import NothingActive
 from app.store.files import write_synced
@@ -80,6 +81,10 @@ class Commands(click.Group):
 @click.version_option(version("goodpart"), prog_name="goodpart")
 def commands() -> None:
     """Learn what a good part looks like, and judge every part by it."""
+
+
+commands.add_command(feedback_command)
+commands.add_command(store_commands)
 
 
 @commands.command()
@@ -291,7 +296,7 @@ def main() -> None:
         commands()
     except (GoodpartError, OSError) as error:
         click.echo(f"goodpart: error: {error}", err=True)
-        sys.exit(1)
+        sys.exit(getattr(error, "exit_code", 1))
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in {"app", "model", "training"}:
             raise

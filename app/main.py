@@ -11,7 +11,7 @@ import structlog
 from fastapi import FastAPI
 
 from app.access import Keyring, NoKeys, read_keys
-from app.api import health, inspect, open_inference, problems, products
+from app.api import feedback, health, inspect, open_inference, problems, products
 from app.api.access import Gate
 from app.api.envelope import Envelope, Rules
 from app.draining import Leaving
@@ -67,6 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router(sources))
     app.include_router(products.router(catalogue=catalogue, watch=products.Watch(drift, shadows), gate=gate))
     app.include_router(inspect.router(judging=judging, settings=settings, gate=gate, on_problem=metrics.refused))
+    app.include_router(feedback.router(catalogue=catalogue, settings=settings, gate=gate))
     app.include_router(open_inference.health_routes(sources))
     app.include_router(open_inference.router(judging=judging, settings=settings, gate=gate))
     if settings.otel_endpoint is not None:

@@ -17,6 +17,8 @@ from app.logs import LogFormat
 from model.bundle import GoodpartError
 
 PREFIX = "GOODPART_"
+# Variables of the trainer, which reads them itself.
+TRAIN_PREFIX = "GOODPART_TRAIN_"
 
 
 class BadSettings(GoodpartError):
@@ -167,10 +169,18 @@ def read_settings(**given: object) -> Settings:
         raise BadSettings(f"{name}: {message}" if name else message) from None
 
 
+def train_variables() -> dict[str, str]:
+    """The trainer's variables by what follows their prefix, in lower case."""
+    found = os.environ.items()  # noqa: TID251  # as above
+    return {name[len(TRAIN_PREFIX) :].lower(): value for name, value in found if name.upper().startswith(TRAIN_PREFIX)}
+
+
 def refuse_unknown(names: Iterable[str]) -> None:
     """Raise BadSettings for a misspelt variable, naming the nearest one there is."""
     known = [PREFIX + field.upper() for field in Settings.model_fields]
     for name in sorted(names):
+        if name.upper().startswith(TRAIN_PREFIX):
+            continue
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             near = difflib.get_close_matches(name.upper(), known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""

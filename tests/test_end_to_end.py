@@ -17,7 +17,13 @@ from app.store.state import State
 from app.store.store import Store
 
 # Small, so that a test takes seconds; every step is the real one.
-SMALL = ("teacher=efficientnet_lite0", "height=64", "width=64", "num_recall_items=300")
+SMALL = (
+    "teacher=efficientnet_lite0",
+    "height=64",
+    "width=64",
+    "num_recall_items=300",
+    "false_alarm_rate=0.06",  # more than twenty calibration parts can promise the gate does not let serve
+)
 STEPS = ("learning.num_steps=4", "learning.batch_size=4")
 
 
@@ -125,7 +131,7 @@ def test_metrics_tell_what_synthetic_defects_are_found(trained):
     cells = json.loads(files["metrics.json"])["sensitivity"]
     assert {cell["kind"] for cell in cells} == {"scratch", "spot", "pasted patch", "texture patch", "missing area"}
     assert 0 < sum(cell["num_found"] for cell in cells) < sum(cell["num_drawn"] for cell in cells)
-    assert files["report.html"].count(b"<svg") == 5
+    assert files["report.html"].count(b"svg+xml;base64") == 5 + 4  # kinds; scores, a curve, two courses
 
 
 def test_a_version_published_while_the_service_runs_is_picked_up_and_rolled_back(trained, data, tmp_path):
@@ -264,7 +270,7 @@ def test_a_region_of_interest_goes_from_the_data_to_the_answer(data, tmp_path):
 def test_parity_that_fails_writes_nothing(data, tmp_path, monkeypatch):
     from rich.console import Console
 
-    from training import export, job
+    from training import export, job, verify
     from training.errors import ParityFailed
     from training.progress import Narrator
     from training.settings import read_train_settings
@@ -273,11 +279,11 @@ def test_parity_that_fails_writes_nothing(data, tmp_path, monkeypatch):
         answer = export.network_comparison(*features_and_networks)
         return answer._replace(score=answer.score + 0.01)
 
-    monkeypatch.setattr(job, "network_comparison", shifted)
-    order = job.Order(data, "disc", Store(tmp_path), State(tmp_path / "state"), activates=True)
+    monkeypatch.setattr(verify, "network_comparison", shifted)
+    order = job.Order("disc", Store(tmp_path), State(tmp_path / "state"))
     settings = read_train_settings(None, SMALL, quick=True)
     with pytest.raises(ParityFailed, match="score by 1"):
-        job.Job(order, settings, Narrator(Console(quiet=True))).run()
+        job.Job(data, order, settings, Narrator(Console(quiet=True))).run()
     assert list(tmp_path.iterdir()) == []
 
 

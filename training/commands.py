@@ -1,9 +1,19 @@
 """The trainer's subcommands of ``goodpart``. What is heavy is imported when a command is called."""
 
 # ruff: noqa: PLC0415  # a call of `goodpart serve` or `--help` must not pay for torch
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from training.progress import Narrator
+    from training.publish import Order, Published
 
 CONFIG = click.option("--config", type=click.Path(path_type=Path), help="Settings as a YAML file.")
 ASSIGNMENTS = click.option(
@@ -15,6 +25,28 @@ ASSIGNMENTS = click.option(
 )
 
 
+STORE = click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    required=True,
+    envvar="GOODPART_STORE",
+    help="Where to publish.",
+)
+STATE = click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    envvar="GOODPART_STATE",
+    help="Folder that says which version serves; default: state in the store.",
+)
+PRODUCT = click.option("--product", required=True, help="Name of the product.")
+FORCE = click.option("--force", metavar="REASON", help="Activate whatever the gate says; the audit keeps the reason.")
+SIGN_KEY = click.option(
+    "--sign-key", type=click.Path(path_type=Path), help="Sign the version with this key of `keygen`'s."
+)
+# Published, but the gate did not let it serve; or images that somebody should look at.
+NEEDS_A_PERSON = 3
+
+
 @click.command("train")
 @click.option(
     "--data",
@@ -22,11 +54,15 @@ ASSIGNMENTS = click.option(
     required=True,
     help="Folder of good images, or MVTec layout.",
 )
-@click.option("--product", required=True, help="Name of the product.")
-@click.option("--store", type=click.Path(path_type=Path), required=True, help="Where to publish.")
+@PRODUCT
+@STORE
+@STATE
 @click.option("--quick", is_flag=True, default=None, help="Fill the memory and calibrate; no gradient step.")
 @click.option("--activate/--no-activate", "activates", default=True, help="Whether the version serves at once.")
-@click.option("--sign-key", type=click.Path(path_type=Path), help="Sign the version with this key of `keygen`'s.")
+@FORCE
+@click.option("--resume", is_flag=True, help="Go on where a stopped or killed run of this training stood.")
+@click.option("--skip-bad", is_flag=True, help="Leave out images that can't be read or have an odd size.")
+@SIGN_KEY
 @CONFIG
 @ASSIGNMENTS
 def train_command(  # noqa: PLR0913  # click hands over one argument an option
@@ -34,38 +70,165 @@ def train_command(  # noqa: PLR0913  # click hands over one argument an option
     data: Path,
     product: str,
     store: Path,
+    state: Path | None,
     quick: bool | None,
     activates: bool,
+    force: str | None,
+    resume: bool,
+    skip_bad: bool,
     sign_key: Path | None,
     config: Path | None,
     assignments: tuple[str, ...],
 ) -> None:
-    """Learn a product from images of good parts alone, and publish a version of it."""
-    from rich.console import Console
+    """Learn a product from images of good parts alone, and publish a version of it.
 
+    Ends with 3 where the version was published and the gate did not let it serve.
+    """
+    from app.settings import train_variables
+    from training.job import Job, Manner
+    from training.settings import read_train_settings
+
+    settings = read_train_settings(config, assignments, quick=quick, variables=train_variables())
+    order = order_of(product, store, state, activates=activates, force=force, sign_key=sign_key)
+    with narrator() as telling:
+        tell(Job(data, order, settings, telling, manner=Manner(resume, skip_bad)).run(), order, telling)
+
+
+@click.command("adapt")
+@click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of new good parts.")
+@PRODUCT
+@STORE
+@STATE
+@click.option("--activate/--no-activate", "activates", default=True, help="Whether the version serves at once.")
+@FORCE
+@SIGN_KEY
+def adapt_command(  # noqa: PLR0913  # click hands over one argument an option
+    *,
+    images: Path,
+    product: str,
+    store: Path,
+    state: Path | None,
+    activates: bool,
+    force: str | None,
+    sign_key: Path | None,
+) -> None:
+    """Teach the version in service a few new good parts, of a new lot or under a new lamp; takes less than a minute.
+
+    Ends with 3 where the version was published and the gate did not let it serve. `rollback` undoes it.
+    """
+    from training.adapt import Adaptation
+
+    order = order_of(product, store, state, activates=activates, force=force, sign_key=sign_key, why="adapted")
+    with narrator() as telling:
+        tell(Adaptation(images, order, telling).run(), order, telling)
+
+
+def order_of(  # noqa: PLR0913  # one argument an option
+    product: str,
+    store: Path,
+    state: Path | None,
+    *,
+    activates: bool,
+    force: str | None,
+    sign_key: Path | None,
+    why: str = "trained",
+) -> "Order":
+    """What is to be made. Raises BadSigningKey."""
     from app.store.signing import read_private_key
     from app.store.state import State
     from app.store.store import Store
-    from training.job import Job, Order
-    from training.progress import Narrator
-    from training.report import figures_in_words
-    from training.settings import read_train_settings
+    from training.publish import Order
 
-    narrator = Narrator(Console(stderr=True))
-    settings = read_train_settings(config, assignments, quick=quick)
-    order = Order(
-        data=data,
+    if force is not None and not force.strip():
+        raise click.BadParameter("say why", param_hint="--force")
+    return Order(
         product=product,
         store=Store(store),
-        state=State(store / "state"),
+        state=State(state or store / "state"),
         activates=activates,
         sign_key=read_private_key(sign_key) if sign_key else None,
+        force=force,
+        why=why,
     )
-    done = Job(order, settings, narrator).run()
+
+
+@contextmanager
+def narrator() -> Iterator["Narrator"]:
+    """Who tells of a run, which SIGTERM and Ctrl-C end between two steps."""
+    from rich.console import Console
+
+    from training.interruption import Interruption
+    from training.progress import Narrator
+
+    interruption = Interruption()
+    with interruption.listening():
+        yield Narrator(Console(stderr=True), interruption)
+
+
+def tell(done: "Published", order: "Order", narrator: "Narrator") -> None:
+    """Print figures and the version's name; ends the program with 3 where it was to serve and does not."""
+    from training.report import figures_in_words
+
     for line in figures_in_words(done.metrics):
         narrator.say(line)
+    for reason in done.ruling.reasons:
+        narrator.say(f"gate: {reason}")
     narrator.say("It serves from now on." if done.is_active else "It is published, not activated.")
     click.echo(done.version)
+    if order.activates and not done.is_active:
+        sys.exit(NEEDS_A_PERSON)
+
+
+@click.command("check-data")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--sheet", type=click.Path(path_type=Path), help="Write a contact sheet of what was found, as HTML.")
+@click.option("--no-outliers", "looks_for_outliers", flag_value=False, default=True, help="Headers and pixels alone.")
+@CONFIG
+@ASSIGNMENTS
+def check_data_command(
+    *, data: Path, sheet: Path | None, looks_for_outliers: bool, config: Path | None, assignments: tuple[str, ...]
+) -> None:
+    """Look at the images in DATA before an hour is spent on them.
+
+    Ends with 0 where nothing is wrong, with 1 where images would stop a training, with 3 where somebody should look.
+    """
+    from rich.console import Console
+
+    from app.settings import train_variables
+    from training.check_data import DataCheck
+    from training.contact_sheet import write_contact_sheet
+    from training.settings import read_train_settings
+
+    settings = read_train_settings(config, assignments, variables=train_variables())
+    with narrator() as telling:
+        found = DataCheck(data, settings, telling).found(looks_for_outliers=looks_for_outliers)
+    console = Console(soft_wrap=True)
+    for table in found.tables():
+        console.print(table)
+    if sheet is not None:
+        write_contact_sheet(sheet, found)
+        click.echo(f"the contact sheet is {sheet}")
+    sys.exit(found.exit_code)
+
+
+@click.command("settings")
+@click.argument("of", type=click.Choice(["train", "serve"]), default="train")
+@click.option("--json", "as_json", is_flag=True, help="As a JSON schema.")
+def settings_command(*, of: str, as_json: bool) -> None:
+    """Print every setting with its default and what it is; those of `train` unless `serve` is named."""
+    import json
+
+    from app.settings import PREFIX, TRAIN_PREFIX, Settings
+    from training.settings import TrainSettings, known_settings
+
+    kind: type[BaseModel] = TrainSettings if of == "train" else Settings
+    if as_json:
+        click.echo(json.dumps(kind.model_json_schema(), indent=1))
+        return
+    named = f"{TRAIN_PREFIX}<NAME>, two underscores for a dot" if of == "train" else f"{PREFIX}<NAME>"
+    click.echo(f"as variables: {named}")
+    for setting in known_settings(kind):
+        click.echo(f"{setting.name} (default: {setting.default})\n    {setting.description}")
 
 
 @click.command("model-info")

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -48,11 +48,16 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Split:
-    """Good images by what they are for; every image is in one of the three."""
+    """Good images by what they are for; every image is in one of the three.
+
+    ``confirmed``: those to train on that people have confirmed. They are mostly false alarms: held out, they would bend
+    the promise.
+    """
 
     train: tuple[Path, ...]
     standardise: tuple[Path, ...]
     calibrate: tuple[Path, ...]
+    confirmed: tuple[Path, ...] = ()
 
 
 def find_images(folder: Path) -> Dataset:
@@ -87,16 +92,34 @@ def refuse_misplaced(folder: Path) -> None:
             )
 
 
-def refuse_odd_sizes(paths: Sequence[Path], *, max_pixels: int) -> None:
-    """Raise OddSizes where most images have one size and a few another: they are of something else, or cut.
+def odd_sizes(paths: Sequence[Path], *, max_pixels: int) -> OddSizes | None:
+    """What is wrong where most images have one size and a few another: they are of something else, or cut.
 
     Where sizes vary throughout, that is the product's way. Reads headers alone. Raises BadImage.
     """
     sizes = {path: header_of(path, max_pixels=max_pixels).size for path in paths}
+    if not sizes:
+        return None
     usual, count = Counter(sizes.values()).most_common(1)[0]
-    odd = {path.name: size for path, size in sizes.items() if size != usual}
-    if odd and count >= USUAL_SHARE * len(sizes):
-        raise OddSizes(odd=odd, usual=usual)
+    odd = {path: size for path, size in sizes.items() if size != usual}
+    return OddSizes(odd=odd, usual=usual) if odd and count >= USUAL_SHARE * len(sizes) else None
+
+
+def sound(dataset: Dataset, *, max_pixels: int, is_size_free: bool) -> tuple[Dataset, list[str]]:
+    """The data set without images whose header can't be read or whose size is odd, and what was left out and why."""
+    skipped = []
+    kept = []
+    for path in dataset.good:
+        try:
+            header_of(path, max_pixels=max_pixels)
+            kept.append(path)
+        except BadImage as error:
+            skipped.append(str(error))
+    odd = None if is_size_free else odd_sizes(kept, max_pixels=max_pixels)
+    if odd is not None:
+        skipped += [f"{path}: {width} x {height} pixels, unlike the rest" for path, (width, height) in odd.odd.items()]
+        kept = [path for path in kept if path not in odd.odd]
+    return replace(dataset, good=tuple(kept)), skipped
 
 
 def images_in(folder: Path) -> tuple[Path, ...]:
@@ -124,21 +147,33 @@ def mask_of(folder: Path, image: Path) -> Path | None:
     return mask if mask.is_file() else None
 
 
-def split(good: Iterable[Path]) -> Split:
+def split(good: Iterable[Path], *, ok: Iterable[Path] = (), ng: Iterable[Path] = ()) -> Split:
     """Split by the hash of the bytes, so that a rerun splits alike; of twins only the first counts.
 
-    Raises TooFewImages.
+    ``ok`` and ``ng`` are what people have confirmed: the former train and nothing else, the latter are no good parts,
+    wherever they lie. Raises TooFewImages.
     """
-    by_hash: dict[str, Path] = {}
-    for path in good:
-        by_hash.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), path)
+    confirmed, defective = by_digest(ok), by_digest(ng)
+    by_hash = {digest: path for digest, path in by_digest(good).items() if digest not in confirmed | defective}
     ordered = [by_hash[digest] for digest in sorted(by_hash)]
     if len(ordered) < FEWEST_GOOD:
         raise TooFewImages(found=len(ordered), needed=FEWEST_GOOD)
     num_standardise, num_calibrate = held_out(len(ordered))
     first = len(ordered) - num_standardise - num_calibrate
     second = first + num_standardise
-    return Split(tuple(ordered[:first]), tuple(ordered[first:second]), tuple(ordered[second:]))
+    known = tuple(confirmed[digest] for digest in sorted(confirmed))
+    return Split((*ordered[:first], *known), tuple(ordered[first:second]), tuple(ordered[second:]), known)
+
+
+def by_digest(paths: Iterable[Path]) -> dict[str, Path]:
+    """Files by the hash of their bytes; of twins the first. Raises BadImage."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        try:
+            found.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), path)
+        except OSError as error:
+            raise BadImage(path, error.strerror or str(error)) from error
+    return found
 
 
 def held_out(num_good: int) -> tuple[int, int]:
@@ -169,6 +204,8 @@ def header_of(path: Path, *, max_pixels: int) -> Pillow.Image:
         return opened(path.read_bytes(), max_pixels=max_pixels)
     except ImageError as error:
         raise BadImage(path, str(error)) from error
+    except OSError as error:
+        raise BadImage(path, error.strerror or str(error)) from error
 
 
 def decoded(path: Path, rule: InputRecord, *, max_pixels: int) -> Image:

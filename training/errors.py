@@ -11,9 +11,16 @@ GoodpartError
     ├── BadWeights          a checkpoint that can't be had, read or used
     ├── ParityFailed        the exported graphs judge otherwise than the network
     ├── NotLearned          a loss that is not a number
-    └── DeviceMissing       CUDA was asked for and is not there
+    ├── DeviceMissing       CUDA was asked for and is not there
+    ├── DiskTooSmall        more features than the disk has room for
+    ├── OutOfMemory         more memory than there is
+    ├── BadCheckpoint       a checkpoint that can't be read
+    ├── AlreadyRunning      another training of the same data and settings
+    ├── CanNotAdapt         a version that nothing can be added to, or images that it can't be adapted to
+    └── Stopped             SIGTERM or Ctrl-C
 """
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,13 +47,15 @@ class MisplacedImages(TrainingError):
 
 
 class OddSizes(TrainingError):
-    """A few images of another size than the rest."""
+    """A few images of another size than the rest. ``odd``: each with its width and height."""
 
-    def __init__(self, *, odd: dict[str, tuple[int, int]], usual: tuple[int, int]) -> None:
-        some = ", ".join(f"{name} ({width} x {height})" for name, (width, height) in list(odd.items())[:3])
+    def __init__(self, *, odd: dict[Path, tuple[int, int]], usual: tuple[int, int]) -> None:
+        self.odd = odd
+        self.usual = usual
+        some = ", ".join(f"{path.name} ({width} x {height})" for path, (width, height) in list(odd.items())[:3])
         super().__init__(
             f"{len(odd)} images are not {usual[0]} x {usual[1]} pixels as the rest are: {some}; remove them, "
-            "or say --set allow_odd_sizes=true"
+            "or say --skip-bad or --set allow_odd_sizes=true"
         )
 
 
@@ -95,3 +104,46 @@ class DeviceMissing(TrainingError):
 
     def __init__(self) -> None:
         super().__init__("device 'cuda' was asked for, but torch finds no CUDA device; ask for 'cpu' or 'auto'")
+
+
+class DiskTooSmall(TrainingError):
+    """More features than the disk has room for."""
+
+    def __init__(self, folder: Path, *, needed_bytes: int, free_bytes: int) -> None:
+        super().__init__(
+            f"the features take {needed_bytes / 2**30:.1f} GiB, and {folder} has {free_bytes / 2**30:.1f} GiB left; "
+            "make room, or raise feature_memory_gib where there is more memory"
+        )
+
+
+class OutOfMemory(TrainingError):
+    """More memory than there is."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"out of memory: {why}; lower feature_memory_gib, learning.batch_size or num_candidates")
+
+
+class BadCheckpoint(TrainingError):
+    """A checkpoint that can't be read."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path} can't be read ({why}); train without --resume")
+
+
+class AlreadyRunning(TrainingError):
+    """Another training of the same data and settings."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"a training of these data and settings is running already: {folder} is locked")
+
+
+class CanNotAdapt(TrainingError):
+    """A version that nothing can be added to, or images that it can't be adapted to."""
+
+
+class Stopped(TrainingError):
+    """SIGTERM or Ctrl-C. ``exit_code``: as the shell has it for a signal."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(f"stopped by {number.name}; the same command with --resume goes on from its last checkpoint")
+        self.exit_code = 128 + number

@@ -60,6 +60,17 @@ def evaluate(
     }
 
 
+def image_level(
+    version: Version, samples: Sequence[Sample], *, folder: Path, max_pixels: int, on_image: Callable[[int], None]
+) -> dict[str, object]:
+    """The figures that scores alone give. Raises BadImage."""
+    scores = []
+    for sample, inspection in inspected(version, samples, max_pixels=max_pixels):
+        scores.append(test_score(sample, inspection, folder))
+        on_image(1)
+    return image_figures(scores)
+
+
 def inspected(version: Version, samples: Sequence[Sample], *, max_pixels: int) -> Iterator[tuple[Sample, Inspection]]:
     """Each sample with its inspection; raises BadImage."""
     for sample in samples:

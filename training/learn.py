@@ -1,7 +1,8 @@
 """The gradient steps: the student learns to rebuild good parts from what its memory recalls of other good parts."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from model.losses import distillation_loss, usual_loss
 from model.measure import distance
 from model.recall import Recalled
 from model.student import Student
-from training.memory import Exemplars
+from training.memory import BATCH_SIZE, Exemplars, recalled_now
 from training.settings import LearningSettings
 
 # Passes over the images where the settings name no number of steps, and the fewest and most steps then.
@@ -30,14 +31,17 @@ Progress = Callable[[int, LossParts], None]
 
 @dataclass(frozen=True)
 class Lesson:
-    """What there is to learn: exemplars, and what each recalls from other parts."""
+    """What there is to learn: exemplars, and what each recalls from other parts, None where that is asked each time."""
 
     exemplars: Exemplars
-    recalled: Recalled
+    recalled: Recalled | None
 
-    def batch(self, images: Tensor, device: torch.device) -> tuple[Recalled, tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """What these images recall, their features and valid positions of every scale, on a device."""
+    def batch(self, student: Student, images: Tensor) -> tuple[Recalled, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """What these images recall, their features and valid positions of every scale, on the student's device."""
+        device = student.recall.keys.device
         features, valid, _ = self.exemplars.of(images, device)
+        if self.recalled is None:
+            return recalled_now(student, self.exemplars, images), features, valid
         return Recalled(*(one[images].to(device) for one in self.recalled)), features, valid
 
 
@@ -48,6 +52,116 @@ def num_steps_for(num_images: int, settings: LearningSettings) -> int:
     return min(MOST_STEPS, max(FEWEST_STEPS, PASSES * num_images // settings.batch_size))
 
 
+@dataclass
+class Settling:
+    """Whether a loss has settled: not better by ``least_gain`` of itself in ``patience`` looks; 0 looks for ever."""
+
+    patience: int
+    least_gain: float
+    best: float = float("inf")
+    num_since: int = 0
+
+    def look(self, loss: float) -> None:
+        """Take note of one more loss."""
+        if loss < self.best * (1 - self.least_gain):
+            self.best, self.num_since = loss, 0
+        else:
+            self.num_since += 1
+
+    @property
+    def has_settled(self) -> bool:
+        """Whether more steps are in vain."""
+        return 0 < self.patience <= self.num_since
+
+
+class Learning:
+    """Trains what extracts from the memory, in place; the memory itself stays as it was taught.
+
+    A course: ``step`` after ``step``, its ``state`` can be kept and taken up again. With ``held_out`` good parts the
+    course ends early where their loss has settled.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        lesson: Lesson,
+        *,
+        settings: LearningSettings,
+        generator: torch.Generator,
+        held_out: Lesson | None = None,
+    ) -> None:
+        self.student = student
+        self.lesson = lesson
+        self.settings = settings
+        self.generator = generator
+        self.held_out = held_out
+        self.num_steps = num_steps_for(lesson.exemplars.num_images, settings)
+        self.num_done = 0
+        self.settling = Settling(settings.patience, settings.least_gain)
+        extracting = [*student.first.parameters(), *student.later.parameters()]
+        self.optimiser = torch.optim.AdamW(extracting, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser,
+            max_lr=settings.learning_rate,
+            total_steps=self.num_steps,
+            pct_start=warm_up_share(self.num_steps),
+        )
+        self.scaler = torch.amp.GradScaler("cuda", enabled=self.is_mixed)
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether products are taken in half precision: on CUDA alone."""
+        return self.settings.mixed_precision and self.student.recall.keys.device.type == "cuda"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every step is done, or more of them are in vain."""
+        return self.num_done >= self.num_steps or self.settling.has_settled
+
+    def step(self) -> dict[str, float]:
+        """One batch; its losses by name, with that of the held-out parts where it was their turn."""
+        self.student.train()
+        chosen = torch.randint(self.lesson.exemplars.num_images, (self.settings.batch_size,), generator=self.generator)
+        recalled, features, valid = self.lesson.batch(self.student, chosen)
+        with torch.autocast("cuda", enabled=self.is_mixed):
+            loss, parts = step_loss(self.student, recalled, features, valid, settings=self.settings)
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(self.scaler.scale(loss))
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.schedule.step()
+        self.num_done += 1
+        self.student.eval()
+        return {"loss": loss.item(), **asdict(parts), **self.looked_at_held_out()}
+
+    def looked_at_held_out(self) -> dict[str, float]:
+        """The held-out parts' loss, every ``look_interval`` steps."""
+        if self.held_out is None or self.num_done % self.settings.look_interval:
+            return {}
+        loss = held_out_loss(self.student, self.held_out, settings=self.settings)
+        self.settling.look(loss)
+        return {"held_out": loss}
+
+    def state(self) -> dict[str, Any]:
+        """Where the course stands, beside the student and the generator."""
+        return {
+            "num_done": self.num_done,
+            "best": self.settling.best,
+            "num_since": self.settling.num_since,
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.num_done = state["num_done"]
+        self.settling.best, self.settling.num_since = state["best"], state["num_since"]
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+
+
 def learn(
     student: Student,
     lesson: Lesson,
@@ -56,33 +170,28 @@ def learn(
     generator: torch.Generator,
     on_step: Progress,
 ) -> None:
-    """Train what extracts from the memory, in place; the memory itself stays as it was taught."""
-    extracting = [*student.first.parameters(), *student.later.parameters()]
-    num_steps = num_steps_for(lesson.exemplars.num_images, settings)
-    optimiser = torch.optim.AdamW(extracting, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser,
-        max_lr=settings.learning_rate,
-        total_steps=num_steps,
-        pct_start=warm_up_share(num_steps),
-    )
-    device = student.recall.keys.device
-    student.train()
-    for step in range(num_steps):
-        chosen = torch.randint(lesson.exemplars.num_images, (settings.batch_size,), generator=generator)
-        recalled, features, valid = lesson.batch(chosen, device)
-        loss, parts = step_loss(student, recalled, features, valid, settings=settings)
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimiser.step()
-        schedule.step()
-        on_step(step + 1, parts)
-    student.eval()
+    """The whole course at once."""
+    course = Learning(student, lesson, settings=settings, generator=generator)
+    while not course.is_over:
+        losses = course.step()
+        on_step(course.num_done, LossParts(losses["distillation"], losses["usual"]))
 
 
 def warm_up_share(num_steps: int) -> float:
     """A tenth; a fifth of ten steps, since torch divides by zero where the warm-up is one step exactly."""
     return 0.2 if num_steps == 10 else 0.1
+
+
+@torch.no_grad()
+def held_out_loss(student: Student, lesson: Lesson, *, settings: LearningSettings) -> float:
+    """The mean loss of good parts that are not learned from."""
+    num_images = lesson.exemplars.num_images
+    total = 0.0
+    for first in range(0, num_images, BATCH_SIZE):
+        images = torch.arange(first, min(first + BATCH_SIZE, num_images))
+        loss, _ = step_loss(student, *lesson.batch(student, images), settings=settings)
+        total += loss.item() * len(images)
+    return total / num_images
 
 
 def step_loss(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from model.losses import normality_loss, orthogonality_loss
 from model.measure import direction, distance
-from model.recall import Recalled
+from model.recall import Recalled, RecallMemory
 from model.student import Student
+from training.rows import Rows
 from training.settings import MemorySettings
 
 # Images at once where nothing is learned; more fall out of a CPU's caches.
@@ -18,6 +20,18 @@ BATCH_SIZE = 8
 # An item that few positions read has no figure of its own: this many readings count as the mean of all items.
 PRIOR_READINGS = 5.0
 SMALLEST_USUAL = 1e-4
+
+
+class Rememberer(Protocol):
+    """What asks a recall memory: a student, or a memory that is asked the features themselves."""
+
+    @property
+    def recall(self) -> RecallMemory:
+        """The memory."""
+
+    @property
+    def fusion(self) -> Callable[..., Tensor]:
+        """Standardised features of all scales to a query."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +71,8 @@ def farthest_points(
 
 @torch.no_grad()
 def fill_memory(
-    student: Student,
-    standard: Float[Tensor, "images channels height width"],
+    student: Rememberer,
+    standard: Rows,
     valid: Float[Tensor, "images height width"],
     *,
     num_candidates: int,
@@ -69,14 +83,28 @@ def fill_memory(
     Keys are queries of the same exemplars; before training the query is that feature itself (``QueryFusion``). Where
     there are fewer positions than items, the memory holds fewer: of twins, rounding would choose which is read.
     """
-    positions = standard.movedim(1, -1).flatten(0, 2)
-    positions_per_image = standard.shape[-2] * standard.shape[-1]
     inside = valid.flatten().nonzero()[:, 0]
     candidates = inside[torch.randperm(len(inside), generator=generator)[:num_candidates]]
-    unit = direction(positions[candidates], regularisation=student.spec.regularisation)
-    items = candidates[farthest_points(unit, student.recall.num_items, generator=generator)]
-    student.recall.write(keys=positions[items], values=positions[items])
-    return Origins(items // positions_per_image, items % positions_per_image)
+    features = features_at(standard, candidates)
+    unit = direction(features, regularisation=student.recall.regularisation)
+    chosen = farthest_points(unit, student.recall.num_items, generator=generator)
+    student.recall.write(keys=features[chosen], values=features[chosen])
+    positions_per_image = standard.shape[-2] * standard.shape[-1]
+    return Origins(candidates[chosen] // positions_per_image, candidates[chosen] % positions_per_image)
+
+
+def features_at(rows: Rows, positions: Int[Tensor, " positions"]) -> Float[Tensor, "positions channels"]:
+    """The features at these positions, counted image after image and row after row, a few images at a time."""
+    num_images, num_channels, height, width = rows.shape
+    found = torch.empty(len(positions), num_channels)
+    images, places = positions // (height * width), positions % (height * width)
+    for first in range(0, num_images, BATCH_SIZE):
+        some = torch.arange(first, min(first + BATCH_SIZE, num_images))
+        inside = ((images >= first) & (images < first + BATCH_SIZE)).nonzero()[:, 0]
+        if len(inside):
+            here = rows[some].flatten(2)  # (images, channels, positions)
+            found[inside] = here[images[inside] - first, :, places[inside]]
+    return found
 
 
 @dataclass(frozen=True)
@@ -86,14 +114,14 @@ class Exemplars:
     ``features``: (images, channels, height, width) a scale; ``valid``: (images, height, width) a scale, 1 or 0.
     """
 
-    features: tuple[Tensor, ...]
+    features: tuple[Rows, ...]
     valid: tuple[Tensor, ...]
     origins: Origins
 
     @property
     def num_images(self) -> int:
         """How many good parts there are."""
-        return len(self.features[0])
+        return self.features[0].shape[0]
 
     def of(self, images: Tensor, device: torch.device) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
         """Features and valid positions of these images, and the items that are hidden from each, on a device."""
@@ -104,6 +132,60 @@ class Exemplars:
         )
 
 
+class Teaching:
+    """Normality embedding: keys, values and query learn to recall each exemplar from other parts (``L_NM``).
+
+    Keys are held apart by ``L_orth``. A course: ``step`` after ``step``, its ``state`` can be kept and taken up again.
+    """
+
+    def __init__(
+        self, student: Student, exemplars: Exemplars, *, settings: MemorySettings, generator: torch.Generator
+    ) -> None:
+        self.student = student
+        self.exemplars = exemplars
+        self.settings = settings
+        self.generator = generator
+        self.num_steps = settings.num_steps
+        self.num_done = 0
+        student.recall.values.requires_grad_(settings.learn_values)
+        groups = [
+            {"params": list(student.fusion.parameters()), "lr": settings.query_learning_rate},
+            {"params": list(student.recall.parameters()), "lr": settings.learning_rate, "weight_decay": 0.0},
+        ]
+        self.optimiser = torch.optim.AdamW(groups)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every step is done."""
+        return self.num_done >= self.num_steps
+
+    def step(self) -> dict[str, float]:
+        """One batch; its losses by name."""
+        settings, memory = self.settings, self.student.recall
+        images = torch.randint(self.exemplars.num_images, (settings.batch_size,), generator=self.generator)
+        features, valid, hidden = self.exemplars.of(images, memory.keys.device)
+        recalled = memory(self.student.fusion(*features), hidden_items=hidden).features
+        regularisation = self.student.spec.regularisation
+        normality = normality_loss(recalled, features[0], valid[0], regularisation=regularisation)
+        some_keys = torch.randperm(memory.num_items, generator=self.generator)[: settings.num_orthogonal_keys]
+        apart = orthogonality_loss(memory.keys[some_keys.to(memory.keys.device)])
+        loss = settings.normality_weight * normality + settings.orthogonality_weight * apart
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        self.optimiser.step()
+        self.num_done += 1
+        return {"loss": loss.item(), "normality": normality.item(), "orthogonality": apart.item()}
+
+    def state(self) -> dict[str, Any]:
+        """Where the course stands, beside the student and the generator."""
+        return {"num_done": self.num_done, "optimiser": self.optimiser.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.num_done = state["num_done"]
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
 def teach_memory(
     student: Student,
     exemplars: Exemplars,
@@ -112,34 +194,15 @@ def teach_memory(
     generator: torch.Generator,
     on_step: Callable[[int, float], None],
 ) -> None:
-    """Normality embedding: keys, values and query learn to recall each exemplar from other parts (``L_NM``).
-
-    Keys are held apart by ``L_orth``. ``on_step`` gets the number of steps done and the loss.
-    """
-    memory, device = student.recall, student.recall.keys.device
-    memory.values.requires_grad_(settings.learn_values)
-    groups = [
-        {"params": list(student.fusion.parameters()), "lr": settings.query_learning_rate},
-        {"params": list(memory.parameters()), "lr": settings.learning_rate, "weight_decay": 0.0},
-    ]
-    optimiser = torch.optim.AdamW(groups)
-    regularisation = student.spec.regularisation
-    for step in range(settings.num_steps):
-        images = torch.randint(exemplars.num_images, (settings.batch_size,), generator=generator)
-        features, valid, hidden = exemplars.of(images, device)
-        recalled = memory(student.fusion(*features), hidden_items=hidden).features
-        normality = normality_loss(recalled, features[0], valid[0], regularisation=regularisation)
-        some_keys = torch.randperm(memory.num_items, generator=generator)[: settings.num_orthogonal_keys]
-        apart = orthogonality_loss(memory.keys[some_keys.to(device)])
-        loss = settings.normality_weight * normality + settings.orthogonality_weight * apart
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimiser.step()
-        on_step(step + 1, loss.item())
+    """The whole course at once. ``on_step`` gets the number of steps done and the loss."""
+    course = Teaching(student, exemplars, settings=settings, generator=generator)
+    while not course.is_over:
+        losses = course.step()
+        on_step(course.num_done, losses["loss"])
 
 
 @torch.no_grad()
-def tell_usual_distances(student: Student, exemplars: Exemplars) -> None:
+def tell_usual_distances(student: Rememberer, exemplars: Exemplars) -> None:
     """Write beside each item how far exemplars that read it are from what they recall, on the average.
 
     An exemplar reads no items of its own, as a new part can't.
@@ -152,7 +215,7 @@ def tell_usual_distances(student: Student, exemplars: Exemplars) -> None:
         query = student.fusion(*features)
         items, weights = memory.read(query, hidden_items=hidden)
         recalled = memory(query, hidden_items=hidden).features
-        off = distance(features[0], recalled, regularisation=student.spec.regularisation).flatten(1)
+        off = distance(features[0], recalled, regularisation=memory.regularisation).flatten(1)
         counted = weights * valid[0].flatten(1)[..., None]
         readings.index_add_(0, items.flatten(), counted.flatten())
         sums.index_add_(0, items.flatten(), (counted * off[..., None]).flatten())
@@ -161,13 +224,18 @@ def tell_usual_distances(student: Student, exemplars: Exemplars) -> None:
     memory.usual_distances.copy_(usual.clamp_min(SMALLEST_USUAL))
 
 
-@torch.no_grad()
 def recalled_by(student: Student, exemplars: Exemplars) -> Recalled:
     """What every exemplar recalls from the items of other parts, on the CPU."""
     pieces = []
     for first in range(0, exemplars.num_images, BATCH_SIZE):
         images = torch.arange(first, min(first + BATCH_SIZE, exemplars.num_images))
-        features, _, hidden = exemplars.of(images, student.recall.keys.device)
-        recalled = student.recall(student.fusion(*features), hidden_items=hidden)
-        pieces.append(Recalled(*(one.cpu() for one in recalled)))
+        pieces.append(Recalled(*(one.cpu() for one in recalled_now(student, exemplars, images))))
     return Recalled(*(torch.cat(one) for one in zip(*pieces, strict=True)))
+
+
+@torch.no_grad()
+def recalled_now(student: Student, exemplars: Exemplars, images: Tensor) -> Recalled:
+    """What these exemplars recall from the items of other parts."""
+    features, _, hidden = exemplars.of(images, student.recall.keys.device)
+    recalled: Recalled = student.recall(student.fusion(*features), hidden_items=hidden)
+    return recalled

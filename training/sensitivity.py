@@ -6,7 +6,6 @@ defects pick the best model in few products only, but a version that misses them
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,12 +41,11 @@ class Cell:
 
 
 def sensitivity(
-    version: Version, parts: Sequence[Path], *, seed: int, max_pixels: int, on_defect: Callable[[int], None]
+    version: Version, parts: Sequence[bytes], *, seed: int, max_pixels: int, on_defect: Callable[[int], None]
 ) -> tuple[Cell, ...]:
     """Every kind, size and contrast on some good parts; none where no part is grey or RGB of 8 bits."""
     generator = np.random.default_rng(seed)
-    pictures = [picture_of(path, max_pixels=max_pixels) for path in parts[:NUM_PARTS]]
-    pictures = [picture for picture in pictures if picture.mode in JUDGED_MODES]
+    pictures = pictures_of(parts[:NUM_PARTS], max_pixels=max_pixels)
     if not pictures:
         return ()
     cells = []
@@ -73,12 +71,13 @@ def is_found(
     return judge(as_png(defective), version, max_pixels=max_pixels).verdict == "ng"
 
 
-def picture_of(path: Path, *, max_pixels: int) -> Pillow.Image:
-    """A good part, upright, of ``MOST_SIDE_PX`` at most."""
-    picture = loaded(opened(path.read_bytes(), max_pixels=max_pixels))
-    if picture.mode in JUDGED_MODES:
+def pictures_of(parts: Sequence[bytes], *, max_pixels: int) -> list[Pillow.Image]:
+    """Good parts that can be drawn upon, upright, of ``MOST_SIDE_PX`` at most."""
+    pictures = [loaded(opened(data, max_pixels=max_pixels)) for data in parts]
+    pictures = [picture for picture in pictures if picture.mode in JUDGED_MODES]
+    for picture in pictures:
         picture.thumbnail((MOST_SIDE_PX, MOST_SIDE_PX), Pillow.Resampling.BILINEAR)
-    return picture
+    return pictures
 
 
 def looked_at(version: Version, picture: Pillow.Image) -> NDArray[np.bool_]:

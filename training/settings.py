@@ -1,7 +1,8 @@
 """Everything that a person chooses about a training: one frozen object, from YAML and flags."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -69,6 +70,27 @@ class LearningSettings(BaseModel):
         default=1.0, ge=0, description="How much positions that are rebuilt badly weigh; 0 is the mean."
     )
     usual_weight: float = Field(default=0.1, ge=0, description="Weight of L_usual.")
+    look_interval: int = Field(default=50, ge=1, description="Steps between looks at the loss of held-out good parts.")
+    patience: int = Field(
+        default=6, ge=0, description="Looks without a gain after which learning ends early; 0 never ends it."
+    )
+    least_gain: float = Field(
+        default=0.002, ge=0, lt=1, description="Share by which the held-out loss must fall to count as a gain."
+    )
+    mixed_precision: bool = Field(default=True, description="Whether CUDA takes products in half precision.")
+
+
+class GateSettings(BaseModel):
+    """What a new version is held to before it may serve (``training/gate.py``)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    significance: float = Field(
+        default=0.001, gt=0, lt=1, description="Chance that a check of shares fails where nothing is wrong."
+    )
+    synthetic_margin: float = Field(
+        default=0.05, ge=0, le=1, description="Share of synthetic defects that may be missed beyond the old version's."
+    )
 
 
 class Rectangle(BaseModel):
@@ -142,11 +164,24 @@ class TrainSettings(BaseModel):
     quick: bool = Field(default=False, description="Fill the memory and calibrate, without a gradient step.")
     memory: MemorySettings = Field(default=MemorySettings(), description="The teaching of the memory.")
     learning: LearningSettings = Field(default=LearningSettings(), description="The gradient steps.")
+    gate: GateSettings = Field(default=GateSettings(), description="What a new version is held to.")
     seed: int = Field(default=0, ge=0, description="Seed of every random choice.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where training runs; 'auto' takes CUDA where there is one."
     )
     max_pixels: int = Field(default=50_000_000, ge=1024, description="Most pixels of an image.")
+    feature_memory_gib: float = Field(
+        default=4.0, ge=0, description="GiB of features held in memory; more lie on disk as float16 while training."
+    )
+    num_workers: int | None = Field(
+        default=None, ge=1, le=256, description="Threads that decode ahead; default: one a processor."
+    )
+    data_licence: str | None = Field(default=None, description="Licence of the images, for the report.")
+    tracking: Literal["none", "mlflow"] = Field(
+        default="none", description="Where curves and figures are followed; 'mlflow' takes goodpart[mlflow]."
+    )
+    mlflow_uri: str | None = Field(default=None, description="MLflow's tracking address; default: mlruns in the store.")
+    checkpoint_interval_s: float = Field(default=60.0, ge=0, description="Seconds between checkpoints.")
 
     @model_validator(mode="after")
     def _fits_the_teacher(self) -> Self:
@@ -192,10 +227,19 @@ class TrainSettings(BaseModel):
 
 
 def read_train_settings(
-    config: Path | None, assignments: Iterable[str] = (), *, quick: bool | None = None
+    config: Path | None,
+    assignments: Iterable[str] = (),
+    *,
+    quick: bool | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> TrainSettings:
-    """Settings from a YAML file, overlaid by ``name=value`` assignments. Raises BadSettings in one line."""
+    """Settings from a YAML file, overlaid by variables, overlaid by ``name=value``. Raises BadSettings in one line.
+
+    ``variables``: by what follows ``GOODPART_TRAIN_``, in lower case; two underscores lead into nested settings.
+    """
     given = read_yaml(config)
+    for name, value in (variables or {}).items():
+        assign(given, f"{name.replace('__', '.')}={value}")
     for assignment in assignments:
         assign(given, assignment)
     if quick is not None:
@@ -204,10 +248,37 @@ def read_train_settings(
     try:
         return TrainSettings.model_validate({**preset, **given})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
-        raise BadSettings(f"{where}: {message}" if where else message) from None
+        raise BadSettings(in_one_line(error)) from None
+
+
+def in_one_line(error: ValidationError) -> str:
+    """The first thing that is wrong, with the nearest known name where a name is unknown."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        near = get_close_matches(where, [setting.name for setting in known_settings()], n=1, cutoff=0.5)
+        return f"no setting is called '{where}'" + (f"; did you mean {near[0]}?" if near else "")
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
+
+
+@dataclass(frozen=True)
+class Known:
+    """One setting: its dotted name, its default, and what it is."""
+
+    name: str
+    default: object
+    description: str
+
+
+def known_settings(kind: type[BaseModel] = TrainSettings, prefix: str = "") -> Iterator[Known]:
+    """Every setting there is, nested ones by their dotted names."""
+    for name, field in kind.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            yield from known_settings(nested, f"{prefix}{name}.")
+        else:
+            yield Known(f"{prefix}{name}", field.default, field.description or "")
 
 
 def assign(settings: dict[str, Any], assignment: str) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.torch import save
-from torch import Tensor
 
 from app.engine.calibration import packed
 from app.engine.decode import decode, loaded, opened
@@ -42,7 +41,8 @@ from model.compare import Compare
 from model.student import Student
 from model.teacher import teacher_spec
 from training.calibrate import Calibrated
-from training.report import report_html
+from training.kept import CALIBRATION_FEATURES, Kept
+from training.report import Findings, report_html
 from training.settings import TrainSettings
 from training.synthetic import Defect, as_png, with_defect
 
@@ -127,13 +127,16 @@ def fingerprint(paths: Sequence[Path], settings: TrainSettings) -> str:
     return sha256_hex("\n".join([settings.model_dump_json(), *digests]).encode())
 
 
-def golden_files(good: Sequence[Path], draft: Draft, detector: Detector) -> dict[str, bytes]:
-    """Original bytes of a few good parts, some with a scratch, and what is expected of them, on the absolute scale."""
+def golden_files(good: Sequence[tuple[str, bytes]], draft: Draft, detector: Detector) -> dict[str, bytes]:
+    """Original bytes of a few good parts, some with a scratch, and what is expected of them, on the absolute scale.
+
+    ``good``: suffix and bytes of each.
+    """
     generator = np.random.default_rng(draft.settings.seed)
     chosen = good[:NUM_GOLDEN]
-    originals = {f"{GOLDEN}/good_{i}{path.suffix.lower()}": path.read_bytes() for i, path in enumerate(chosen)}
-    for i, path in enumerate(chosen):
-        picture = loaded(opened(path.read_bytes(), max_pixels=draft.settings.max_pixels))
+    originals = {f"{GOLDEN}/good_{i}{suffix}": data for i, (suffix, data) in enumerate(chosen)}
+    for i, (_, data) in enumerate(chosen):
+        picture = loaded(opened(data, max_pixels=draft.settings.max_pixels))
         if picture.mode in ("L", "RGB"):
             scratched, _ = with_defect(picture, GOLDEN_DEFECT, generator=generator)
             originals[f"{GOLDEN}/defect_{i}.png"] = as_png(scratched)
@@ -153,24 +156,21 @@ def expected_file(originals: Mapping[str, bytes], draft: Draft, detector: Detect
     return npz(scores=np.array(scores), maps=np.stack(maps).astype(np.float32))
 
 
-def training_files(
-    student: Student, compare: Compare, settings: TrainSettings, features: tuple[Tensor, ...]
-) -> dict[str, bytes]:
-    """What ``adapt`` needs later: weights, settings, and the calibration parts' teacher features as float16."""
-    halves = {f"t{k + 1}": scale.half().numpy() for k, scale in enumerate(features)}
+def training_files(student: Student, compare: Compare, settings: TrainSettings, kept: Kept) -> dict[str, bytes]:
+    """What ``adapt`` and the gate need later: weights, settings, and calibration parts as the teacher saw them."""
     return {
         "student.safetensors": save(student.state_dict()),
         "compare.safetensors": save(compare.state_dict()),
         "settings.json": settings.model_dump_json(indent=1).encode() + b"\n",
-        "calibration_features.npz": npz(**halves),
+        CALIBRATION_FEATURES: npz(**kept.arrays()),
     }
 
 
-def metrics_files(product: str, metrics: Mapping[str, object]) -> dict[str, bytes]:
+def metrics_files(found: Findings) -> dict[str, bytes]:
     """The figures, for programs and for people."""
     return {
-        METRICS: json.dumps(metrics, indent=1).encode() + b"\n",
-        REPORT: report_html(product, metrics).encode(),
+        METRICS: json.dumps(found.metrics, indent=1).encode() + b"\n",
+        REPORT: report_html(found).encode(),
     }
 
 

@@ -13,6 +13,7 @@ from app.engine.heatmap import Heatmap
 from app.engine.inspector import Inspection
 from app.engine.shadow import Tally
 from app.engine.version import ThresholdFrom
+from app.store.confirmed import Confirmation, Label
 from model.bundle import Manifest, PromiseRecord
 
 
@@ -356,3 +357,11 @@ class HealthAnswer(Answer):
     ready: bool
     reasons: tuple[str, ...]
     products: tuple[ReadyProductAnswer, ...]
+
+
+class FeedbackAnswer(Answer):
+    """An image as it is kept now: its label, and every label that it was given, oldest first."""
+
+    sha256: str
+    label: Label
+    history: tuple[Confirmation, ...]

@@ -127,7 +127,7 @@ class State:
             by=by,
             why=why,
         )
-        self._record(product, "activate", activation, {"from": activation.previous, "to": activation.version})
+        self.record(product, "activate", activation, {"from": activation.previous, "to": activation.version})
         write_decision(self.current_path(product), activation)
         return activation
 
@@ -135,23 +135,23 @@ class State:
         """Let another threshold hold. Raises StoreUnusable."""
         before = read_decision(self.override_path(product), Override)
         change = {"from": in_short(before), "to": in_short(override)}
-        self._record(product, "threshold", override, change)
+        self.record(product, "threshold", override, change)
         write_decision(self.override_path(product), override)
 
     def lift_override(self, product: str, decided: Decided) -> None:
         """Let the version's own threshold hold again."""
         before = read_decision(self.override_path(product), Override)
-        self._record(product, "threshold", decided, {"from": in_short(before), "to": None})
+        self.record(product, "threshold", decided, {"from": in_short(before), "to": None})
         remove_file(self.override_path(product))
 
     def shadow(self, product: str, order: ShadowOrder) -> None:
         """Let a candidate judge beside the version that serves. The caller has made sure that it can."""
-        self._record(product, "shadow", order, {"to": order.version, "share": order.share})
+        self.record(product, "shadow", order, {"to": order.version, "share": order.share})
         write_decision(self.shadow_path(product), order)
 
     def end_shadow(self, product: str, decided: Decided) -> None:
         """Let no candidate judge any more."""
-        self._record(product, "shadow", decided, {"to": None})
+        self.record(product, "shadow", decided, {"to": None})
         remove_file(self.shadow_path(product))
 
     def _version_before(self, product: str, version: str) -> str | None:
@@ -168,7 +168,7 @@ class State:
             raise NoTransition(product)
         return current.previous
 
-    def _record(self, product: str, event: str, decided: Decided, change: Mapping[str, object]) -> None:
+    def record(self, product: str, event: str, decided: Decided, change: Mapping[str, object]) -> None:
         """One audit object: who, when, from, to, why. Written before the change, so that none goes unrecorded."""
         name = f"{decided.at:%Y%m%dt%H%M%S.%fz}-{uuid4().hex[:8]}.json"
         entry = {"event": event, "at": decided.at.isoformat(), "by": decided.by, **change, "why": decided.why}

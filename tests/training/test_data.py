@@ -3,8 +3,8 @@ import pytest
 from drawing import encoded, good_part, write_mvtec
 
 from model.bundle import InputRecord
-from training.data import channels_of, decoded, find_images, good_images_needed, held_out, refuse_odd_sizes, split
-from training.errors import BadImage, MisplacedImages, NoImages, OddSizes, TooFewImages
+from training.data import channels_of, decoded, find_images, good_images_needed, held_out, odd_sizes, sound, split
+from training.errors import BadImage, MisplacedImages, NoImages, TooFewImages
 
 RULE = InputRecord(height=64, width=64, fit="stretch", channels="grey", white_level=255)
 
@@ -58,10 +58,29 @@ def test_defective_images_under_train_are_not_passed_over(tmp_path):
 
 
 def test_a_few_images_of_another_size_are_refused(plain):
-    refuse_odd_sizes(find_images(plain).good, max_pixels=10**6)
+    assert odd_sizes(find_images(plain).good, max_pixels=10**6) is None
     (plain / "odd.png").write_bytes(encoded(good_part(0, size=(50, 40))))
-    with pytest.raises(OddSizes, match=r"1 images are not 96 x 80 .*odd\.png \(50 x 40\); remove them"):
-        refuse_odd_sizes(find_images(plain).good, max_pixels=10**6)
+    trouble = odd_sizes(find_images(plain).good, max_pixels=10**6)
+    assert str(trouble).startswith("1 images are not 96 x 80 pixels as the rest are: odd.png (50 x 40); remove them")
+
+
+def test_bad_headers_and_odd_sizes_can_be_left_out_each_with_its_reason(plain):
+    (plain / "odd.png").write_bytes(encoded(good_part(0, size=(50, 40))))
+    (plain / "text.png").write_bytes(b"hello")
+    dataset, skipped = sound(find_images(plain), max_pixels=10**6, is_size_free=False)
+    assert len(dataset.good) == 30
+    assert [line.rpartition("/")[2].partition(":")[0] for line in skipped] == ["text.png", "odd.png"]
+
+
+def test_what_people_confirmed_as_ok_trains_and_nothing_else_and_what_they_said_is_ng_does_not_train(plain):
+    paths = find_images(plain).good
+    by_hash = split(paths)
+    ok, ng = by_hash.calibrate[0], by_hash.calibrate[1]
+    made = split(paths, ok=[ok], ng=[ng])
+    assert made.confirmed == (ok,)
+    assert ok in made.train
+    assert ok not in made.calibrate + made.standardise
+    assert ng not in made.train + made.calibrate + made.standardise
 
 
 def test_images_that_vary_throughout_are_the_products_way(tmp_path):
@@ -69,7 +88,7 @@ def test_images_that_vary_throughout_are_the_products_way(tmp_path):
         (tmp_path / f"{index}.png").write_bytes(encoded(good_part(0, size=(50 + index, 40))))
     good = find_images(tmp_path).good
     assert len(good) == 9
-    assert refuse_odd_sizes(good, max_pixels=10**6) is None
+    assert odd_sizes(good, max_pixels=10**6) is None
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):

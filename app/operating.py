@@ -1,0 +1,97 @@
+"""The subcommands that work on a store without training: feedback, and taking things out."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from app.engine.errors import ImageError
+from app.feedback import confirm
+from app.settings import read_settings
+from app.store.confirmed import LABELS, Confirmation, Label
+from app.store.prune import Pruner
+from app.store.state import State
+from app.store.store import Store
+
+STORE = click.option("--store", type=click.Path(path_type=Path), help="Folder of products and versions.")
+
+
+def places(store: Path | None) -> tuple[Store, State]:
+    """Store and state by the settings, overlaid by the option."""
+    settings = read_settings(**({} if store is None else {"store": store}))
+    return Store(settings.store), State(settings.state_folder)
+
+
+@click.command("feedback")
+@STORE
+@click.option("--product", required=True, help="Name of the product.")
+@click.option("--part", type=click.Path(path_type=Path), required=True, help="Image of the part.")
+@click.option("--label", type=click.Choice(LABELS), required=True, help="What the part is.")
+@click.option("--part-id", default="", help="Which part it is.")
+@click.option("--by", default="command line", show_default=True, help="Who says so.")
+@click.option("--why", default="", help="Why.")
+def feedback_command(  # noqa: PLR0913  # click hands over one argument an option
+    *, store: Path | None, product: str, part: Path, label: Label, part_id: str, by: str, why: str
+) -> None:
+    """Say what a part is: ok teaches the next training, ng is what its version must catch."""
+    settings = read_settings(**({} if store is None else {"store": store}))
+    confirmation = Confirmation(at=datetime.now(UTC), by=by, why=why, label=label, part_id=part_id)
+    try:
+        kept = confirm(
+            Store(settings.store),
+            State(settings.state_folder),
+            product,
+            part.read_bytes(),
+            confirmation=confirmation,
+            max_pixels=settings.max_pixels,
+        )
+    except (ImageError, OSError) as error:
+        raise click.ClickException(f"{part}: {error}") from error
+    click.echo(f"{kept.sha256} is {kept.label} (said {len(kept.history)} times)")
+
+
+@click.group("store")
+def store_commands() -> None:
+    """Take out of a store what is not needed any more; services may read it meanwhile."""
+
+
+@store_commands.command("prune")
+@STORE
+@click.option("--keep", type=click.IntRange(min=1), required=True, help="Newest versions to keep of each product.")
+def prune_command(*, store: Path | None, keep: int) -> None:
+    """Remove old versions, and teachers and leftovers that nothing names.
+
+    Never what serves, what served before it, or a candidate in the shadow.
+    """
+    own, state = places(store)
+    told(Pruner(own, state, datetime.now(UTC)).prune(keep=keep))
+
+
+@store_commands.command("remove")
+@STORE
+@click.argument("product")
+@click.option("--yes", "even_if_active", is_flag=True, help="Remove it even if it serves.")
+def remove_command(*, store: Path | None, product: str, even_if_active: bool) -> None:
+    """Remove PRODUCT with all its versions, decisions and confirmed images."""
+    own, state = places(store)
+    told(Pruner(own, state, datetime.now(UTC)).remove(product, even_if_active=even_if_active))
+
+
+@store_commands.command("expire")
+@STORE
+@click.argument("product")
+@click.option("--days", type=click.FloatRange(min=0), required=True, help="Age from which images are removed.")
+def expire_command(*, store: Path | None, product: str, days: float) -> None:
+    """Remove PRODUCT's confirmed images that were labelled longer ago."""
+    own, state = places(store)
+    told(Pruner(own, state, datetime.now(UTC)).expire(product, days=days))
+
+
+def told(removed: Iterable[object]) -> None:
+    """Print what was removed, a line each, and how many."""
+    num_removed = 0
+    for one in removed:
+        click.echo(one)
+        num_removed += 1
+    click.echo(f"{num_removed} removed", err=True)

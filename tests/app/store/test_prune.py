@@ -1,0 +1,92 @@
+import shutil
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from app.store.confirmed import Confirmation, Feedback
+from app.store.errors import UnknownProduct
+from app.store.prune import Pruner, StillServes
+from app.store.state import ShadowOrder, State
+
+LATER = datetime.now(UTC) + timedelta(days=30)
+
+
+@pytest.fixture
+def state(store):
+    return State(store.root / "state")
+
+
+@pytest.fixture
+def pruner(store, state):
+    return Pruner(store, state, LATER)
+
+
+def names(paths):
+    return {path.name for path in paths}
+
+
+def test_the_newest_versions_are_kept_and_what_serves_served_before_or_shadows(store, state, pruner, republished):
+    (first,) = store.versions("disc")
+    others = [republished(mark=str(day), created=datetime(2027, 1, day, tzinfo=UTC)) for day in range(1, 7)]
+    shadowed, previous, serving, old, *newest = others
+    for version in (previous, serving):
+        state.activate("disc", version, at=LATER, by="ann", why="")
+    state.shadow("disc", ShadowOrder(at=LATER, by="ann", why="", version=shadowed, share=0.1))
+    gone = list(pruner.prune(keep=2))
+    assert names(gone) >= {first, old}
+    assert store.versions("disc") == [shadowed, previous, serving, *newest]
+    for version in store.versions("disc"):
+        store.bundle("disc", version)
+
+
+def test_orphaned_teachers_and_leftovers_go_once_they_are_old(store, pruner):
+    orphan = store.root / "teachers" / f"{'0' * 64}.onnx"
+    orphan.write_bytes(b"graph")
+    left = store.root / "products/disc/versions/.incoming-1"
+    left.mkdir()
+    work = store.root / "work/disc/0123"
+    work.mkdir(parents=True)
+    assert names(Pruner(store, pruner.state, datetime.now(UTC)).prune(keep=5)) == set(), "somebody may be at work"
+    assert names(pruner.prune(keep=5)) == {orphan.name, left.name, work.name}
+    assert len(list((store.root / "teachers").iterdir())) == 1
+
+
+def test_a_version_that_can_not_be_read_keeps_every_teacher(store, pruner, version_folder):
+    orphan = store.root / "teachers" / f"{'0' * 64}.onnx"
+    orphan.write_bytes(b"graph")
+    (version_folder / "manifest.json").chmod(0o644)
+    (version_folder / "manifest.json").write_text("{")
+    assert orphan.name not in names(pruner.prune(keep=5))
+
+
+def test_a_training_folder_without_its_version_goes(store, pruner, republished):
+    version = republished()
+    orphan = store.training_folder("disc", version)
+    orphan.mkdir(parents=True)
+    shutil.rmtree(store.version_folder("disc", version))
+    assert orphan.name in names(pruner.prune(keep=5))
+    assert not orphan.exists()
+
+
+def test_a_product_is_removed_with_its_decisions_unless_it_serves(store, state, pruner):
+    with pytest.raises(StillServes, match="--yes"):
+        list(pruner.remove("disc", even_if_active=False))
+    assert store.products() == ["disc"]
+    list(pruner.remove("disc", even_if_active=True))
+    assert store.products() == []
+    assert not (state.root / "disc").exists()
+    assert list((store.root / "teachers").iterdir()) == []
+    with pytest.raises(UnknownProduct):
+        list(pruner.remove("disc", even_if_active=True))
+
+
+def test_confirmed_images_go_at_their_age(state, pruner):
+    feedback = Feedback(state)
+    for number, age_days in enumerate((100, 10)):
+        at = LATER - timedelta(days=age_days)
+        said = Confirmation(at=at, by="ann", why="", label="ng")
+        feedback.keep("disc", b"%d" % number, suffix=".png", confirmation=said)
+    (gone,) = pruner.expire("disc", days=50)
+    (left,) = feedback.images("disc", "ng")
+    assert left.read_bytes() == b"1"
+    assert gone not in left.name
