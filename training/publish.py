@@ -80,9 +80,9 @@ class Published:
 class Parts:
     """Images that a version is shown with and held to. ``held_out``: good parts that it has not learned from.
 
-    ``good``: all the good parts, which must look ordinary to the version in service. ``golden``: suffix and bytes of good parts for its golden images. ``tried``: good parts for synthetic defects, where
-    not the held-out ones. ``folder``: where the test images lie. ``is_shift_confirmed``: whether a person vouches for
-    the good parts, however odd they look.
+    ``good``: all good parts, which must look ordinary to the version in service. ``golden``: suffix and bytes of good
+    parts for its golden images. ``tried``: good parts for synthetic defects, where not the held-out ones. ``folder``:
+    where the test images lie. ``is_shift_confirmed``: whether a person vouches for the good parts, odd as they may look.
     """
 
     held_out: Sequence[Path]

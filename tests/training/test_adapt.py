@@ -83,7 +83,7 @@ def test_adapting_to_another_lamp_takes_away_false_alarms_and_a_rollback_undoes_
     adapted = done.stdout.strip()
     assert current(store) == adapted
     before, after = (verdicts(store, unseen, version).count("ng") for version in (first, adapted))
-    assert (before, after < 5) == (20, True)
+    assert before > 3 * max(after, 1), (before, after)
     assert verdicts(store, defects, adapted).count("ng") >= 9
     metrics = json.loads(Store(store).bundle("disc", adapted).files["metrics.json"])
     assert (metrics["adapted_from"], metrics["num_new_parts"], metrics["num_calibrate"]) == (first, 20, 40)
@@ -141,7 +141,7 @@ def test_a_version_of_another_product_does_not_serve_unless_it_is_forced_with_a_
     assert why.startswith("trained, forced: the customer changed the part; the gate: ")
 
 
-def test_what_was_confirmed_trains_the_next_version_and_is_named(store, data, tmp_path):
+def test_what_was_confirmed_trains_the_next_version_and_is_named(store, data):
     feedback = Feedback(State(store / "state"))
     for seed, label in ((7000, "ok"), (7001, "ok"), (7002, "ng")):
         said = Confirmation(at="2026-11-25T00:00:00Z", by="ann", why="", label=label)
