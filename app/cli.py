@@ -77,14 +77,14 @@ class Commands(click.Group):
         return cast("click.Command", entry_points(group=COMMANDS)[cmd_name].load())
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands,
+    commands=[feedback_command, store_commands],
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(version("goodpart"), prog_name="goodpart")
 def commands() -> None:
     """Learn what a good part looks like, and judge every part by it."""
-
-
-commands.add_command(feedback_command)
-commands.add_command(store_commands)
 
 
 @commands.command()

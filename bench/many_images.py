@@ -1,6 +1,6 @@
 """How much memory a training of many images takes: ``goodpart train`` on variations of the good images of a data set.
 
-Each variation is a crop under a little other light, so that no two files are alike; what they show does not matter here.
+Each variation is a crop under a little other light, so that no two files are alike; what they show does not matter.
 """
 
 import argparse

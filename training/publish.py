@@ -82,7 +82,7 @@ class Parts:
 
     ``good``: all good parts, which must look ordinary to the version in service. ``golden``: suffix and bytes of good
     parts for its golden images. ``tried``: good parts for synthetic defects, where not the held-out ones. ``folder``:
-    where the test images lie. ``is_shift_confirmed``: whether a person vouches for the good parts, odd as they may look.
+    where the test images lie. ``is_shift_confirmed``: whether a person vouches for the good parts, however odd.
     """
 
     held_out: Sequence[Path]

@@ -180,7 +180,7 @@ class TrainSettings(BaseModel):
     tracking: Literal["none", "mlflow"] = Field(
         default="none", description="Where curves and figures are followed; 'mlflow' takes goodpart[mlflow]."
     )
-    mlflow_uri: str | None = Field(default=None, description="MLflow's tracking address; default: mlruns in the store.")
+    mlflow_uri: str | None = Field(default=None, description="MLflow's tracking address; default: a file in the store.")
     checkpoint_interval_s: float = Field(default=60.0, ge=0, description="Seconds between checkpoints.")
 
     @model_validator(mode="after")

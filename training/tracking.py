@@ -23,9 +23,13 @@ def tracked(done: Published, order: Order, settings: TrainSettings) -> None:
         return
     from mlflow import MlflowClient  # noqa: PLC0415  # an extra
 
-    client = MlflowClient(settings.mlflow_uri or f"file:{(order.store.root / 'mlruns').absolute()}")
+    local = (order.store.root / "mlflow").absolute()
+    if settings.mlflow_uri is None:
+        local.mkdir(exist_ok=True)
+    client = MlflowClient(settings.mlflow_uri or f"sqlite:///{local / 'runs.db'}")
+    artifacts = None if settings.mlflow_uri else f"file:{local / 'artifacts'}"
     experiment = client.get_experiment_by_name(order.product)
-    number = experiment.experiment_id if experiment else client.create_experiment(order.product)
+    number = experiment.experiment_id if experiment else client.create_experiment(order.product, artifacts)
     run = client.create_run(number, run_name=done.version)
     folder = order.store.version_folder(order.product, done.version)
     for name, value in settings.model_dump(mode="json").items():
