@@ -81,7 +81,7 @@ def remove_command(*, store: Path | None, product: str, even_if_active: bool) ->
 @store_commands.command("expire")
 @STORE
 @click.argument("product")
-@click.option("--days", type=click.FloatRange(min=0), required=True, help="Age from which images are removed.")
+@click.option("--days", type=click.FloatRange(0, 36_500), required=True, help="Age from which images are removed.")
 def expire_command(*, store: Path | None, product: str, days: float) -> None:
     """Remove PRODUCT's confirmed images that were labelled longer ago."""
     own, state = places(store)

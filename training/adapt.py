@@ -46,8 +46,8 @@ from training.standardise import fit_comparison
 from training.verify import MOST_KEPT, verified
 from training.write import NUM_GOLDEN, Draft, Looks, training_files
 
-# With fewer there is nothing to say.
-FEWEST_IMAGES = 4
+# With fewer there is nothing to say; more are a training.
+FEWEST_IMAGES, MOST_IMAGES = 4, 200
 # Items added at a time, as a share of those that training made, and how many times these there may be in all.
 MOST_ADDED_SHARE, MOST_TIMES = 0.5, 3
 NUM_TRACED = 2
@@ -110,7 +110,7 @@ class Adaptation:
                 "num_new_parts": len(self.new),
                 "num_added_items": len(added.images),
                 "num_calibrate": calibrated.promise.num_calibration,
-                "settings": parent.settings.model_dump(mode="json"),
+                "settings": parent.settings.shown(),
                 "curves": {},
                 "training_s": round(time.monotonic() - began, 1),
             },
@@ -245,6 +245,8 @@ class Adaptation:
 def different(good: Sequence[Path]) -> tuple[Path, ...]:
     """The parts without twins, by the hash of their bytes. Raises CanNotAdapt."""
     by_hash = by_digest(good)
+    if len(by_hash) > MOST_IMAGES:
+        raise CanNotAdapt(f"{len(by_hash)} images are too many to adapt to: train, or take {MOST_IMAGES} at most")
     if len(by_hash) < FEWEST_IMAGES:
         raise CanNotAdapt(f"{len(by_hash)} different images are too few to adapt to: it takes {FEWEST_IMAGES}")
     return tuple(by_hash[digest] for digest in sorted(by_hash))

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 from rich.table import Table
+from rich.text import Text
 
 from app.engine.calibration import parts_needed
 from app.engine.decode import loaded, opened
@@ -21,6 +22,7 @@ from training.data import (
     FEWEST_GOOD,
     GREY_MODES,
     Dataset,
+    Sample,
     channels_of,
     find_images,
     good_images_needed,
@@ -28,6 +30,7 @@ from training.data import (
     odd_sizes,
 )
 from training.errors import BadImage
+from training.evaluate import opened_mask
 from training.features import Reader, teacher_features, valid_at_scales
 from training.interest import region_of_interest
 from training.lessons import MOST_FOR_STATISTICS
@@ -111,7 +114,7 @@ def table(title: str, rows: Sequence[tuple[str, str, str]]) -> Table:
     """Three columns without a head."""
     made = Table(title=title, title_justify="left", show_header=False)
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(Text, row))
     return made
 
 
@@ -149,8 +152,8 @@ class DataCheck:
                 advance(1)
             for sample in self.dataset.test:
                 try:
-                    loaded(opened(sample.path.read_bytes(), max_pixels=self.settings.max_pixels))
-                except (ImageError, OSError) as error:
+                    self.look_at_sample(sample)
+                except (ImageError, BadImage, OSError) as error:
                     findings.append(Finding(sample.path, "unreadable", str(error), "bad"))
                 advance(1)
         return looks, findings
@@ -163,6 +166,12 @@ class DataCheck:
         except BadImage as error:
             raise OSError(str(error).removeprefix(f"{path}: ")) from error
         return Looks(path, measured(image), picture.mode, look_of(path, picture))
+
+    def look_at_sample(self, sample: Sample) -> None:
+        """A test image and its mask; raises ImageError, BadImage, OSError."""
+        image = self.reader("rgb").decoded(sample.path)
+        if sample.mask is not None:
+            opened_mask(sample.mask, size=(image.width, image.height))
 
     def reader(self, channels: Literal["grey", "rgb"]) -> Reader:
         """As training reads."""

@@ -45,6 +45,8 @@ SIGN_KEY = click.option(
 )
 # Published, but the gate did not let it serve; or images that somebody should look at.
 NEEDS_A_PERSON = 3
+# How wide tables are where there is no terminal.
+COLUMNS = 200
 
 
 @click.command("train")
@@ -158,10 +160,11 @@ def narrator() -> Iterator["Narrator"]:
     from rich.console import Console
 
     from training.interruption import Interruption
+    from training.job import reporting_lack_of_memory
     from training.progress import Narrator
 
     interruption = Interruption()
-    with interruption.listening():
+    with interruption.listening(), reporting_lack_of_memory():
         yield Narrator(Console(stderr=True), interruption)
 
 
@@ -202,7 +205,9 @@ def check_data_command(
     settings = read_train_settings(config, assignments, variables=train_variables())
     with narrator() as telling:
         found = DataCheck(data, settings, telling).found(looks_for_outliers=looks_for_outliers)
-    console = Console(soft_wrap=True)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=COLUMNS)
     for table in found.tables():
         console.print(table)
     if sheet is not None:
@@ -238,11 +243,12 @@ def model_info_command(*, config: Path | None, assignments: tuple[str, ...]) -> 
     """Print layers, shapes, parameters and multiply-adds of teacher, student and comparison."""
     from rich.console import Console
 
+    from app.settings import train_variables
     from training.model_info import tables
     from training.settings import read_train_settings
 
     console = Console()
-    for table in tables(read_train_settings(config, assignments)):
+    for table in tables(read_train_settings(config, assignments, variables=train_variables())):
         console.print(table)
 
 

@@ -145,5 +145,5 @@ class Stopped(TrainingError):
     """SIGTERM or Ctrl-C. ``exit_code``: as the shell has it for a signal."""
 
     def __init__(self, number: signal.Signals) -> None:
-        super().__init__(f"stopped by {number.name}; the same command with --resume goes on from its last checkpoint")
+        super().__init__(f"stopped by {number.name}")
         self.exit_code = 128 + number

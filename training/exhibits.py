@@ -49,8 +49,9 @@ def exhibit(version: Version, path: Path, *, max_pixels: int) -> Exhibit:
 
 def as_jpeg(picture: Pillow.Image) -> str:
     """A thumbnail as base64."""
-    if picture.mode.startswith("I"):  # 16 bits: their upper half
-        picture = picture.point(lambda value: value / 256).convert("L")
+    if picture.mode.startswith("I"):  # 12 bits in 16 must not be black
+        brightest = max(1, picture.getextrema()[1])
+        picture = picture.point(lambda value: value * 255 / brightest).convert("L")
     small = picture.convert("RGB")
     small.thumbnail((SIDE_PX, SIDE_PX), Pillow.Resampling.BILINEAR)
     buffer = io.BytesIO()

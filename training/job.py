@@ -5,7 +5,7 @@ figures -> gate -> publish -> activate. Nothing is published before everything h
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -19,11 +19,11 @@ from app.engine.guard import measured
 from app.engine.sessions import Device, available_cpus
 from app.engine.version import Loader
 from app.store.confirmed import Feedback
-from model.bundle import ExpectsRecord, MeasureName
+from model.bundle import ExpectsRecord, MeasureName, sha256_hex
 from model.teacher import teacher_spec
 from training.calibrate import calibrate
-from training.data import Dataset, Split, channels_of, find_images, odd_sizes, sound, split
-from training.errors import BadImage, DeviceMissing, OutOfMemory
+from training.data import Dataset, Sample, Split, channels_of, find_images, odd_sizes, sound, split
+from training.errors import AlreadyRunning, BadCheckpoint, BadImage, DeviceMissing, OutOfMemory
 from training.evaluate import opened_mask
 from training.expects import expects_of
 from training.export import export
@@ -43,6 +43,9 @@ from training.write import NUM_GOLDEN, Draft, Looks, fingerprint, training_files
 
 # The exporter must see more than one image, or it takes the batch for fixed.
 NUM_TRACED = 2
+# How torch's messages name a lack of memory, on the CPU and on CUDA.
+LACKS = ("allocate memory", "out of memory", "ALLOC_FAILED")
+Measures = dict[MeasureName, float]
 
 
 @dataclass(frozen=True)
@@ -86,16 +89,59 @@ class Job:
     def run(self) -> Published:
         """Train, publish, and activate if it may be. Raises GoodpartError; then nothing was published."""
         began = time.monotonic()
-        self.narrator.say(data_in_words(self.dataset, self.split))
         expects = self.check_images()
+        self.narrator.say(data_in_words(self.dataset, self.split))
         digest = fingerprint((*self.dataset.good, *self.split.confirmed), self.settings)
-        folder = workplace_of(self.order.store.root, self.order.product, digest)
-        with reporting_lack_of_memory(), opened_workplace(folder, resume=self.manner.resume) as place:
+        folder = workplace_of(self.order.store.root, self.order.product, self.key(digest))
+        with (
+            self.telling_of_checkpoint(folder),
+            reporting_lack_of_memory(),
+            opened_workplace(folder, resume=self.manner.resume) as place,
+        ):
+            if self.manner.resume and not place.has_checkpoint:
+                self.narrator.say("there is no checkpoint of these data and settings: beginning at the beginning")
+            self.take_confirmed(place)
             made = self.made(place, expects, digest)
             made = replace(made, metrics={**made.metrics, "training_s": round(time.monotonic() - began, 1)})
             done = Publisher(self.order, self.settings, self.narrator).published(made, self.parts())
-        tracked(done, self.order, self.settings)
+        self.track(done)
         return done
+
+    @contextmanager
+    def telling_of_checkpoint(self, folder: Path) -> Iterator[None]:
+        """Say so where a run that ends badly can be gone on with."""
+        try:
+            yield
+        except (AlreadyRunning, BadCheckpoint):
+            raise
+        except BaseException:
+            if Workplace(folder).has_checkpoint:
+                self.narrator.say("a checkpoint is kept: the same command with --resume goes on from it")
+            raise
+
+    def key(self, digest: str) -> str:
+        """What a checkpoint is of: the fingerprint, and all else that what is learned depends on."""
+        region = self.reader.interest.packed() if self.reader.interest else b""
+        weights = Path(self.settings.teacher_weights or "")
+        own = weights.read_bytes() if weights.is_file() else b""
+        roles = [sha256_hex(path.read_bytes()) for path in (*self.split.train, *self.split.standardise)]
+        return sha256_hex("\n".join([digest, sha256_hex(region), sha256_hex(own), *roles]).encode())
+
+    def take_confirmed(self, place: Workplace) -> None:
+        """Copy what people have confirmed: they may take it back while the training runs."""
+        copies = {path: place.copied(path) for path in self.split.confirmed}
+        self.split = replace(
+            self.split,
+            train=tuple(copies.get(path, path) for path in self.split.train),
+            confirmed=tuple(copies.values()),
+        )
+
+    def track(self, done: Published) -> None:
+        """Tell MLflow, if that is wanted; what is published and serves does so whatever MLflow says."""
+        try:
+            tracked(done, self.order, self.settings)
+        except Exception as error:  # noqa: BLE001  # a dozen classes of its own, and of the network's
+            self.narrator.say(f"MLflow was not told of this run: {str(error).splitlines()[0]}")
 
     def found(self) -> Dataset:
         """The images; raises OddSizes, BadImage, or leaves such images out where that is wanted."""
@@ -110,45 +156,60 @@ class Job:
                 raise trouble
         return dataset
 
-    def splitted(self) -> Split:
+    def splitted(self, *, without: Sequence[Path] = ()) -> Split:
         """Good images by what they are for, with what people have confirmed."""
         feedback, product = Feedback(self.order.state), self.order.product
-        return split(self.dataset.good, ok=feedback.images(product, "ok"), ng=feedback.images(product, "ng"))
+        ok = [path for path in feedback.images(product, "ok") if path not in without]
+        return split(self.dataset.good, ok=ok, ng=feedback.images(product, "ng"))
 
     def check_images(self) -> ExpectsRecord | None:
         """Decode every image once, before anything is learned, and say what good ones look like.
 
-        Raises BadImage, or leaves a bad good image out where that is wanted.
+        Raises BadImage, or leaves bad images out where that is wanted; a confirmed one that does not fit any more, the
+        camera being another, is left out in any case.
         """
-        good, test = self.dataset.good, self.dataset.test
-        looks: list[dict[MeasureName, float]] = []
-        bad: list[Path] = []
-        with self.narrator.step("checking images", total=len(good) + len(test)) as advance:
-            for path, look in zip(good, self.reader.made(self.look, good), strict=True):
-                if isinstance(look, BadImage):
-                    self.narrator.say(f"left out: {look}")
-                    bad.append(path)
-                else:
-                    looks.append(look)
-                advance(1)
-            for sample in test:
-                image = self.reader.decoded(sample.path)
-                if sample.mask is not None:
-                    opened_mask(sample.mask, size=(image.width, image.height))
-                advance(1)
-        if bad:
-            self.dataset = replace(self.dataset, good=tuple(path for path in good if path not in bad))
-            self.split = self.splitted()
-        return expects_of(looks)
+        good, test, confirmed = self.dataset.good, self.dataset.test, self.split.confirmed
+        with self.narrator.step("checking images", total=len(good) + len(test) + len(confirmed)) as advance:
+            looks = dict(zip(good, self.looked_at(good, advance), strict=True))
+            known = dict(zip(confirmed, self.looked_at(confirmed, advance), strict=True))
+            samples = {sample: self.look_at_sample(sample, advance) for sample in test}
+        trouble = [*looks.values(), *samples.values()]
+        first = next((one for one in trouble if isinstance(one, BadImage)), None)
+        if first is not None and not self.manner.skip_bad:
+            raise first
+        for one in (*trouble, *known.values()):
+            if isinstance(one, BadImage):
+                self.narrator.say(f"left out: {one}")
+        self.dataset = Dataset(
+            good=tuple(path for path, look in looks.items() if not isinstance(look, BadImage)),
+            test=tuple(sample for sample, look in samples.items() if look is None),
+        )
+        self.split = self.splitted(without=[path for path, look in known.items() if isinstance(look, BadImage)])
+        return expects_of([look for look in looks.values() if not isinstance(look, BadImage)])
 
-    def look(self, path: Path) -> dict[MeasureName, float] | BadImage:
-        """What an image looks like. Raises BadImage, or gives it where bad images are left out."""
+    def looked_at(self, paths: Sequence[Path], advance: Callable[[int], None]) -> Iterator[Measures | BadImage]:
+        """What each image looks like, or what is wrong with it."""
+        for look in self.reader.made(self.look, paths):
+            advance(1)
+            yield look
+
+    def look(self, path: Path) -> Measures | BadImage:
+        """What an image looks like, or what is wrong with it."""
         try:
             return measured(self.reader.decoded(path))
         except BadImage as error:
-            if self.manner.skip_bad:
-                return error
-            raise
+            return error
+
+    def look_at_sample(self, sample: Sample, advance: Callable[[int], None]) -> BadImage | None:
+        """What is wrong with a test image or its mask, if anything."""
+        advance(1)
+        try:
+            image = self.reader.decoded(sample.path)
+            if sample.mask is not None:
+                opened_mask(sample.mask, size=(image.width, image.height))
+        except BadImage as error:
+            return error
+        return None
 
     def made(self, place: Workplace, expects: ExpectsRecord | None, digest: str) -> Made:
         """Learn -> export -> parity -> calibrate: a version that judges."""
@@ -198,7 +259,7 @@ class Job:
             "num_confirmed": len(self.split.confirmed),
             "num_standardise": len(self.split.standardise),
             "num_calibrate": len(self.split.calibrate),
-            "settings": self.settings.model_dump(mode="json"),
+            "settings": self.settings.shown(),
             "curves": learned.curves,
         }
 
@@ -249,7 +310,7 @@ def reporting_lack_of_memory() -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise OutOfMemory(str(error).splitlines()[0] if str(error) else "Python could not allocate") from error
     except RuntimeError as error:
-        if "allocate memory" not in str(error):
+        if not any(lack in str(error) for lack in LACKS):
             raise
         raise OutOfMemory(str(error).splitlines()[0]) from error
 

@@ -58,15 +58,17 @@ class Settling:
 
     patience: int
     least_gain: float
-    best: float = float("inf")
+    best: float = 0.0
     num_since: int = 0
+    num_looks: int = 0
 
     def look(self, loss: float) -> None:
         """Take note of one more loss."""
-        if loss < self.best * (1 - self.least_gain):
+        if self.num_looks == 0 or loss < self.best - self.least_gain * abs(self.best):
             self.best, self.num_since = loss, 0
         else:
             self.num_since += 1
+        self.num_looks += 1
 
     @property
     def has_settled(self) -> bool:
@@ -123,8 +125,7 @@ class Learning:
         self.student.train()
         chosen = torch.randint(self.lesson.exemplars.num_images, (self.settings.batch_size,), generator=self.generator)
         recalled, features, valid = self.lesson.batch(self.student, chosen)
-        with torch.autocast("cuda", enabled=self.is_mixed):
-            loss, parts = step_loss(self.student, recalled, features, valid, settings=self.settings)
+        loss, parts = step_loss(self.student, recalled, features, valid, settings=self.settings, is_mixed=self.is_mixed)
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(self.scaler.scale(loss))
         self.scaler.step(self.optimiser)
@@ -146,8 +147,7 @@ class Learning:
         """Where the course stands, beside the student and the generator."""
         return {
             "num_done": self.num_done,
-            "best": self.settling.best,
-            "num_since": self.settling.num_since,
+            "settling": [self.settling.best, self.settling.num_since, self.settling.num_looks],
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -156,10 +156,11 @@ class Learning:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self.num_done = state["num_done"]
-        self.settling.best, self.settling.num_since = state["best"], state["num_since"]
+        self.settling.best, self.settling.num_since, self.settling.num_looks = state["settling"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"] and self.is_mixed:  # kept on another kind of device, it has nothing to say here
+            self.scaler.load_state_dict(state["scaler"])
 
 
 def learn(
@@ -201,15 +202,19 @@ def step_loss(
     valid: tuple[Tensor, ...],
     *,
     settings: LearningSettings,
+    is_mixed: bool = False,
 ) -> tuple[Tensor, LossParts]:
-    """The loss of one batch (``L_KD + c L_usual``) and its parts."""
-    extraction = student.extract(recalled, [(scale.shape[-2], scale.shape[-1]) for scale in features[1:]])
+    """The loss of one batch (``L_KD + c L_usual``) and its parts.
+
+    ``is_mixed`` lets extraction take its products in half precision; what is squared is never that short.
+    """
+    with torch.autocast("cuda", enabled=is_mixed):
+        extraction = student.extract(recalled, [(scale.shape[-2], scale.shape[-1]) for scale in features[1:]])
     distances = tuple(
-        distance(expected, seen, regularisation=student.spec.regularisation)
+        distance(expected, seen.float(), regularisation=student.spec.regularisation)
         for expected, seen in zip(features, extraction.features, strict=True)
     )
     distillation = distillation_loss(distances, valid, hardness=settings.hardness)
-    usual = torch.stack(
-        [usual_loss(*scale) for scale in zip(distances, extraction.usual_distances, valid, strict=True)]
-    ).sum()
+    usual_distances = [one.float() for one in extraction.usual_distances]
+    usual = torch.stack([usual_loss(*scale) for scale in zip(distances, usual_distances, valid, strict=True)]).sum()
     return distillation + settings.usual_weight * usual, LossParts(distillation.item(), usual.item())

@@ -32,7 +32,7 @@ def curve_html(course: str, curves: Mapping[str, Points]) -> str:
             steps, losses = zip(*points, strict=True)
             is_rare = name.endswith("held_out")
             axes.plot(steps, losses, label=name.partition(": ")[2], marker="o" if is_rare else None, lw=1.2)
-    axes.set(xlabel="step", ylabel="loss", yscale="log")
+    axes.set(xlabel="step", ylabel="loss")
     axes.legend(frameon=False, fontsize=8)
     return picture(figure, f"losses of {course} over steps")
 

@@ -56,7 +56,7 @@ class Narrator:
 
     def say(self, line: str) -> None:
         """A line for people."""
-        self.console.print(line, highlight=False, soft_wrap=True)
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 class Lines:

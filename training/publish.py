@@ -3,7 +3,7 @@
 import getpass
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from training.evaluate import evaluate, image_level
 from training.exhibits import NUM_SHOWN, exhibits
 from training.gate import (
     NOT_COMPARABLE,
+    Check,
     Evidence,
     Gate,
     Incumbent,
@@ -134,7 +135,8 @@ class Publisher:
 
     def published(self, made: Made, parts: Parts) -> Published:
         """Figures, gate, report; then write, and activate if it may be. Raises GoodpartError; then nothing is there."""
-        version, orders = made.version, self.order.state.orders(self.order.product)
+        orders = self.order.state.orders(self.order.product)
+        version = made.version.ruled(orders.override)  # as it would serve
         incumbent, trouble = self.in_service(orders)
         both = (version, incumbent.version) if incumbent else (version,)
         plain = judged_ok(both, parts.tried or read_some(parts.held_out), max_pixels=self.settings.max_pixels)
@@ -149,8 +151,8 @@ class Publisher:
             is_shift_confirmed=parts.is_shift_confirmed,
         )
         with self.narrator.step("gate", total=1) as advance:
-            gate = Gate(version.ruled(orders.override), incumbent, self.settings.gate)
-            ruling = trouble or gate.ruling(evidence)
+            ruling = trouble or Gate(version, incumbent, self.settings.gate).ruling(evidence)
+            ruling = self.unless_changed(ruling, orders)
             advance(1)
         metrics |= {"before": before.figures, "gate": ruling.plain()}
         files = {
@@ -160,6 +162,14 @@ class Publisher:
         }
         name = self.written(made, files)
         return Published(name, self.activated(name, ruling), ruling, metrics)
+
+    def unless_changed(self, ruling: Ruling, orders: Orders) -> Ruling:
+        """The ruling, which fails where something else was decided of the product since it was begun."""
+        now = self.order.state.orders(self.order.product)
+        if (now.current, now.override) == (orders.current, orders.override):
+            return ruling
+        says = "another version or threshold was chosen meanwhile: train again, or activate this one by hand"
+        return replace(ruling, checks=(*ruling.checks, Check("in service still", passed=False, says=says)))
 
     def in_service(self, orders: Orders) -> tuple[Incumbent | None, Ruling | None]:
         """The version that serves, if any; or the ruling that it can't be compared with."""
@@ -185,7 +195,7 @@ class Publisher:
             )
         return {
             "sensitivity": [asdict(cell) for cell in cells],
-            "synthetic_recall": recall_of(cells),
+            **({"synthetic_recall": recall_of(cells)} if cells else {}),
             "repeatability": [asdict(one) for one in repeats],
         }
 
@@ -213,7 +223,7 @@ class Publisher:
 
     def findings(self, made: Made, metrics: Mapping[str, Any], parts: Parts) -> Findings:
         """What the report shows: parts by their scores, and where the version comes from."""
-        version = made.version
+        version = made.version.ruled(self.order.state.orders(self.order.product).override)
         odd = [parts.held_out[index] for index in oddest(version, parts.held_out, self.settings.max_pixels)]
         weak = weakest(metrics, parts.folder)
         return Findings(

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit, urlunsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticUndefined
 
 from model.bundle import InputRecord
 from model.teacher import teacher_spec
@@ -208,6 +210,11 @@ class TrainSettings(BaseModel):
             white_level=self.white_level,
         )
 
+    def shown(self) -> dict[str, Any]:
+        """For reports: addresses without names, keys and queries in them."""
+        secretive = {"teacher_weights": self.teacher_weights, "mlflow_uri": self.mlflow_uri}
+        return {**self.model_dump(mode="json"), **{name: without_secrets(one) for name, one in secretive.items()}}
+
     @property
     def map_size(self) -> tuple[int, int]:
         """Height and width of the anomaly map in positions."""
@@ -278,7 +285,8 @@ def known_settings(kind: type[BaseModel] = TrainSettings, prefix: str = "") -> I
         if isinstance(nested, type) and issubclass(nested, BaseModel):
             yield from known_settings(nested, f"{prefix}{name}.")
         else:
-            yield Known(f"{prefix}{name}", field.default, field.description or "")
+            default = "as the machine has it" if field.default is PydanticUndefined else field.default
+            yield Known(f"{prefix}{name}", default, field.description or "")
 
 
 def assign(settings: dict[str, Any], assignment: str) -> None:
@@ -310,3 +318,11 @@ def read_yaml(config: Path | None) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BadSettings(f"{config}: settings are 'name: value' lines")
     return content
+
+
+def without_secrets(address: str | None) -> str | None:
+    """A URL without user, password and query; anything else as it is."""
+    if address is None or "://" not in address:
+        return address
+    parts = urlsplit(address)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -1,6 +1,7 @@
 """Runs told to MLflow, where a setting asks for it: settings, curves, figures and the report."""
 
 import json
+import time
 from importlib.util import find_spec
 from typing import Any
 
@@ -9,14 +10,15 @@ from training.errors import BadSettings
 from training.publish import Order, Published
 from training.settings import TrainSettings
 
-# The longest value that MLflow takes.
-MOST_CHARACTERS = 500
+# The longest value, and the most metrics at once, that MLflow takes.
+MOST_CHARACTERS, MOST_AT_ONCE = 500, 1000
 EXTRA = "tracking=mlflow takes MLflow: pip install 'goodpart[mlflow]'"
 
 
 def check_tracking(settings: TrainSettings) -> None:
     """Raise BadSettings where MLflow is asked for and not there; found out before an hour is spent on training."""
-    if settings.tracking == "mlflow" and find_spec("mlflow") is None:
+    needed = ["mlflow", *([] if settings.mlflow_uri else ["sqlalchemy", "alembic"])]
+    if settings.tracking == "mlflow" and not all(map(find_spec, needed)):
         raise BadSettings(EXTRA)
 
 
@@ -26,18 +28,26 @@ def tracked(done: Published, order: Order, settings: TrainSettings) -> None:
         return
     client, experiment = experiment_of(order, settings)
     run = client.create_run(experiment, run_name=done.version).info.run_id
-    for name, value in settings.model_dump(mode="json").items():
+    for name, value in settings.shown().items():
         client.log_param(run, name, json.dumps(value)[:MOST_CHARACTERS])
     for name, value in done.metrics.items():
         if isinstance(value, float):
             client.log_metric(run, name, value)
     for name, points in done.metrics["curves"].items():
-        for step, loss in points:
-            client.log_metric(run, name.replace(": ", "/"), loss, step=step)
+        told = [metric_of(name.replace(": ", "/"), loss, step) for step, loss in points]
+        for first in range(0, len(told), MOST_AT_ONCE):
+            client.log_batch(run, metrics=told[first : first + MOST_AT_ONCE])
     for name in (METRICS, REPORT):
         client.log_artifact(run, str(order.store.version_folder(order.product, done.version) / name))
     client.set_tag(run, "activated", str(done.is_active))
     client.set_terminated(run)
+
+
+def metric_of(name: str, value: float, step: int) -> Any:  # noqa: ANN401  # MLflow's own, which may not be there
+    """One point of a curve."""
+    from mlflow.entities import Metric  # noqa: PLC0415  # an extra
+
+    return Metric(name, value, timestamp=round(time.time() * 1000), step=step)
 
 
 def experiment_of(order: Order, settings: TrainSettings) -> tuple[Any, str]:

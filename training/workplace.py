@@ -1,7 +1,7 @@
 """The folder in which one training works: its checkpoint, and features that memory does not hold.
 
-It is gone once the training has ended, well or in error; it stays where the training was stopped or killed, or could
-not write, so that ``--resume`` goes on.
+It is gone once the training has ended well. After an end of another kind the checkpoint stays, if there is one, so that
+``--resume`` goes on.
 """
 
 import fcntl
@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.store.errors import StoreUnusable
 from app.store.files import reporting_trouble
 from training.checkpoint import read_checkpoint, write_checkpoint
-from training.errors import AlreadyRunning, Stopped
+from training.errors import AlreadyRunning
 
 CHECKPOINT = "checkpoint.safetensors"
 LOCK = "lock"
@@ -33,6 +32,19 @@ class Workplace:
     def features(self) -> Path:
         """Where features lie that memory does not hold."""
         return self.folder / "features"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on from."""
+        return (self.folder / CHECKPOINT).is_file()
+
+    def copied(self, path: Path) -> Path:
+        """A copy of a file that others may take away while the training runs. Raises StoreUnusable."""
+        copy = self.folder / "confirmed" / path.name
+        with reporting_trouble(copy.parent):
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
+        return copy
 
     @property
     def checkpoint(self) -> dict[str, Any] | None:
@@ -56,16 +68,17 @@ def opened_workplace(folder: Path, *, resume: bool) -> Iterator[Workplace]:
         new = [place for place in folder.parents if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        if not resume:
-            emptied(folder)
+        emptied(folder)
         place = Workplace(folder)
+        if not resume:
+            (folder / CHECKPOINT).unlink(missing_ok=True)
         try:
             yield place
-        except (Stopped, StoreUnusable, KeyboardInterrupt):
-            shutil.rmtree(place.features, ignore_errors=True)
-            raise
         except BaseException:
-            removed(folder, new)
+            if place.has_checkpoint:
+                emptied(folder)
+            else:
+                removed(folder, new)
             raise
         removed(folder, new)
 
@@ -86,9 +99,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def emptied(folder: Path) -> None:
-    """Remove what an earlier run left."""
-    (folder / CHECKPOINT).unlink(missing_ok=True)
-    shutil.rmtree(folder / "features", ignore_errors=True)
+    """Remove all but the checkpoint and the lock: what a killed run left is made anew."""
+    for place in folder.iterdir():
+        if place.is_dir():
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def removed(folder: Path, new: Sequence[Path]) -> None:

@@ -1,5 +1,6 @@
 """Writing so that a reader never sees half: beside, synced, renamed."""
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -92,3 +93,18 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         finally:
             shutil.rmtree(beside, ignore_errors=True)
         sync_folder(folder.parent)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds the lock of this file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

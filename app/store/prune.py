@@ -13,13 +13,20 @@ from uuid import uuid4
 
 from app.store.confirmed import Feedback
 from app.store.errors import MissingFile, StoreUnusable, UnknownProduct
-from app.store.files import INCOMING, is_folder, reporting_trouble
+from app.store.files import INCOMING, is_folder, is_locked, reporting_trouble
 from app.store.state import State
 from app.store.store import Store, names_in
 from model.bundle import VERSION_PATTERN, BundleError, check_product
 
 # A trainer writes a teacher before the version that names it, and a version's folder before its name.
 GRACE = timedelta(days=1)
+
+
+class StillTrained(StoreUnusable):
+    """A product that is to be removed and is being trained."""
+
+    def __init__(self, store: Store, product: str) -> None:
+        super().__init__(store.root, f"a training of product '{product}' is running; end it first")
 
 
 class StillServes(StoreUnusable):
@@ -50,13 +57,16 @@ class Pruner:
         yield from self._leftovers()
 
     def remove(self, product: str, *, even_if_active: bool) -> Iterator[Path]:
-        """A product with every version, decision and confirmed image. Raises UnknownProduct, StillServes."""
+        """A product with all that is known of it. Raises UnknownProduct, StillServes, StillTrained."""
         folder, state = self.store.product_folder(product), self.state.root / check_product(product)
         if not is_folder(folder) and not is_folder(state):
             raise UnknownProduct(product)
         if not even_if_active and self.state.current(product) is not None:
             raise StillServes(self.store, product)
-        for path in (state, folder, self.store.root / "work" / product):  # the state first: then nothing serves
+        work = self.store.root / "work" / product
+        if any(is_locked(lock) for lock in work.glob("*/lock")):
+            raise StillTrained(self.store, product)
+        for path in (state, folder, work):  # the state first: then nothing serves
             if is_folder(path):
                 yield from removed(path)
         yield from self._orphaned_teachers()
@@ -69,14 +79,20 @@ class Pruner:
                 feedback.forget(product, [one])
                 yield one.sha256
 
-    def _old_versions(self, product: str, *, keep: int) -> list[str]:
-        """The versions that nobody needs, oldest first."""
-        orders = self.state.orders(product)
-        needed = {orders.shadow.version} if orders.shadow else set()
-        if orders.current is not None:
-            needed |= {orders.current.version, orders.current.previous or orders.current.version}
+    def _old_versions(self, product: str, *, keep: int) -> Iterator[str]:
+        """The versions that nobody needs, oldest first, each looked at when its turn has come."""
         versions = self.store.versions(product)
-        return [version for version in versions[: max(0, len(versions) - keep)] if version not in needed]
+        for version in versions[: max(0, len(versions) - keep)]:
+            if version not in self._needed(product) and self._is_old(self.store.version_folder(product, version)):
+                yield version
+
+    def _needed(self, product: str) -> set[str]:
+        """What serves, what served before it, and what judges in the shadow."""
+        orders = self.state.orders(product)
+        shadowed = {orders.shadow.version} if orders.shadow else set()
+        if orders.current is None:
+            return shadowed
+        return shadowed | {orders.current.version, orders.current.previous or orders.current.version}
 
     def _remove_version(self, product: str, version: str) -> Iterator[Path]:
         """A version, then what the trainer keeps of it."""
@@ -113,7 +129,7 @@ class Pruner:
         with reporting_trouble(self.store.root):
             left = [*self.store.root.rglob(f"{INCOMING}*"), *(self.store.root / "work").glob("*/*")]
         for path in left:
-            if path.exists() and self._is_old(path):
+            if path.exists() and self._is_old(path) and not is_locked(path / "lock"):
                 if path.is_dir():
                     yield from removed(path)
                 else:

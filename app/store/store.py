@@ -1,5 +1,6 @@
 """The store: teachers and versions, written once by a trainer, read by any number of services."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -111,6 +112,7 @@ class Store:
         check_digest("teacher.onnx", graph, sha256)
         with reporting_trouble(path.parent):
             if path.is_file() and path.read_bytes() == graph:
+                os.utime(path)  # so that pruning leaves it until a version names it
                 return
         replace_file(path, graph, mode=READ_ONLY)
 

@@ -92,9 +92,10 @@ def test_resume_after_a_signal_which_ends_it_in_one_line(number, data, undisturb
     process.send_signal(number)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert told.splitlines()[-1].startswith(
-        f"goodpart: error: stopped by {number.name}; the same command with --resume"
-    )
+    assert told.splitlines()[-2:] == [
+        "a checkpoint is kept: the same command with --resume goes on from it",
+        f"goodpart: error: stopped by {number.name}",
+    ]
     finished(data, tmp_path, "--resume")
     assert weights_of(tmp_path) == undisturbed
 

@@ -75,3 +75,10 @@ def test_every_setting_has_a_sentence():
     known = list(known_settings())
     assert {"seed", "learning.patience", "gate.synthetic_margin"} <= {setting.name for setting in known}
     assert all(setting.description.endswith(".") for setting in known)
+
+
+def test_reports_show_addresses_without_their_secrets():
+    settings = read_train_settings(None, ["mlflow_uri=https://ann:token@host:5000/api?key=1", "teacher_weights=a.pth"])
+    assert settings.shown()["mlflow_uri"] == "https://host:5000/api"
+    assert settings.shown()["teacher_weights"] == "a.pth"
+    assert settings.mlflow_uri.endswith("key=1")

@@ -5,7 +5,7 @@ import pytest
 
 from app.store.confirmed import Confirmation, Feedback
 from app.store.errors import UnknownProduct
-from app.store.prune import Pruner, StillServes
+from app.store.prune import Pruner, StillServes, StillTrained
 from app.store.state import ShadowOrder, State
 
 LATER = datetime.now(UTC) + timedelta(days=30)
@@ -90,3 +90,23 @@ def test_confirmed_images_go_at_their_age(state, pruner):
     (left,) = feedback.images("disc", "ng")
     assert left.read_bytes() == b"1"
     assert gone not in left.name
+
+
+def test_the_workplace_of_a_running_training_stays_however_old(store, pruner):
+    import fcntl
+
+    work = store.root / "work/disc/0123"
+    work.mkdir(parents=True)
+    with (work / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert work.name not in names(pruner.prune(keep=5))
+        with pytest.raises(StillTrained, match="is running"):
+            list(pruner.remove("disc", even_if_active=True))
+    assert store.products() == ["disc"]
+    assert work.name in names(pruner.prune(keep=5))
+
+
+def test_a_version_that_was_just_made_stays(store, state, republished):
+    republished(mark="1", created=datetime(2027, 1, 1, tzinfo=UTC))
+    assert list(Pruner(store, state, datetime.now(UTC)).prune(keep=1)) == []
+    assert len(store.versions("disc")) == 2
