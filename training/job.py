@@ -77,7 +77,7 @@ class Job:
         check_tracking(settings)
         order.check_writable()
         self.dataset = self.found()
-        self.split = self.splitted()
+        self.split = self.split_of()
         self.reader = Reader(
             rule=settings.input_record(channels=channels_of(self.dataset.good, max_pixels=settings.max_pixels)),
             max_pixels=settings.max_pixels,
@@ -156,7 +156,7 @@ class Job:
                 raise trouble
         return dataset
 
-    def splitted(self, *, without: Sequence[Path] = ()) -> Split:
+    def split_of(self, *, without: Sequence[Path] = ()) -> Split:
         """Good images by what they are for, with what people have confirmed."""
         feedback, product = Feedback(self.order.state), self.order.product
         ok = [path for path in feedback.images(product, "ok") if path not in without]
@@ -184,7 +184,7 @@ class Job:
             good=tuple(path for path, look in looks.items() if not isinstance(look, BadImage)),
             test=tuple(sample for sample, look in samples.items() if look is None),
         )
-        self.split = self.splitted(without=[path for path, look in known.items() if isinstance(look, BadImage)])
+        self.split = self.split_of(without=[path for path, look in known.items() if isinstance(look, BadImage)])
         return expects_of([look for look in looks.values() if not isinstance(look, BadImage)])
 
     def looked_at(self, paths: Sequence[Path], advance: Callable[[int], None]) -> Iterator[Measures | BadImage]:
