@@ -47,7 +47,7 @@ def trained(tmp_path_factory, data):
     store = tmp_path_factory.mktemp("store")
     quick = train(data, store, flags=["--quick"])
     assert quick.returncode == 0, quick.stderr
-    full = train(data, store, *STEPS)
+    full = train(data, store, *STEPS, flags=["--force", "four steps are no training"])
     assert full.returncode == 0, full.stderr
     return Store(store), quick.stdout.strip(), full.stdout.strip()
 
