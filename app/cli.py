@@ -25,13 +25,13 @@ from app.engine.inspector import Inspection, Wish, judge
 from app.engine.sessions import chosen_device
 from app.engine.version import Loader, Version
 from app.logs import configure
-from app.main import create_app, store_of
-from app.operating import feedback_command, store_commands
+from app.main import create_app
+from app.operating import STORE, feedback_command, store_commands
 from app.settings import Settings, read_settings
 from app.store.errors import NothingActive
 from app.store.files import write_synced
 from app.store.signing import new_key_pair
-from app.store.state import State
+from app.stores import stored_by
 from model.bundle import GoodpartError
 
 COMMANDS = "goodpart.commands"
@@ -88,7 +88,7 @@ def commands() -> None:
 
 
 @commands.command()
-@click.option("--store", type=click.Path(path_type=Path), help="Folder of products and versions.")
+@STORE
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="TCP port to listen on.")
 @click.option("--provider", help="auto, cuda, tensorrt or cpu.")
@@ -174,7 +174,7 @@ def keygen(*, private: Path) -> None:
 
 @commands.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--store", type=click.Path(path_type=Path), help="Folder of products and versions.")
+@STORE
 @click.option("--product", required=True, help="Name of the product.")
 @click.option("--version", "name", help="A version other than the one that serves.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON answer a line instead of a table.")
@@ -182,7 +182,7 @@ def keygen(*, private: Path) -> None:
 def inspect(  # click hands over one argument an option
     *,
     images: tuple[Path, ...],
-    store: Path | None,
+    store: str | None,
     product: str,
     name: str | None,
     as_json: bool,
@@ -211,10 +211,10 @@ def inspect(  # click hands over one argument an option
 
 
 @commands.command()
-@click.option("--store", type=click.Path(path_type=Path), help="Folder of products and versions.")
+@STORE
 @click.option("--host", help="Address the service would listen on.")
 @click.option("--port", type=int, help="Port the service would listen on.")
-def doctor(*, store: Path | None, host: str | None, port: int | None) -> None:
+def doctor(*, store: str | None, host: str | None, port: int | None) -> None:
     """Say what this installation is made of, what is wrong with it, and how to mend that."""
     findings = examine(read_settings(**given(store=store, host=host, port=port)))
     for line in lines(findings):
@@ -229,15 +229,15 @@ def given(**options: object) -> dict[str, Any]:
 
 def loaded_version(settings: Settings, product: str, name: str | None) -> Version:
     """A version ready to judge; by default the one that serves. Raises GoodpartError."""
-    store = store_of(settings)
-    versions = store.versions(product)
-    orders = State(settings.state_folder).orders(product)
+    stored = stored_by(settings)
+    versions = stored.store.versions(product)
+    orders = stored.state.orders(product)
     if name is None:
         if orders.current is None or not versions:
             raise NothingActive(product)
         name = orders.current.version
     device = chosen_device(settings.provider, num_threads=settings.threads)
-    return Loader(device).load(store.bundle(product, name)).ruled(orders.override)
+    return Loader(device).load(stored.store.bundle(product, name)).ruled(orders.override)
 
 
 def refuse_twins(paths: Iterable[Path]) -> None:

@@ -6,17 +6,18 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import onnxruntime as ort
 
 from app.engine.errors import ProviderMissing
 from app.engine.sessions import available_cpus, chosen_device
-from app.main import store_of
 from app.settings import Settings
+from app.store import places
 from app.store.errors import StoreError
-from app.store.state import State
-from app.store.store import Store
-from model.bundle import BadName, BundleError
+from app.store.objects import PROTOCOL
+from app.stores import Stored, stored_by
+from model.bundle import BadName, BundleError, GoodpartError
 
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
@@ -81,41 +82,59 @@ def devices(settings: Settings) -> Iterator[Finding]:
 
 
 def store_findings(settings: Settings) -> Iterator[Finding]:
-    """Whether the folders can be used."""
-    for what, folder in (("store", settings.store), ("state", settings.state_folder)):
-        if not os.path.isdir(folder):  # noqa: PTH112  # says no where pathlib raises for want of permission
-            yield Finding(
-                what, str(folder.resolve()), "no such folder that this user can see; `goodpart train --store` makes one"
-            )
-        elif not os.access(folder, os.R_OK | os.X_OK):
-            yield Finding(what, str(folder.resolve()), "may not be read by this user: change its owner or mode")
+    """Whether store and state can be used."""
+    state = settings.state or f"{settings.store}/state"
+    for what, location in (("store", settings.store), ("state", state)):
+        if str(location).startswith(PROTOCOL):
+            yield bucket_finding(what, settings)
         else:
-            may_write = "may be written" if os.access(folder, os.W_OK) else "may only be read"
-            yield Finding(what, f"{folder.resolve()}, {may_write}")
+            yield folder_finding(what, Path(location))
+
+
+def folder_finding(what: str, folder: Path) -> Finding:
+    """Whether a folder can be used."""
+    name = str(folder.resolve())
+    if not os.path.isdir(folder):  # noqa: PTH112  # says no where pathlib raises for want of permission
+        return Finding(what, name, "no such folder that this user can see; `goodpart train --store` makes one")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return Finding(what, name, "may not be read by this user: change its owner or mode")
+    may_write = "may be written" if os.access(folder, os.W_OK) else "may only be read"
+    return Finding(what, f"{name}, {may_write}")
+
+
+def bucket_finding(what: str, settings: Settings) -> Finding:
+    """Whether object storage answers."""
+    try:
+        stored = stored_by(settings)
+        place = stored.store.root if what == "store" else stored.state.root
+        is_there = places.is_folder(place)
+    except GoodpartError as error:
+        return Finding(what, str(settings.store), f"{error}; address and keys are AWS_* variables")
+    return Finding(what, str(place), None if is_there else "nothing is there; `goodpart train --store` makes one")
 
 
 def product_findings(settings: Settings) -> Iterator[Finding]:
     """Every product, and whether its version can serve: each byte is held against its digest."""
-    store, state = store_of(settings), State(settings.state_folder)
     try:
-        products = store.products()
+        stored = stored_by(settings)
+        products = stored.store.products()
     except StoreError as error:
         yield Finding("products", "unknown", str(error))
         return
     if not products:
         yield Finding("products", "none", "nothing can be judged yet: train one with `goodpart train`")
     for product in products:
-        yield product_finding(store, state, product)
+        yield product_finding(stored, product)
 
 
-def product_finding(store: Store, state: State, product: str) -> Finding:
+def product_finding(stored: Stored, product: str) -> Finding:
     """One product."""
     what = f"product {product}"
     try:
-        current = state.current(product)
+        current = stored.state.current(product)
         if current is None:
-            return Finding(what, f"{len(store.versions(product))} versions", "none is active: activate one")
-        bundle = store.bundle(product, current.version)
+            return Finding(what, f"{len(stored.store.versions(product))} versions", "none is active: activate one")
+        bundle = stored.store.bundle(product, current.version)
     except (StoreError, BundleError, BadName) as error:
         return Finding(what, "can't serve", f"{error}; activate another version, or train it anew")
     promise = bundle.manifest.promise

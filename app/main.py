@@ -26,9 +26,7 @@ from app.engine.worker import Limits
 from app.judging import Judging
 from app.metrics import Metrics, Observed
 from app.settings import Settings
-from app.store.signing import read_public_keys
-from app.store.state import State
-from app.store.store import Store
+from app.stores import stored_by
 from app.tracing import traced
 
 log = structlog.stdlib.get_logger("goodpart")
@@ -78,18 +76,13 @@ def create_app(settings: Settings) -> FastAPI:
 def catalogue_of(settings: Settings) -> Catalogue:
     """The products of the store, loaded on the device that was asked for."""
     device = chosen_device(settings.provider, num_threads=settings.threads)
+    stored = stored_by(settings)
     return Catalogue(
-        store=store_of(settings),
-        state=State(settings.state_folder),
+        store=stored.store,
+        state=stored.state,
         prepare=partial(proven, loader=Loader(device), max_batch=settings.max_batch),
         most_loaded=settings.max_loaded_products,
     )
-
-
-def store_of(settings: Settings) -> Store:
-    """The store, which shows only signed versions where that is asked. Raises BadSigningKey."""
-    trusted = read_public_keys(settings.require_signature) if settings.require_signature else None
-    return Store(settings.store, trusted=trusted)
 
 
 def room_of(settings: Settings) -> Room:

@@ -11,16 +11,15 @@ from app.feedback import confirm
 from app.settings import read_settings
 from app.store.confirmed import LABELS, Confirmation, Label
 from app.store.prune import Pruner
-from app.store.state import State
-from app.store.store import Store
+from app.stores import stored_by
 
-STORE = click.option("--store", type=click.Path(path_type=Path), help="Folder of products and versions.")
+STORE = click.option("--store", help="Folder, or s3://bucket/prefix, of products and versions.")
 
 
-def places(store: Path | None) -> tuple[Store, State]:
-    """Store and state by the settings, overlaid by the option."""
-    settings = read_settings(**({} if store is None else {"store": store}))
-    return Store(settings.store), State(settings.state_folder)
+def pruner(store: str | None) -> Pruner:
+    """For store and state by the settings, overlaid by the option."""
+    stored = stored_by(read_settings(**({} if store is None else {"store": store})))
+    return Pruner(stored.store, stored.state, datetime.now(UTC))
 
 
 @click.command("feedback")
@@ -32,15 +31,16 @@ def places(store: Path | None) -> tuple[Store, State]:
 @click.option("--by", default="command line", show_default=True, help="Who says so.")
 @click.option("--why", default="", help="Why.")
 def feedback_command(  # noqa: PLR0913  # click hands over one argument an option
-    *, store: Path | None, product: str, part: Path, label: Label, part_id: str, by: str, why: str
+    *, store: str | None, product: str, part: Path, label: Label, part_id: str, by: str, why: str
 ) -> None:
     """Say what a part is: ok teaches the next training, ng is what its version must catch."""
     settings = read_settings(**({} if store is None else {"store": store}))
     confirmation = Confirmation(at=datetime.now(UTC), by=by, why=why, label=label, part_id=part_id)
+    stored = stored_by(settings)
     try:
         kept = confirm(
-            Store(settings.store),
-            State(settings.state_folder),
+            stored.store,
+            stored.state,
             product,
             part.read_bytes(),
             confirmation=confirmation,
@@ -59,33 +59,30 @@ def store_commands() -> None:
 @store_commands.command("prune")
 @STORE
 @click.option("--keep", type=click.IntRange(min=1), required=True, help="Newest versions to keep of each product.")
-def prune_command(*, store: Path | None, keep: int) -> None:
+def prune_command(*, store: str | None, keep: int) -> None:
     """Remove old versions, and teachers and leftovers that nothing names.
 
     Never what serves, what served before it, or a candidate in the shadow.
     """
-    own, state = places(store)
-    told(Pruner(own, state, datetime.now(UTC)).prune(keep=keep))
+    told(pruner(store).prune(keep=keep))
 
 
 @store_commands.command("remove")
 @STORE
 @click.argument("product")
 @click.option("--yes", "even_if_active", is_flag=True, help="Remove it even if it serves.")
-def remove_command(*, store: Path | None, product: str, even_if_active: bool) -> None:
+def remove_command(*, store: str | None, product: str, even_if_active: bool) -> None:
     """Remove PRODUCT with all its versions, decisions and confirmed images."""
-    own, state = places(store)
-    told(Pruner(own, state, datetime.now(UTC)).remove(product, even_if_active=even_if_active))
+    told(pruner(store).remove(product, even_if_active=even_if_active))
 
 
 @store_commands.command("expire")
 @STORE
 @click.argument("product")
 @click.option("--days", type=click.FloatRange(0, 36_500), required=True, help="Age from which images are removed.")
-def expire_command(*, store: Path | None, product: str, days: float) -> None:
+def expire_command(*, store: str | None, product: str, days: float) -> None:
     """Remove PRODUCT's confirmed images that were labelled longer ago."""
-    own, state = places(store)
-    told(Pruner(own, state, datetime.now(UTC)).expire(product, days=days))
+    told(pruner(store).expire(product, days=days))
 
 
 def told(removed: Iterable[object]) -> None:

@@ -14,6 +14,7 @@ from app.engine.decode import MOST_PIXELS
 from app.engine.guard import Guard
 from app.engine.sessions import Provider, available_cpus
 from app.logs import LogFormat
+from app.store.places import LOCAL, MOST_COPIED_GIB, Location
 from model.bundle import GoodpartError
 
 PREFIX = "GOODPART_"
@@ -30,9 +31,15 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    store: Path = Field(default=Path("store"), description="Folder of teachers and versions; reading suffices.")
-    state: Path | None = Field(
-        default=None, description="Folder that says which version serves; default: <store>/state."
+    store: Location = Field(
+        default=Path("store"), description="Folder or s3://bucket/prefix of teachers and versions; reading suffices."
+    )
+    state: Location | None = Field(
+        default=None, description="Folder or s3://... that says which version serves; default: <store>/state."
+    )
+    local: Path = Field(default=LOCAL, description="Folder of this service alone: copies of what is on object storage.")
+    most_copied_gib: float = Field(
+        default=MOST_COPIED_GIB, gt=0, le=10_000, description="GiB that copies of versions may take; old ones go first."
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
@@ -117,11 +124,6 @@ class Settings(BaseSettings):
     refresh_interval_s: float = Field(
         default=1.0, gt=0, le=3600, description="Seconds between looks at which version should serve."
     )
-
-    @property
-    def state_folder(self) -> Path:
-        """Where the state lies."""
-        return self.state if self.state is not None else self.store / "state"
 
     @property
     def has_keys(self) -> bool:

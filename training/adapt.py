@@ -24,7 +24,8 @@ from app.engine.guard import measured
 from app.engine.interest import unpacked_region
 from app.engine.sessions import Device, available_cpus
 from app.engine.version import Loader
-from app.store.errors import NothingActive
+from app.store import places
+from app.store.errors import NothingActive, StoreError
 from app.store.store import Bundle
 from model.bundle import MEASURES, PATCHES, REGION, ExpectsRecord, RangeRecord, sha256_hex
 from training.calibrate import Calibrated, calibrate
@@ -261,10 +262,10 @@ def parent_of(order: Order) -> Parent:
     folder = order.store.training_folder(order.product, current.version)
     kept = kept_parts(folder / CALIBRATION_FEATURES, num_scales=len(bundle.manifest.scales))
     try:
-        settings = TrainSettings.model_validate_json((folder / SETTINGS).read_bytes())
-        student = load((folder / STUDENT_WEIGHTS).read_bytes())
-        compare = load((folder / COMPARE_WEIGHTS).read_bytes())
-    except (OSError, ValidationError, SafetensorError) as error:
+        settings = TrainSettings.model_validate_json(places.read_fixed(folder / SETTINGS, SETTINGS))
+        student = load(places.read_fixed(folder / STUDENT_WEIGHTS, STUDENT_WEIGHTS))
+        compare = load(places.read_fixed(folder / COMPARE_WEIGHTS, COMPARE_WEIGHTS))
+    except (StoreError, ValidationError, SafetensorError) as error:
         raise CanNotAdapt(f"what training kept of version {current.version} can't be read: {error}") from error
     if kept is None:
         raise CanNotAdapt(f"training kept no features of version {current.version}; train it anew")

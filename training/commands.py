@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from app.store.places import LOCAL as DEFAULT_LOCAL
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
@@ -27,16 +29,22 @@ ASSIGNMENTS = click.option(
 
 STORE = click.option(
     "--store",
-    type=click.Path(path_type=Path),
     required=True,
     envvar="GOODPART_STORE",
-    help="Where to publish.",
+    help="Where to publish: a folder, or s3://bucket/prefix.",
 )
 STATE = click.option(
     "--state",
-    type=click.Path(path_type=Path),
     envvar="GOODPART_STATE",
-    help="Folder that says which version serves; default: state in the store.",
+    help="What says which version serves: a folder, or s3://bucket/prefix; default: state in the store.",
+)
+LOCAL = click.option(
+    "--local",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_LOCAL,
+    show_default=True,
+    envvar="GOODPART_LOCAL",
+    help="Folder of this machine to work in, where the store is on object storage.",
 )
 PRODUCT = click.option("--product", required=True, help="Name of the product.")
 FORCE = click.option("--force", metavar="REASON", help="Activate whatever the gate says; the audit keeps the reason.")
@@ -59,6 +67,7 @@ COLUMNS = 200
 @PRODUCT
 @STORE
 @STATE
+@LOCAL
 @click.option("--quick", is_flag=True, default=None, help="Fill the memory and calibrate; no gradient step.")
 @click.option("--activate/--no-activate", "activates", default=True, help="Whether the version serves at once.")
 @FORCE
@@ -71,8 +80,9 @@ def train_command(  # noqa: PLR0913  # click hands over one argument an option
     *,
     data: Path,
     product: str,
-    store: Path,
-    state: Path | None,
+    store: str,
+    state: str | None,
+    local: Path,
     quick: bool | None,
     activates: bool,
     force: str | None,
@@ -91,7 +101,7 @@ def train_command(  # noqa: PLR0913  # click hands over one argument an option
     from training.settings import read_train_settings
 
     settings = read_train_settings(config, assignments, quick=quick, variables=train_variables())
-    order = order_of(product, store, state, activates=activates, force=force, sign_key=sign_key)
+    order = order_of(product, store, state, local, activates=activates, force=force, sign_key=sign_key)
     with narrator() as telling:
         tell(Job(data, order, settings, telling, manner=Manner(resume, skip_bad)).run(), order, telling)
 
@@ -101,6 +111,7 @@ def train_command(  # noqa: PLR0913  # click hands over one argument an option
 @PRODUCT
 @STORE
 @STATE
+@LOCAL
 @click.option("--activate/--no-activate", "activates", default=True, help="Whether the version serves at once.")
 @FORCE
 @SIGN_KEY
@@ -108,8 +119,9 @@ def adapt_command(  # noqa: PLR0913  # click hands over one argument an option
     *,
     images: Path,
     product: str,
-    store: Path,
-    state: Path | None,
+    store: str,
+    state: str | None,
+    local: Path,
     activates: bool,
     force: str | None,
     sign_key: Path | None,
@@ -120,15 +132,16 @@ def adapt_command(  # noqa: PLR0913  # click hands over one argument an option
     """
     from training.adapt import Adaptation
 
-    order = order_of(product, store, state, activates=activates, force=force, sign_key=sign_key, why="adapted")
+    order = order_of(product, store, state, local, activates=activates, force=force, sign_key=sign_key, why="adapted")
     with narrator() as telling:
         tell(Adaptation(images, order, telling).run(), order, telling)
 
 
 def order_of(  # noqa: PLR0913  # one argument an option
     product: str,
-    store: Path,
-    state: Path | None,
+    store: str,
+    state: str | None,
+    local: Path,
     *,
     activates: bool,
     force: str | None,
@@ -137,16 +150,16 @@ def order_of(  # noqa: PLR0913  # one argument an option
 ) -> "Order":
     """What is to be made. Raises BadSigningKey."""
     from app.store.signing import read_private_key
-    from app.store.state import State
-    from app.store.store import Store
+    from app.stores import stored_at
     from training.publish import Order
 
     if force is not None and not force.strip():
         raise click.BadParameter("say why", param_hint="--force")
+    stored = stored_at(store, state, local=local)
     return Order(
         product=product,
-        store=Store(store),
-        state=State(state or store / "state"),
+        store=stored.store,
+        state=stored.state,
         activates=activates,
         sign_key=read_private_key(sign_key) if sign_key else None,
         force=force,

@@ -92,7 +92,7 @@ class Job:
         expects = self.check_images()
         self.narrator.say(data_in_words(self.dataset, self.split))
         digest = fingerprint((*self.dataset.good, *self.split.confirmed), self.settings)
-        folder = workplace_of(self.order.store.root, self.order.product, self.key(digest))
+        folder = workplace_of(self.order.store.machine_folder, self.order.product, self.key(digest))
         with (
             self.telling_of_checkpoint(folder),
             reporting_lack_of_memory(),

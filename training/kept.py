@@ -1,7 +1,6 @@
 """Calibration parts as a version's teacher saw them: what adapting and the gate judge again without the images."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +8,9 @@ from torch import Tensor
 
 from app.engine.arrays import ArrayFile
 from app.engine.detector import Batch, Comparison, Detector, Floats
+from app.store import places
+from app.store.errors import StoreError
+from app.store.places import Place
 from model.bundle import BundleError
 
 CALIBRATION_FEATURES = "calibration_features.npz"
@@ -55,15 +57,13 @@ class Kept:
         return {**features, "valid": self.valid, "owners": self.owners}
 
 
-def kept_parts(path: Path, *, num_scales: int) -> Kept | None:
+def kept_parts(place: Place, *, num_scales: int) -> Kept | None:
     """What a training kept, None where it kept nothing that can be used: versions from before did not say where."""
-    if not path.is_file():
-        return None
     names = {f"t{k + 1}": np.float16 for k in range(num_scales)}
-    file = ArrayFile(path.name, {**names, "valid": np.float32, "owners": np.int64}, damage=BadFeatures)
+    file = ArrayFile(place.name, {**names, "valid": np.float32, "owners": np.int64}, damage=BadFeatures)
     try:
-        *features, valid, owners = file.unpacked(path.read_bytes())
-    except (OSError, BadFeatures):
+        *features, valid, owners = file.unpacked(places.read_fixed(place, place.name))
+    except (StoreError, BadFeatures):
         return None
     return Kept(tuple(features), valid, owners)
 

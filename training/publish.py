@@ -15,7 +15,8 @@ from app.engine.errors import ImageError
 from app.engine.inspector import judge
 from app.engine.version import Version
 from app.store.confirmed import Feedback
-from app.store.state import Orders, State
+from app.store.errors import ChangedMeanwhile
+from app.store.state import WHATEVER, Orders, State
 from app.store.store import Store
 from model.bundle import sha256_hex
 from training.data import Sample
@@ -161,15 +162,16 @@ class Publisher:
             **metrics_files(self.findings(made, metrics, parts)),
         }
         name = self.written(made, files)
-        return Published(name, self.activated(name, ruling), ruling, metrics)
+        try:
+            is_active = self.activated(name, ruling, orders)
+        except ChangedMeanwhile:
+            return Published(name, is_active=False, ruling=changed(ruling), metrics=metrics)
+        return Published(name, is_active, ruling, metrics)
 
     def unless_changed(self, ruling: Ruling, orders: Orders) -> Ruling:
         """The ruling, which fails where something else was decided of the product since it was begun."""
         now = self.order.state.orders(self.order.product)
-        if (now.current, now.override) == (orders.current, orders.override):
-            return ruling
-        says = "another version or threshold was chosen meanwhile: train again, or activate this one by hand"
-        return replace(ruling, checks=(*ruling.checks, Check("in service still", passed=False, says=says)))
+        return ruling if (now.current, now.override) == (orders.current, orders.override) else changed(ruling)
 
     def in_service(self, orders: Orders) -> tuple[Incumbent | None, Ruling | None]:
         """The version that serves, if any; or the ruling that it can't be compared with."""
@@ -245,15 +247,25 @@ class Publisher:
             order.product, manifest=manifest, files=files, training=made.training, sign_key=order.sign_key
         )
 
-    def activated(self, version: str, ruling: Ruling) -> bool:
-        """Whether it serves now: if it is wanted, and the gate lets it or somebody said why it must not matter."""
+    def activated(self, version: str, ruling: Ruling, orders: Orders) -> bool:
+        """Whether it serves now: if it is wanted, and the gate lets it or somebody said why it must not matter.
+
+        Raises ChangedMeanwhile.
+        """
         order = self.order
         if not order.activates or not (ruling.passed or order.force):
             return False
         reasons = "; ".join(ruling.reasons)
         why = order.why if ruling.passed else f"{order.why}, forced: {order.force}; the gate: {reasons}"
-        order.state.activate(order.product, version, at=datetime.now(UTC), by=user_name(), why=why)
+        after = orders.current if ruling.passed else WHATEVER
+        order.state.activate(order.product, version, at=datetime.now(UTC), by=user_name(), why=why, after=after)
         return True
+
+
+def changed(ruling: Ruling) -> Ruling:
+    """The ruling on a version that was held against what does not serve any more."""
+    says = "another version or threshold was chosen meanwhile: train again, or activate this one by hand"
+    return replace(ruling, checks=(*ruling.checks, Check("in service still", passed=False, says=says)))
 
 
 def read_some(paths: Sequence[Path]) -> list[bytes]:

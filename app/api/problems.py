@@ -143,6 +143,8 @@ KINDS: Mapping[type[Exception], Kind] = {
     store.UnknownVersion: Kind(HTTPStatus.NOT_FOUND, "unknown-version", "Unknown version"),
     store.NothingActive: Kind(HTTPStatus.CONFLICT, "nothing-active", "No active version"),
     store.NoTransition: Kind(HTTPStatus.CONFLICT, "nothing-earlier", "No earlier version"),
+    store.ChangedMeanwhile: Kind(HTTPStatus.CONFLICT, "changed-meanwhile", "Changed meanwhile"),
+    store.StoreUnusable: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "store-unusable", "Store can't be used"),
     store.StoreError: Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "store-failed", "Store failed"),
     bundle.BadName: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "bad-name", "Bad name"),
     bundle.BundleError: Kind(HTTPStatus.CONFLICT, "bad-bundle", "Version refused"),

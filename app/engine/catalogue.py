@@ -166,6 +166,7 @@ class Catalogue:
             self._standings = {name: self._standings[name] for name in products if name in self._standings}
             for product in products:
                 self._put(self._followed(product))
+            self.fault = self.store.trouble or self.state.trouble
             if self._has_reloaded:
                 self._has_reloaded = False
                 give_back()

@@ -12,13 +12,15 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.store.errors import DamagedState
-from app.store.files import remove_file, replace_file, reporting_trouble
+from app.store import places
+from app.store.errors import ChangedMeanwhile, DamagedState
+from app.store.places import Place
 from app.store.state import Decided, State
 from model.bundle import Sha256, check_product, sha256_hex
 
 Label = Literal["ok", "ng"]
 LABELS: tuple[Label, ...] = get_args(Label)
+HISTORY, HISTORY_PATTERN = ".json", r"[0-9a-f]{64}\.json"
 
 
 class Confirmation(Decided):
@@ -56,26 +58,31 @@ class Feedback:
     state: State
 
     def keep(self, product: str, data: bytes, *, suffix: str, confirmation: Confirmation) -> Confirmed:
-        """Keep an image under its label, or give one that is kept another. Raises StoreUnusable, DamagedState."""
+        """Keep an image under its label, or give one that is kept another.
+
+        Raises StoreUnusable, DamagedState, and ChangedMeanwhile where somebody labels it at the same moment.
+        """
         sha256 = sha256_hex(data)
+        path = self._history_path(product, sha256)
+        tag = places.tag(path)
         before = self.confirmed(product, sha256)
         history = (*before.history, confirmation) if before else (confirmation,)
         now = Confirmed(sha256=sha256, suffix=before.suffix if before else suffix, history=history)
         change = {"from": before.label if before else None, "to": confirmation.label, "sha256": sha256}
-        replace_file(self._image_path(product, now), data)
+        places.replace(self._image_path(product, now), data)
         self.state.record(product, "feedback", confirmation, change)
-        replace_file(self._history_path(product, sha256), now.model_dump_json(indent=1).encode() + b"\n")
+        if not places.swap(path, now.model_dump_json(indent=1).encode() + b"\n", instead_of=tag):
+            raise ChangedMeanwhile(product)
         if before is not None and before.label != now.label:
-            remove_file(self._image_path(product, before))
+            places.remove(self._image_path(product, before))
         return now
 
     def confirmed(self, product: str, sha256: str) -> Confirmed | None:
         """What was said of an image, None where nothing was. Raises StoreUnusable, DamagedState."""
         path = self._history_path(product, sha256)
-        with reporting_trouble(path.parent):
-            if not path.is_file():
-                return None
-            data = path.read_bytes()
+        data = places.read(path)
+        if data is None:
+            return None
         try:
             return Confirmed.model_validate_json(data)
         except ValidationError as error:
@@ -83,27 +90,26 @@ class Feedback:
 
     def all(self, product: str) -> tuple[Confirmed, ...]:
         """Everything that was labelled, by digest. Raises StoreUnusable, DamagedState."""
-        folder = self._folder(product) / "history"
-        with reporting_trouble(folder):
-            names = sorted(path.stem for path in folder.glob("*.json")) if folder.is_dir() else []
-        found = (self.confirmed(product, name) for name in names)
+        names = places.files_in(self._folder(product) / "history", HISTORY_PATTERN)
+        found = (self.confirmed(product, name.removesuffix(HISTORY)) for name in names)
         return tuple(one for one in found if one is not None)
 
     def images(self, product: str, label: Label) -> tuple[Path, ...]:
-        """The files of images whose label this is. Raises StoreUnusable, DamagedState."""
-        return tuple(self._image_path(product, one) for one in self.all(product) if one.label == label)
+        """Files of this machine with the images whose label this is. Raises StoreError."""
+        found = {self._image_path(product, one): one.sha256 for one in self.all(product) if one.label == label}
+        return tuple(places.local_file(place, f"confirmed image {sha256}") for place, sha256 in found.items())
 
     def forget(self, product: str, images: Iterable[Confirmed]) -> None:
         """Remove images and what was said of them; the audit keeps that they were there. Raises StoreUnusable."""
         for one in images:
-            remove_file(self._image_path(product, one))
-            remove_file(self._history_path(product, one.sha256))
+            places.remove(self._image_path(product, one))
+            places.remove(self._history_path(product, one.sha256))
 
-    def _folder(self, product: str) -> Path:
+    def _folder(self, product: str) -> Place:
         return self.state.root / check_product(product) / "confirmed"
 
-    def _image_path(self, product: str, one: Confirmed) -> Path:
+    def _image_path(self, product: str, one: Confirmed) -> Place:
         return self._folder(product) / one.label / f"{one.sha256}{one.suffix}"
 
-    def _history_path(self, product: str, sha256: str) -> Path:
-        return self._folder(product) / "history" / f"{sha256}.json"
+    def _history_path(self, product: str, sha256: str) -> Place:
+        return self._folder(product) / "history" / f"{sha256}{HISTORY}"

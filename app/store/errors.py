@@ -8,10 +8,10 @@ GoodpartError
     ├── MissingFile         a bundle or teacher that lacks a file it names
     ├── NoTransition        a rollback with nothing to go back to
     ├── DamagedState        a state file that is not what it should be
+    ├── ChangedMeanwhile    a decision that somebody else has made at the same moment
     └── StoreUnusable       a folder that can't be read or written
+        └── ObjectStorageMissing    a store on object storage, and no package that reaches it
 """
-
-from pathlib import Path
 
 from model.bundle import GoodpartError
 
@@ -58,12 +58,26 @@ class NoTransition(StoreError):
 class DamagedState(StoreError):
     """A state file that is not what it should be."""
 
-    def __init__(self, path: Path, why: str) -> None:
-        super().__init__(f"{path.parent.name}/{path.name} is damaged: {why}")
+    def __init__(self, place: object, why: str) -> None:
+        super().__init__(f"{'/'.join(str(place).split('/')[-2:])} is damaged: {why}")
+
+
+class ChangedMeanwhile(StoreError):
+    """A decision that somebody else has made at the same moment."""
+
+    def __init__(self, product: str) -> None:
+        super().__init__(f"somebody else decided something of product '{product}' at the same moment: look again")
 
 
 class StoreUnusable(StoreError):
     """A folder that can't be read or written."""
 
-    def __init__(self, path: Path, why: str) -> None:
-        super().__init__(f"can't use the store folder {path}: {why}")
+    def __init__(self, place: object, why: str) -> None:
+        super().__init__(f"can't use the store folder {place}: {why}")
+
+
+class ObjectStorageMissing(StoreUnusable):
+    """A store on object storage, and no package that reaches it."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, "pip install 'goodpart[s3]'")

@@ -11,11 +11,12 @@ from uuid import uuid4
 from app.store.errors import StoreUnusable
 
 INCOMING = ".incoming-"
+LOCK = ".lock"
 READ_ONLY = 0o444
 
 
 @contextmanager
-def reporting_trouble(folder: Path) -> Iterator[None]:
+def reporting_trouble(folder: object) -> Iterator[None]:
     """Turn the operating system's refusals into StoreUnusable."""
     try:
         yield
@@ -93,6 +94,20 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         finally:
             shutil.rmtree(beside, ignore_errors=True)
         sync_folder(folder.parent)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which ends with the process; waits for whoever holds it. Raises StoreUnusable."""
+    with reporting_trouble(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CREAT, 0o644)
+    try:
+        with reporting_trouble(folder):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def is_locked(path: Path) -> bool:

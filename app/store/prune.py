@@ -1,22 +1,23 @@
 """What is not needed any more, taken out of a store while services read it.
 
-A folder is renamed before it is emptied, so that a reader sees a version whole or not at all. What serves, what served
-before it, what judges in the shadow and what was made a short while ago is never touched.
+A folder is renamed before it is emptied, and on object storage a version loses its manifest first, so that a reader
+sees it whole or not at all. What serves, what served before it, what judges in the shadow and what was made a short
+while ago is never touched.
 """
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from uuid import uuid4
 
+from app.store import places
 from app.store.confirmed import Feedback
 from app.store.errors import MissingFile, StoreUnusable, UnknownProduct
-from app.store.files import INCOMING, is_folder, is_locked, reporting_trouble
+from app.store.files import INCOMING, is_locked, reporting_trouble
+from app.store.places import Place
 from app.store.state import State
-from app.store.store import Store, names_in
-from model.bundle import VERSION_PATTERN, BundleError, check_product
+from app.store.store import Store
+from model.bundle import MANIFEST, VERSION_PATTERN, BundleError, check_product
 
 # A trainer writes a teacher before the version that names it, and a version's folder before its name.
 GRACE = timedelta(days=1)
@@ -44,7 +45,7 @@ class Pruner:
     state: State
     now: datetime
 
-    def prune(self, *, keep: int) -> Iterator[Path]:
+    def prune(self, *, keep: int) -> Iterator[Place]:
         """All but the ``keep`` newest versions of each product, and what nothing names; each path once it is gone.
 
         Raises StoreError or BundleError; a version whose manifest can't be read keeps every teacher.
@@ -56,19 +57,19 @@ class Pruner:
         yield from self._orphaned_teachers()
         yield from self._leftovers()
 
-    def remove(self, product: str, *, even_if_active: bool) -> Iterator[Path]:
+    def remove(self, product: str, *, even_if_active: bool) -> Iterator[Place]:
         """A product with all that is known of it. Raises UnknownProduct, StillServes, StillTrained."""
         folder, state = self.store.product_folder(product), self.state.root / check_product(product)
-        if not is_folder(folder) and not is_folder(state):
+        if not places.is_folder(folder) and not places.is_folder(state):
             raise UnknownProduct(product)
         if not even_if_active and self.state.current(product) is not None:
             raise StillServes(self.store, product)
-        work = self.store.root / "work" / product
+        work = self._work / product
         if any(is_locked(lock) for lock in work.glob("*/lock")):
             raise StillTrained(self.store, product)
-        for path in (state, folder, work):  # the state first: then nothing serves
-            if is_folder(path):
-                yield from removed(path)
+        for place in (state, folder, work):  # the state first: then nothing serves
+            if places.is_folder(place):
+                yield removed(place)
         yield from self._orphaned_teachers()
 
     def expire(self, product: str, *, days: float) -> Iterator[str]:
@@ -94,21 +95,21 @@ class Pruner:
             return shadowed
         return shadowed | {orders.current.version, orders.current.previous or orders.current.version}
 
-    def _remove_version(self, product: str, version: str) -> Iterator[Path]:
+    def _remove_version(self, product: str, version: str) -> Iterator[Place]:
         """A version, then what the trainer keeps of it."""
-        for path in (self.store.version_folder(product, version), self.store.training_folder(product, version)):
-            if is_folder(path):
-                yield from removed(path)
+        for place in (self.store.version_folder(product, version), self.store.training_folder(product, version)):
+            if places.is_folder(place):
+                yield removed(place)
 
-    def _orphaned_training(self, product: str) -> Iterator[Path]:
+    def _orphaned_training(self, product: str) -> Iterator[Place]:
         """The trainer's folders of versions that are not there."""
         versions = set(self.store.versions(product))
-        for name in names_in(self.store.product_folder(product) / "training", VERSION_PATTERN):
-            path = self.store.training_folder(product, name)
-            if name not in versions and self._is_old(path):
-                yield from removed(path)
+        for name in places.names_in(self.store.product_folder(product) / "training", VERSION_PATTERN):
+            place = self.store.training_folder(product, name)
+            if name not in versions and self._is_old(place):
+                yield removed(place)
 
-    def _orphaned_teachers(self) -> Iterator[Path]:
+    def _orphaned_teachers(self) -> Iterator[Place]:
         """Teachers that no version names; none where some version can't say which it needs."""
         needed = set()
         for product in self.store.products():
@@ -117,35 +118,41 @@ class Pruner:
                     needed.add(self.store.manifest(product, version).teacher.sha256)
                 except (BundleError, MissingFile):
                     return
-        folder = self.store.root / "teachers"
-        with reporting_trouble(folder):
-            for path in sorted(folder.glob("*.onnx")):
-                if path.stem not in needed and self._is_old(path):
-                    path.unlink()
-                    yield path
+        for name in places.files_in(self.store.root / "teachers", r"[0-9a-f]{64}\.onnx"):
+            place = self.store.root / "teachers" / name
+            if name.removesuffix(".onnx") not in needed and self._is_old(place):
+                places.remove(place)
+                yield place
 
-    def _leftovers(self) -> Iterator[Path]:
-        """What a killed trainer or pruner left: half-written folders, and the workplaces of trainings."""
-        with reporting_trouble(self.store.root):
-            left = [*self.store.root.rglob(f"{INCOMING}*"), *(self.store.root / "work").glob("*/*")]
+    def _leftovers(self) -> Iterator[Place]:
+        """What a killed trainer or pruner left: half-written versions, and the workplaces of trainings."""
+        for product in self.store.products():
+            folder = self.store.product_folder(product) / "versions"
+            whole = set(self.store.versions(product))
+            for name in places.names_in(folder, VERSION_PATTERN):
+                if name not in whole and self._is_old(folder / name):
+                    yield removed(folder / name)
+        here = self.store.machine_folder
+        with reporting_trouble(here):
+            left = [*here.rglob(f"{INCOMING}*"), *self._work.glob("*/*")]
         for path in left:
             if path.exists() and self._is_old(path) and not is_locked(path / "lock"):
                 if path.is_dir():
-                    yield from removed(path)
+                    yield removed(path)
                 else:
-                    path.unlink()
+                    places.remove(path)
                     yield path
 
-    def _is_old(self, path: Path) -> bool:
+    @property
+    def _work(self) -> Path:
+        return self.store.machine_folder / "work"
+
+    def _is_old(self, place: Place) -> bool:
         """Whether nobody can still be at work on it."""
-        with reporting_trouble(path.parent):
-            return datetime.fromtimestamp(path.stat().st_mtime, self.now.tzinfo) < self.now - GRACE
+        return datetime.fromtimestamp(places.modified(place), self.now.tzinfo) < self.now - GRACE
 
 
-def removed(folder: Path) -> Iterator[Path]:
-    """Take a folder away in one moment, then its files; its path. Raises StoreUnusable."""
-    beside = folder.with_name(f"{INCOMING}{uuid4().hex}")
-    with reporting_trouble(folder.parent):
-        folder.rename(beside)
-        shutil.rmtree(beside)
-    yield folder
+def removed(place: Place) -> Place:
+    """A folder, once it is gone; a version's manifest goes first. Raises StoreUnusable."""
+    places.remove_folder(place, first=MANIFEST)
+    return place

@@ -1,20 +1,21 @@
 """The state: which version serves, by which threshold, beside which candidate, and who decided that; small files.
 
-Each is replaced whole. Every change is told to the audit first, one object an event.
+Each is replaced whole, and only where nobody else has changed it meanwhile. Every change is told to the audit first,
+one object an event.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from app.store.errors import DamagedState, NoTransition
-from app.store.files import check_writable, remove_file, replace_file, reporting_trouble
+from app.store import places
+from app.store.errors import ChangedMeanwhile, DamagedState, NoTransition
+from app.store.places import Place
 from model.bundle import BadName, check_product, check_version
 
 
@@ -74,24 +75,34 @@ class Orders:
     shadow_fault: str | None = None
 
 
+class Whatever:
+    """In place of a decision: it does not matter which."""
+
+
+WHATEVER: Final = Whatever()
 AnyDecision = TypeVar("AnyDecision", bound=Decided)
 
 
 @dataclass(frozen=True)
 class State:
-    """A folder with one folder a product."""
+    """A place with one folder a product."""
 
-    root: Path
+    root: Place
 
-    def current_path(self, product: str) -> Path:
+    @property
+    def trouble(self) -> str | None:
+        """Why copies stand in for the state, None where they do not."""
+        return places.trouble_of(self.root)
+
+    def current_path(self, product: str) -> Place:
         """Where a product's ``current.json`` lies; raises BadName."""
         return self.root / check_product(product) / "current.json"
 
-    def override_path(self, product: str) -> Path:
+    def override_path(self, product: str) -> Place:
         """Where a product's ``override.json`` lies; raises BadName."""
         return self.current_path(product).with_name("override.json")
 
-    def shadow_path(self, product: str) -> Path:
+    def shadow_path(self, product: str) -> Place:
         """Where a product's ``shadow.json`` lies; raises BadName."""
         return self.current_path(product).with_name("shadow.json")
 
@@ -116,50 +127,73 @@ class State:
 
     def check_writable(self, product: str) -> None:
         """Raise StoreUnusable where this user could not activate a version."""
-        check_writable(self.root / check_product(product))
+        places.check_writable(self.root / check_product(product))
 
-    def activate(self, product: str, version: str, *, at: datetime, by: str, why: str) -> Activation:
-        """Make a version the one that serves. The caller has made sure that it can. Raises StoreUnusable."""
-        activation = Activation(
-            version=check_version(version),
-            previous=self._version_before(product, version),
-            at=at,
-            by=by,
-            why=why,
-        )
-        self.record(product, "activate", activation, {"from": activation.previous, "to": activation.version})
-        write_decision(self.current_path(product), activation)
+    def activate(  # a decision says who, when and why
+        self,
+        product: str,
+        version: str,
+        *,
+        at: datetime,
+        by: str,
+        why: str,
+        after: Activation | Whatever | None = WHATEVER,
+    ) -> Activation:
+        """Make a version the one that serves. The caller has made sure that it can.
+
+        ``after``: what must have been activated last. Raises StoreUnusable, ChangedMeanwhile.
+        """
+        path = self.current_path(product)
+        tag = places.tag(path)
+        before = self.current(product)
+        if not isinstance(after, Whatever) and before != after:
+            raise ChangedMeanwhile(product)
+        previous = before.previous if before and before.version == version else before and before.version
+        activation = Activation(version=check_version(version), previous=previous, at=at, by=by, why=why)
+        change = {"from": activation.previous, "to": activation.version}
+        self._decide(product, "activate", activation, change, place=path, instead_of=tag)
         return activation
 
     def override(self, product: str, override: Override) -> None:
-        """Let another threshold hold. Raises StoreUnusable."""
-        before = read_decision(self.override_path(product), Override)
-        change = {"from": in_short(before), "to": in_short(override)}
-        self.record(product, "threshold", override, change)
-        write_decision(self.override_path(product), override)
+        """Let another threshold hold. Raises StoreUnusable, ChangedMeanwhile."""
+        path = self.override_path(product)
+        tag = places.tag(path)
+        change = {"from": in_short(read_decision(path, Override)), "to": in_short(override)}
+        self._decide(product, "threshold", override, change, place=path, instead_of=tag)
 
     def lift_override(self, product: str, decided: Decided) -> None:
         """Let the version's own threshold hold again."""
-        before = read_decision(self.override_path(product), Override)
+        path = self.override_path(product)
+        before = read_decision(path, Override)
         self.record(product, "threshold", decided, {"from": in_short(before), "to": None})
-        remove_file(self.override_path(product))
+        places.remove(path)
 
     def shadow(self, product: str, order: ShadowOrder) -> None:
         """Let a candidate judge beside the version that serves. The caller has made sure that it can."""
-        self.record(product, "shadow", order, {"to": order.version, "share": order.share})
-        write_decision(self.shadow_path(product), order)
+        path = self.shadow_path(product)
+        change = {"to": order.version, "share": order.share}
+        self._decide(product, "shadow", order, change, place=path, instead_of=places.tag(path))
 
     def end_shadow(self, product: str, decided: Decided) -> None:
         """Let no candidate judge any more."""
         self.record(product, "shadow", decided, {"to": None})
-        remove_file(self.shadow_path(product))
+        places.remove(self.shadow_path(product))
 
-    def _version_before(self, product: str, version: str) -> str | None:
-        """What a rollback goes to; activating what serves already leaves that as it was."""
-        before = self.current(product)
-        if before is None:
-            return None
-        return before.previous if before.version == version else before.version
+    def _decide(  # what is decided, and what it stands in place of
+        self,
+        product: str,
+        event: str,
+        decision: Decided,
+        change: Mapping[str, object],
+        *,
+        place: Place,
+        instead_of: str,
+    ) -> None:
+        """Tell the audit, then replace what had this tag. Raises ChangedMeanwhile; then the audit is told that too."""
+        self.record(product, event, decision, change)
+        if not places.swap(place, decision.model_dump_json(indent=1).encode() + b"\n", instead_of=instead_of):
+            self.record(product, f"{event} not done", decision, change)
+            raise ChangedMeanwhile(product)
 
     def previous(self, product: str) -> str:
         """The version that served before the current one; raises NoTransition."""
@@ -173,25 +207,18 @@ class State:
         name = f"{decided.at:%Y%m%dt%H%M%S.%fz}-{uuid4().hex[:8]}.json"
         entry = {"event": event, "at": decided.at.isoformat(), "by": decided.by, **change, "why": decided.why}
         path = self.root / check_product(product) / "audit" / name
-        replace_file(path, json.dumps(entry, indent=1).encode() + b"\n")
+        places.replace(path, json.dumps(entry, indent=1).encode() + b"\n")
 
 
-def read_decision(path: Path, kind: type[AnyDecision]) -> AnyDecision | None:
+def read_decision(place: Place, kind: type[AnyDecision]) -> AnyDecision | None:
     """The decision in a file, None where there is no such file. Raises DamagedState, StoreUnusable."""
-    with reporting_trouble(path.parent):
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            return None
+    data = places.read(place)
+    if data is None:
+        return None
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
-        raise DamagedState(path, error.errors()[0]["msg"]) from None
-
-
-def write_decision(path: Path, decision: Decided) -> None:
-    """Replace a file by this decision."""
-    replace_file(path, decision.model_dump_json(indent=1).encode() + b"\n")
+        raise DamagedState(place, error.errors()[0]["msg"]) from None
 
 
 def in_short(override: Override | None) -> dict[str, object] | None:

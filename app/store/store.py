@@ -1,20 +1,21 @@
 """The store: teachers and versions, written once by a trainer, read by any number of services."""
 
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from app.store.errors import MissingFile, StoreUnusable, UnknownProduct, UnknownVersion
-from app.store.files import READ_ONLY, check_writable, is_folder, replace_file, reporting_trouble, write_folder
+from app.store import places
+from app.store.errors import MissingFile, UnknownProduct, UnknownVersion
+from app.store.files import READ_ONLY
+from app.store.places import Place
 from app.store.signing import SIGNATURE, check_signature, signed
 from model.bundle import (
     MANIFEST,
     NAME_PATTERN,
     VERSION_PATTERN,
+    BundleError,
     DigestMismatch,
     Manifest,
     check_digest,
@@ -37,84 +38,105 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Store:
-    """A folder with ``teachers/`` and ``products/``. Reading needs no write permission.
+    """A place with ``teachers/`` and ``products/``. Reading needs no write permission.
 
     ``trusted``: keys of which one must have signed a version; None where versions need no signature.
     """
 
-    root: Path
+    root: Place
     trusted: tuple[Ed25519PublicKey, ...] | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why copies stand in for the store, None where they do not."""
+        return places.trouble_of(self.root)
+
+    @property
+    def machine_folder(self) -> Path:
+        """A folder of this machine for what is done with the store."""
+        return places.machine_folder(self.root)
 
     def products(self) -> list[str]:
         """The names of all products that have a folder, sorted. Raises StoreUnusable."""
-        return names_in(self.root / "products", NAME_PATTERN)
+        return places.names_in(self.root / "products", NAME_PATTERN)
 
     def versions(self, product: str) -> list[str]:
         """A product's versions, oldest first; raises UnknownProduct where it has no folder."""
         folder = self.product_folder(product)
-        if not is_folder(folder):
+        names = places.names_in(folder / "versions", VERSION_PATTERN, holding=MANIFEST)
+        if not names and not places.is_folder(folder):
             raise UnknownProduct(product)
-        return names_in(folder / "versions", VERSION_PATTERN)
+        return names
 
-    def product_folder(self, product: str) -> Path:
+    def product_folder(self, product: str) -> Place:
         """Where a product lies; raises BadName, so that no name leads out of the store."""
         return self.root / "products" / check_product(product)
 
-    def version_folder(self, product: str, version: str) -> Path:
+    def version_folder(self, product: str, version: str) -> Place:
         """Where a version lies; raises BadName."""
         return self.product_folder(product) / "versions" / check_version(version)
 
-    def training_folder(self, product: str, version: str) -> Path:
+    def training_folder(self, product: str, version: str) -> Place:
         """Where the trainer keeps what only it needs; raises BadName."""
         return self.product_folder(product) / "training" / check_version(version)
 
-    def teacher_path(self, sha256: str) -> Path:
+    def teacher_path(self, sha256: str) -> Place:
         """Where the shared graph of a teacher lies."""
         return self.root / "teachers" / f"{sha256}.onnx"
 
     def manifest(self, product: str, version: str) -> Manifest:
         """A version's manifest, held against the version's name and signature. Raises StoreError or BundleError."""
         folder = self.version_folder(product, version)
-        if not is_folder(folder):
-            raise UnknownVersion(product, version)
-        data = read_file(folder / MANIFEST, f"{version}/{MANIFEST}")
-        manifest = read_manifest(data)
-        expected = version_of(data)
-        if expected != version or manifest.product != product:
-            raise DigestMismatch(file=MANIFEST, expected=f"{product}/{version}", found=f"{manifest.product}/{expected}")
-        if self.trusted is not None:
-            path = folder / SIGNATURE
-            signature = read_file(path, f"{version}/{SIGNATURE}") if path.is_file() else None
-            check_signature(version, data, signature, self.trusted)
+        try:
+            data = places.read_fixed(folder / MANIFEST, f"{version}/{MANIFEST}")
+        except MissingFile:
+            if places.is_folder(folder):
+                raise
+            raise UnknownVersion(product, version) from None
+        with places.forgetting_damage(folder, error=BundleError):
+            manifest = read_manifest(data)
+            expected = version_of(data)
+            if expected != version or manifest.product != product:
+                found = f"{manifest.product}/{expected}"
+                raise DigestMismatch(file=MANIFEST, expected=f"{product}/{version}", found=found)
+            if self.trusted is not None:
+                check_signature(version, data, self._signature(product, version), self.trusted)
         return manifest
+
+    def _signature(self, product: str, version: str) -> bytes | None:
+        try:
+            return places.read_fixed(self.version_folder(product, version) / SIGNATURE, f"{version}/{SIGNATURE}")
+        except MissingFile:
+            return None
 
     def bundle(self, product: str, version: str) -> Bundle:
         """Every byte of a version and its teacher, each held against its digest. Raises StoreError, BundleError."""
         manifest = self.manifest(product, version)
         folder = self.version_folder(product, version)
-        files = {
-            path: check_digest(path, read_file(folder / path, f"{version}/{path}"), record.sha256)
-            for path, record in manifest.files.items()
-        }
         digest = manifest.teacher.sha256
-        teacher = read_file(self.teacher_path(digest), f"teacher {digest[:16]}")
-        return Bundle(version, manifest, check_digest("teacher.onnx", teacher, digest), files)
+        path = self.teacher_path(digest)
+        with places.forgetting_damage(folder, path, error=BundleError):
+            files = {
+                name: check_digest(name, places.read_fixed(folder / name, f"{version}/{name}"), record.sha256)
+                for name, record in manifest.files.items()
+            }
+            teacher = check_digest("teacher.onnx", places.read_fixed(path, f"teacher {digest[:16]}"), digest)
+        return Bundle(version, manifest, teacher, files)
 
     def check_writable(self, product: str) -> None:
         """Raise StoreUnusable where this user could not publish; found out before an hour is spent on training."""
         folder = self.product_folder(product)
         for place in (self.root / "teachers", folder / "versions", folder / "training"):
-            check_writable(place)
+            places.check_writable(place)
 
     def add_teacher(self, sha256: str, graph: bytes) -> None:
         """Keep a teacher's graph once; bytes that are there already are checked and replaced if damaged."""
         path = self.teacher_path(sha256)
         check_digest("teacher.onnx", graph, sha256)
-        with reporting_trouble(path.parent):
-            if path.is_file() and path.read_bytes() == graph:
-                os.utime(path)  # so that pruning leaves it until a version names it
-                return
-        replace_file(path, graph, mode=READ_ONLY)
+        if places.read(path) == graph:
+            places.touch(path)  # so that pruning leaves it until a version names it
+        else:
+            places.replace(path, graph, mode=READ_ONLY)
 
     def publish(
         self,
@@ -132,23 +154,6 @@ class Store:
         version = version_of(manifest)
         signature = {} if sign_key is None else {SIGNATURE: signed(manifest, sign_key)}
         if training:
-            write_folder(self.training_folder(product, version), training)
-        write_folder(self.version_folder(product, version), {**files, **signature, MANIFEST: manifest})
+            places.write_folder(self.training_folder(product, version), training)
+        places.write_folder(self.version_folder(product, version), {**files, **signature, MANIFEST: manifest})
         return version
-
-
-def names_in(folder: Path, pattern: str) -> list[str]:
-    """The sorted names of folders in a folder that match; none where it does not exist. Raises StoreUnusable."""
-    with reporting_trouble(folder):
-        entries = list(folder.iterdir()) if folder.is_dir() else []
-        return sorted(entry.name for entry in entries if re.fullmatch(pattern, entry.name) and entry.is_dir())
-
-
-def read_file(path: Path, what: str) -> bytes:
-    """A file's bytes; raises MissingFile or StoreUnusable."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise MissingFile(what) from None
-    except OSError as error:
-        raise StoreUnusable(path.parent, error.strerror or str(error)) from error

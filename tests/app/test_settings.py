@@ -9,7 +9,7 @@ def test_settings_come_from_the_environment(monkeypatch):
     monkeypatch.setenv("GOODPART_STORE", "/srv/store")
     monkeypatch.setenv("GOODPART_PORT", "9000")
     settings = read_settings(port=9001)
-    assert (settings.store, settings.state_folder) == (Path("/srv/store"), Path("/srv/store/state"))
+    assert settings.store == Path("/srv/store")
     assert settings.port == 9001
 
 

@@ -1,0 +1,138 @@
+"""Two services and a trainer on one store on object storage, under load: does anything fail, is anything half?
+
+A real S3 server (moto's), real services with copies of their own, real trainings. Each version must be taken up by both
+services; then the storage is away for a minute. Writes ``{versions, taken_up, requests, failed, half, ...}``.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx2
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import storage as s3
+from drawing import encoded, good_part, write_mvtec
+from serving import GOODPART, Service, until
+
+PRODUCT = "disc"
+URL = f"/v1/products/{PRODUCT}/inspect"
+SMALL = ("height=64", "width=64", "num_recall_items=300", "false_alarm_rate=0.1")
+PAUSE_S = 0.02
+
+
+@dataclass
+class Load:
+    """One client that posts a part, reads the answer, and posts the next."""
+
+    service: Service
+    image: bytes
+    ends: threading.Event
+    answers: list[tuple[float, str]] = field(default_factory=list)  # when, and by which version or what was wrong
+    failed: list[str] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Until told to end."""
+        with httpx2.Client(base_url=f"http://{self.service.address}", timeout=30) as client:
+            while not self.ends.is_set():
+                try:
+                    answer = client.post(URL, content=self.image, headers={"content-type": "image/png"})
+                    answer.raise_for_status()
+                    self.answers.append((time.monotonic(), answer.json()["version"]))
+                except Exception as error:  # noqa: BLE001  # whatever it is, it is a request that failed
+                    self.failed.append(f"{type(error).__name__}: {error}")
+                time.sleep(PAUSE_S)
+
+    def has_served(self, version: str) -> bool:
+        """Whether an answer came from this version."""
+        return any(name == version for _, name in self.answers)
+
+
+def main() -> None:
+    """Publish under load, take the storage away, print, write JSON; exit code 1 where something failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--versions", type=int, default=20)
+    parser.add_argument("--away-s", type=float, default=60)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    storage = s3.started()
+    os.environ.update(storage.environment)
+    with TemporaryDirectory() as folder:
+        figures = measured(storage, Path(folder), num_versions=given.versions, away_s=given.away_s)
+    storage.close()
+    text = json.dumps(figures, indent=1) + "\n"
+    print(text, end="")
+    if given.json:
+        given.json.write_text(text)
+    if figures["failed"] or figures["half"] or figures["taken_up"] != [given.versions] * 2:
+        raise SystemExit(1)
+
+
+def measured(storage: s3.Storage, work: Path, *, num_versions: int, away_s: float) -> dict[str, object]:
+    """Everything, on a store that is made for it."""
+    url = f"{storage.new_bucket('line')}/parts"
+    data = write_mvtec(work / "data", num_train=40)
+    versions = [trained(url, data, work, seed=0)]
+    ends = threading.Event()
+    with Service(url, local=work / "one") as one, Service(url, local=work / "two") as two:
+        loads = [Load(service, encoded(good_part(7)), ends) for service in (one, two)]
+        threads = [threading.Thread(target=load.run) for load in loads]
+        for thread in threads:
+            thread.start()
+        delays = [taken_up(loads, versions[0])]
+        for seed in range(1, num_versions):
+            versions.append(trained(url, data, work, seed=seed))
+            delays.append(taken_up(loads, versions[-1]))
+            print(f"{seed + 1} of {num_versions}: {versions[-1]}, taken up after {delays[-1]:.1f} s", flush=True)
+        began = time.monotonic()
+        with storage.in_trouble(off=True):
+            time.sleep(away_s)
+        during = [sum(began <= when <= began + away_s for when, _ in load.answers) for load in loads]
+        until(lambda: all(not one.service.client.get("/readyz").json()["reasons"] for one in loads))
+        ends.set()
+        for thread in threads:
+            thread.join()
+    names = [{name for _, name in load.answers} for load in loads]
+    return {
+        "versions": len(set(versions)),
+        "taken_up": [len(seen & set(versions)) for seen in names],
+        "requests": sum(len(load.answers) + len(load.failed) for load in loads),
+        "failed": sum(len(load.failed) for load in loads),
+        "failures": [*{failure for load in loads for failure in load.failed}][:5],
+        "half": sum(len(seen - set(versions)) for seen in names),
+        "storage_away_s": away_s,
+        "requests_while_away": sum(during),
+        "s_from_published_to_both": {"median": sorted(delays)[len(delays) // 2], "most": max(delays)},
+        "requests_to_storage": storage.num_requests,
+    }
+
+
+def trained(url: str, data: Path, work: Path, *, seed: int) -> str:
+    """A version, by the real command; forced, since one seed may be held back beside another."""
+    chosen = [word for setting in (*SMALL, f"seed={seed}") for word in ("--set", setting)]
+    command = [GOODPART, "train", "--quick", "--data", data, "--product", PRODUCT, "--store", url, "--local"]
+    done = subprocess.run(
+        [*command, work / "trainer", "--force", "bench", *chosen], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise SystemExit(done.stderr)
+    return done.stdout.strip()
+
+
+def taken_up(loads: list[Load], version: str) -> float:
+    """Seconds until every client has had an answer from a version."""
+    began = time.monotonic()
+    until(lambda: all(load.has_served(version) for load in loads))
+    return round(time.monotonic() - began, 2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""Store and state on a real S3 server, through a proxy that cuts, slows, loses and hangs."""
+
+import sys
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from uuid import uuid4
+
+import pytest
+import storage as s3
+from serving import until
+
+from app.store import objects, places
+from app.store.confirmed import Confirmation, Feedback
+from app.store.errors import ChangedMeanwhile, ObjectStorageMissing, StoreUnusable, UnknownProduct, UnknownVersion
+from app.store.prune import Pruner
+from app.store.state import Decided, Override
+from app.stores import stored_at
+from model.bundle import DigestMismatch, file_records, sha256_hex
+
+BY = {"at": datetime.now(UTC), "by": "test", "why": "because"}
+OTHER = "20260101t000000z-00000000"
+
+
+@pytest.fixture(scope="module")
+def storage():
+    storage = s3.started()
+    yield storage
+    storage.close()
+
+
+@pytest.fixture
+def remote(storage, tmp_path, monkeypatch):
+    """An empty store on object storage; ``again`` opens it anew, with the same or other copies."""
+    for name, value in storage.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(objects, "CONNECTION", {**objects.CONNECTION, "connect_timeout": 1, "read_timeout": 1})
+    monkeypatch.setattr(objects, "NUM_TRIES", 2)
+    monkeypatch.setattr(objects, "REST_S", 0.3)
+    url = f"{storage.new_bucket(f'b{uuid4().hex[:12]}')}/line"
+
+    def again(name="local"):
+        return stored_at(url, None, local=tmp_path / name)
+
+    return SimpleNamespace(**vars(again()), again=again, url=url)
+
+
+def publish(stored, bundle, *, mark="1"):
+    manifest = bundle.manifest.model_copy(update={"fingerprint": mark * 64, "files": file_records(bundle.files)})
+    stored.store.add_teacher(sha256_hex(bundle.teacher), bundle.teacher)
+    data = manifest.model_dump_json().encode()
+    return stored.store.publish("disc", manifest=data, files=bundle.files, training={"notes.json": b"{}"})
+
+
+@pytest.fixture
+def bundle(store):
+    return store.bundle("disc", store.versions("disc")[0])
+
+
+@pytest.fixture
+def served(remote, bundle):
+    """A remote store with one version, which serves."""
+    version = publish(remote, bundle)
+    remote.state.activate("disc", version, **BY)
+    return version
+
+
+def test_what_is_published_there_is_read_as_it_was(remote, served, bundle):
+    again = remote.again("other")
+    assert again.store.products() == ["disc"]
+    assert again.store.versions("disc") == [served]
+    found = again.store.bundle("disc", served)
+    assert (dict(found.files), found.teacher) == (dict(bundle.files), bundle.teacher)
+    assert again.state.current("disc").version == served
+
+
+@pytest.mark.usefixtures("served")
+def test_what_is_not_there_is_named(remote):
+    with pytest.raises(UnknownProduct):
+        remote.store.versions("other")
+    with pytest.raises(UnknownVersion):
+        remote.store.bundle("disc", OTHER)
+
+
+def test_a_version_is_asked_for_only_once(remote, served, storage):
+    again = remote.again("other")
+    again.store.bundle("disc", served)
+    before = storage.num_requests
+    again.store.bundle("disc", served)
+    assert storage.num_requests == before
+
+
+def test_a_version_without_its_manifest_is_not_seen_and_goes_when_it_is_old(remote, served):
+    half = remote.store.version_folder("disc", OTHER) / "student.onnx"
+    places.replace(half, b"half")
+    assert remote.again("other").store.versions("disc") == [served]
+    kept = list(Pruner(remote.store, remote.state, datetime.now(UTC)).prune(keep=5))
+    later = list(Pruner(remote.store, remote.state, datetime.now(UTC) + timedelta(days=2)).prune(keep=5))
+    assert (kept, list(map(str, later))) == ([], [f"{remote.url}/products/disc/versions/{OTHER}"])
+    assert places.read(half) is None
+
+
+def test_an_upload_that_is_cut_leaves_no_version_and_can_be_said_again(remote, served, bundle, storage):
+    with storage.in_trouble(cut_upload_after=2000), pytest.raises(StoreUnusable):
+        publish(remote, bundle, mark="2")
+    time.sleep(objects.REST_S)
+    assert remote.again("other").store.versions("disc") == [served]
+    version = publish(remote, bundle, mark="2")
+    assert remote.again("other").store.bundle("disc", version).files == bundle.files
+
+
+def test_an_answer_that_is_cut_is_asked_for_again_or_refused(remote, served, storage):
+    again = remote.again("other")
+    with storage.in_trouble(cut_after=600), pytest.raises(StoreUnusable):
+        again.store.bundle("disc", served)
+    time.sleep(objects.REST_S)
+    assert again.store.bundle("disc", served).version == served
+
+
+def test_a_slow_answer_is_waited_for(remote, served, storage, bundle):
+    with storage.in_trouble(bytes_per_s=2_000_000):
+        assert remote.again("other").store.bundle("disc", served).files == bundle.files
+
+
+def test_a_write_whose_answer_was_lost_counts_once(remote, served, bundle, storage):
+    version = publish(remote, bundle, mark="2")
+    with storage.in_trouble(lost=1) as trouble:
+        remote.state.activate("disc", version, **BY)
+    assert trouble.lost == 0
+    assert remote.again("other").state.current("disc").previous == served
+
+
+@pytest.mark.parametrize("mode", ["off", "hung"])
+def test_a_storage_that_is_away_leaves_what_was_seen_last_also_after_a_restart(remote, served, storage, mode):
+    remote.state.orders("disc")
+    remote.store.bundle("disc", served)
+    remote.store.products()
+    again = remote.again()
+    with storage.in_trouble(**{mode: True}):
+        assert again.store.products() == ["disc"]
+        orders = again.state.orders("disc")
+        assert (orders.current.version, orders.override) == (served, None)
+        assert again.store.bundle("disc", served).version == served
+        assert again.state.trouble.startswith("the object storage does not answer: ")
+        with pytest.raises(StoreUnusable):
+            again.state.activate("disc", served, **BY)
+    until(lambda: again.store.products() == ["disc"] and again.store.trouble is None)
+
+
+@pytest.mark.usefixtures("served")
+def test_a_threshold_that_was_never_looked_at_is_not_taken_for_none(remote, storage):
+    again = remote.again("other")
+    again.state.current("disc")
+    with storage.in_trouble(off=True), pytest.raises(StoreUnusable):
+        again.state.orders("disc")
+
+
+@pytest.mark.usefixtures("served")
+def test_a_threshold_that_was_lifted_does_not_come_back_while_the_storage_is_away(remote, storage):
+    remote.state.override("disc", Override(**BY, false_alarm_rate=0.1))
+    assert remote.state.orders("disc").override.false_alarm_rate == 0.1
+    remote.again("other").state.lift_override("disc", Decided(**BY))
+    assert remote.state.orders("disc").override is None
+    with storage.in_trouble(off=True):
+        assert remote.state.orders("disc").override is None
+
+
+def test_a_damaged_copy_is_refused_and_fetched_anew(remote, served, tmp_path):
+    remote.store.bundle("disc", served)
+    (copy,) = (tmp_path / "local").rglob("student.onnx")
+    data = bytearray(copy.read_bytes())
+    data[100] ^= 1
+    copy.write_bytes(data)
+    with pytest.raises(DigestMismatch):
+        remote.store.bundle("disc", served)
+    assert remote.store.bundle("disc", served).version == served
+
+
+def test_copies_take_no_more_room_than_they_may(remote, served, bundle, tmp_path):
+    second = publish(remote, bundle, mark="2")
+    remote.store.root.bucket.most_bytes = round(1.2 * sum(map(len, [*bundle.files.values(), bundle.teacher])))
+    remote.store.bundle("disc", served)
+    remote.store.bundle("disc", second)
+    fixed = [path for path in (tmp_path / "local/copies/fixed").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in fixed) <= remote.store.root.bucket.most_bytes
+    assert not any(served in path.parts and path.name == "student.onnx" for path in fixed)
+
+
+@pytest.mark.usefixtures("served")
+def test_of_many_who_decide_at_the_same_moment_one_does(remote, bundle):
+    version = publish(remote, bundle, mark="2")
+    after = remote.state.current("disc")
+    outcomes = []
+    ready = threading.Barrier(5)
+
+    def decide(number):
+        state = remote.again(f"local{number}").state
+        ready.wait()
+        try:
+            state.activate("disc", version, **{**BY, "by": str(number)}, after=after)
+            outcomes.append(number)
+        except ChangedMeanwhile:
+            outcomes.append(None)
+
+    threads = [threading.Thread(target=decide, args=(number,)) for number in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = [outcome for outcome in outcomes if outcome is not None]
+    assert len(outcomes) == 5
+    assert remote.state.current("disc").by == str(winner)
+
+
+@pytest.mark.usefixtures("served")
+def test_feedback_is_kept_there_and_its_images_come_as_files(remote, good_bytes):
+    feedback = Feedback(remote.state)
+    feedback.keep("disc", good_bytes, suffix=".png", confirmation=Confirmation(**BY, label="ok"))
+    again = Feedback(remote.again("other").state)
+    (path,) = again.images("disc", "ok")
+    assert path.read_bytes() == good_bytes
+    again.keep("disc", good_bytes, suffix=".png", confirmation=Confirmation(**BY, label="ng"))
+    assert feedback.images("disc", "ok") == ()
+    assert [one.label for one in feedback.all("disc")[0].history] == ["ok", "ng"]
+
+
+@pytest.mark.usefixtures("served")
+def test_old_versions_and_products_can_be_taken_out(remote, bundle):
+    for mark in "2345":
+        remote.state.activate("disc", publish(remote, bundle, mark=mark), **BY)
+    late = datetime.now(UTC) + timedelta(days=2)
+    removed = list(map(str, Pruner(remote.store, remote.state, late).prune(keep=2)))
+    left = remote.again("other").store.versions("disc")
+    current = remote.state.current("disc")
+    assert {current.version, current.previous} <= set(left)
+    assert len([one for one in removed if "/versions/" in one]) == 5 - len(left) > 0
+    list(Pruner(remote.store, remote.state, late).remove("disc", even_if_active=True))
+    assert remote.again("third").store.products() == []
+
+
+@pytest.mark.usefixtures("served")
+def test_where_nobody_may_write_it_is_found_out_before_training(remote, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Access Denied")
+
+    monkeypatch.setattr(remote.store.root.bucket.files, "pipe_file", refuse)
+    with pytest.raises(StoreUnusable, match="Access Denied"):
+        remote.store.check_writable("disc")
+
+
+def test_without_the_package_it_says_which_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(ObjectStorageMissing, match=r"pip install 'goodpart\[s3\]'"):
+        stored_at("s3://bucket/line", None, local=tmp_path)
+
+
+def test_an_address_nobody_listens_at_is_one_line(tmp_path, monkeypatch):
+    for name, value in {**s3_variables(), "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StoreUnusable) as caught:
+        stored_at("s3://bucket/line", None, local=tmp_path / "local").store.products()
+    assert "\n" not in str(caught.value)
+
+
+def s3_variables():
+    return {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
