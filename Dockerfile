@@ -1,30 +1,20 @@
 # Goodpart's images; docs/containers.md says how they are built and run.
 #
-#   requirements, wheel        only for building: the lists of packages, and our code as one wheel
+#   wheel        only for building: our code as one wheel
 #   base ── service ── service-cpu
 #     │        └────── service-gpu
 #     └── training
 #
-# What seldom changes comes first: a change of code reaches the last RUN of an image and nothing before it.
+# What seldom changes comes first: a change of code reaches the last RUN of an image and nothing before it. What an image
+# installs is listed to the version in requirements/, by `make lock`.
 
-# The Python that the tests run on and that requirements/constraints.txt was written with.
+# The Python that the tests run on and that requirements/ was written with.
 ARG PYTHON_IMAGE=python:3.11.15-slim-trixie
-
-# Lists apart, so that a change elsewhere in pyproject.toml installs nothing anew: build, service, cpu, gpu, train.
-FROM ${PYTHON_IMAGE} AS requirements
-WORKDIR /requirements
-COPY pyproject.toml requirements/constraints.txt ./
-RUN python -c 'import tomllib; \
-    told = tomllib.load(open("pyproject.toml", "rb")); \
-    lists = {"build": told["build-system"]["requires"], "service": told["project"]["dependencies"]}; \
-    lists |= told["project"]["optional-dependencies"]; \
-    [print(*packages, sep="\n", file=open(f"{name}.txt", "w")) for name, packages in lists.items()]' \
-    && rm pyproject.toml dev.txt
 
 FROM ${PYTHON_IMAGE} AS wheel
 WORKDIR /source
-COPY --from=requirements /requirements /requirements
-RUN python -m pip install --no-cache-dir --requirement /requirements/build.txt
+COPY requirements/constraints.txt /requirements/
+RUN python -m pip install --no-cache-dir --constraint /requirements/constraints.txt hatchling
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY model model
@@ -38,13 +28,15 @@ LABEL org.opencontainers.image.title="Goodpart" \
 # HOME: what a library wants to keep goes where a read-only container has a tmpfs.
 # USER: the audit's name for who activated a version, also where --user gives a number that /etc/passwd lacks.
 ENV GOODPART_STORE=/store \
+    GOODPART_STATE=/state \
+    GOODPART_LOCAL=/local \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \
     USER=goodpart
 # A new named volume takes over the owner of the folder that it covers.
 RUN groupadd --gid 10001 goodpart \
     && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin goodpart \
-    && install --directory --owner=10001 --group=10001 /store
+    && install --directory --owner=10001 --group=10001 /store /state /local
 # Neutral, and a place for a folder of images: `inspect part.png` looks here.
 WORKDIR /work
 ENTRYPOINT ["goodpart"]
@@ -52,35 +44,27 @@ ENTRYPOINT ["goodpart"]
 FROM base AS service
 ENV GOODPART_PORT=8000
 EXPOSE 8000
-# Asks /livez, not /readyz: engines restart or replace what is unhealthy, and that gives an empty store no product. Who
-# decides where requests go asks /readyz. http.client, since urllib would ask a proxy that the environment names.
-HEALTHCHECK --interval=30s --timeout=5s --start-period=120s CMD ["python", "-c", "\
-import http.client, os; \
-service = http.client.HTTPConnection('127.0.0.1', int(os.environ['GOODPART_PORT']), timeout=4); \
-service.request('GET', '/livez'); \
-raise SystemExit(service.getresponse().status != 200)"]
+# Whether it runs, not whether it is ready: engines restart or replace what is unhealthy, and that gives an empty store no
+# product. Who decides where requests go asks /readyz.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=120s CMD ["goodpart", "health"]
 # An argument, not GOODPART_HOST: `inspect` reads the settings too, and need not be allowed to listen anywhere. There
 # is no GOODPART_AUTH=off here: whoever runs the image says who can reach it.
 CMD ["serve", "--host", "0.0.0.0"]
 
 FROM service AS service-cpu
-COPY --from=requirements /requirements /requirements
-RUN python -m pip install --no-cache-dir --constraint /requirements/constraints.txt \
-    --requirement /requirements/service.txt --requirement /requirements/cpu.txt
+COPY requirements/service-cpu.txt /requirements/
+RUN python -m pip install --no-cache-dir --requirement /requirements/service-cpu.txt
 COPY --from=wheel /wheels /wheels
 RUN python -m pip install --no-cache-dir --no-deps /wheels/*.whl && python -m pip check
 USER 10001:10001
 
 FROM service AS service-gpu
-# The constraints are written on machines with the CPU's onnxruntime, whose versions are not this package's.
-ARG ONNXRUNTIME_GPU=onnxruntime-gpu==1.31.1
 # Asked for CUDA and got none is an error, never a slow service.
 ENV GOODPART_PROVIDER=cuda \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
-COPY --from=requirements /requirements /requirements
+COPY requirements/service-gpu.txt /requirements/
 # ONNX Runtime names CUDA's libraries without a path; ldconfig tells the loader where their wheels put them.
-RUN python -m pip install --no-cache-dir --constraint /requirements/constraints.txt \
-    --requirement /requirements/service.txt --requirement /requirements/gpu.txt "${ONNXRUNTIME_GPU}" \
+RUN python -m pip install --no-cache-dir --requirement /requirements/service-gpu.txt \
     && find "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/nvidia" \
     -maxdepth 2 -type d -name lib > /etc/ld.so.conf.d/goodpart-cuda.conf \
     && ldconfig
@@ -94,9 +78,8 @@ ARG TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 # TORCH is several words on purpose, the version among them.
 # hadolint ignore=DL3013,SC2086
 RUN python -m pip install --no-cache-dir ${TORCH}
-COPY --from=requirements /requirements /requirements
-RUN python -m pip install --no-cache-dir --constraint /requirements/constraints.txt \
-    --requirement /requirements/service.txt --requirement /requirements/cpu.txt --requirement /requirements/train.txt
+COPY requirements/training.txt /requirements/
+RUN python -m pip install --no-cache-dir --requirement /requirements/training.txt
 COPY --from=wheel /wheels /wheels
 RUN python -m pip install --no-cache-dir --no-deps /wheels/*.whl && python -m pip check
 USER 10001:10001

@@ -14,7 +14,7 @@ READY := $(VENV)/.ready-$(RUNTIME)
 SOURCES := app model training tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check audit fix serve bench load quality demo demo-stop picture contrast lock
+.PHONY: help setup test check audit fix serve bench load quality demo demo-stop picture contrast lock sbom image-test
 
 help: ## Print these targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,5 +85,16 @@ picture: demo ## Make the picture and the answer of the README anew, from the de
 contrast: demo ## Tell how many of the sample product's defects the demonstration's version finds.
 	$(BIN)/python bench/by_contrast.py --data demo/data --store demo/store --product flange
 
-lock: $(READY) ## Write the versions that are installed now as the constraints of every later setup; torch stays out.
+lock: $(READY) ## Write the versions that are installed now as the constraints of every later setup and image; torch stays out.
 	$(BIN)/python -m pip freeze --exclude-editable | grep --invert-match --ignore-case '^torch==' > requirements/constraints.txt
+	$(BIN)/python requirements/export.py
+
+sbom: $(READY) ## Write a bill of materials (CycloneDX) for each image into sbom/.
+	mkdir -p sbom
+	for image in service-cpu service-gpu training; do \
+		{ cat requirements/$$image.txt; [ $$image != training ] || echo $(firstword $(TORCH)); } \
+		| $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --output-file sbom/$$image.cdx.json - \
+		|| exit 1; done
+
+image-test: $(READY) ## Build the images without a Docker engine, run them, and see a version taken up; needs root, Buildah, debootstrap.
+	$(BIN)/python bench/images.py --torch '$(TORCH)' --json bench/results/images.json

@@ -15,6 +15,7 @@ import click
 import uvicorn
 from fastapi import FastAPI
 
+from app import health
 from app.access import new_key
 from app.api.answers import InspectionAnswer
 from app.connections import ConnectionLimits, LimitedProtocol
@@ -147,6 +148,13 @@ def listening(settings: Settings, port: int) -> socket.socket:
     scheme = "https" if settings.tls_cert else "http"
     click.echo(f"listening on {scheme}://{settings.host}:{listener.getsockname()[1]}", err=True)
     return listener
+
+
+@commands.command("health")
+@click.option("--ready", "asks_ready", is_flag=True, help="Whether parts can be judged, not only whether it runs.")
+def health_command(*, asks_ready: bool) -> None:
+    """Ask the service of this machine whether it answers; the port is that of the settings."""
+    sys.exit(health.main(["--ready"] if asks_ready else []))
 
 
 @commands.command()

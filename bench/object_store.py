@@ -110,7 +110,7 @@ def measured(storage: s3.Storage, work: Path, *, num_versions: int, away_s: floa
         "half": sum(len(seen - set(versions)) for seen in names),
         "storage_away_s": away_s,
         "requests_while_away": sum(during),
-        "s_from_published_to_both": {"median": sorted(delays)[len(delays) // 2], "most": max(delays)},
+        "s_after_the_trainer_ended": {"median": sorted(delays)[len(delays) // 2], "most": max(delays)},
         "requests_to_storage": storage.num_requests,
     }
 

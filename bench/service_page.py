@@ -34,6 +34,17 @@ WORDS = {
     "ready_again_s": "ready again after a kill of the service, s",
 }
 
+STORAGE_WORDS = {
+    "versions": "versions trained and published",
+    "taken_up": "of them taken up by the first and by the second service",
+    "requests": "requests meanwhile, one client a service",
+    "failed": "of them failed",
+    "half": "answers by a version that nobody published",
+    "storage_away_s": "then the storage was away, s",
+    "requests_while_away": "requests in that time, none of which failed",
+    "requests_to_storage": "requests to the storage, all in all",
+}
+
 
 def main() -> None:
     """Write the page anew."""
@@ -42,7 +53,7 @@ def main() -> None:
 
 def filled(page: str) -> str:
     """The page with its tables as they must be."""
-    for name, lines in (("settings", settings()), ("load", figures())):
+    for name, lines in (("settings", settings()), ("load", figures()), ("object-store", storage())):
         page = marks.filled(page, name, "\n".join(lines))
     return page
 
@@ -69,6 +80,16 @@ def figures() -> Iterator[str]:
     for key, words in WORDS.items():
         if key in measured:
             yield f"| {words} | {measured[key]:.3g} |"
+
+
+def storage() -> Iterator[str]:
+    """A row a figure of the store on object storage."""
+    measured = json.loads((RESULTS / "object_store.json").read_text())
+    yield "| what | figure |"
+    yield "| --- | --- |"
+    for key, words in STORAGE_WORDS.items():
+        found = measured[key] if isinstance(measured[key], list) else [measured[key]]
+        yield f"| {words} | {', '.join(f'{one:,}' for one in found)} |"
 
 
 if __name__ == "__main__":
