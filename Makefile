@@ -96,5 +96,5 @@ sbom: $(READY) ## Write a bill of materials (CycloneDX) for each image into sbom
 		| $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --output-file sbom/$$image.cdx.json - \
 		|| exit 1; done
 
-image-test: $(READY) ## Build the images without a Docker engine, run them, and see a version taken up; needs root, Buildah, debootstrap.
-	$(BIN)/python bench/images.py --torch '$(TORCH)' --json bench/results/images.json
+image-test: $(READY) ## Build the images without a Docker engine and run them; needs root, Buildah and debootstrap. GPU=1: service-gpu too.
+	$(BIN)/python bench/images.py --torch '$(TORCH)' $(if $(GPU),--gpu) --json bench/results/images.json

@@ -1,8 +1,8 @@
 """The real images, built and run without a Docker engine: do they do what the Dockerfile and Compose promise?
 
-Buildah builds the Dockerfile over a base that debootstrap makes (both from Debian), with the environment's own settings of
-pip. The service's image then runs as its user on a root that is read-only, while the training image publishes a second
-version into the store that both share. Needs root. Writes sizes, seconds, and what the service's image does not need.
+Buildah builds the Dockerfile over a base that debootstrap makes (both from Debian), with the environment's own settings
+of pip. The service's image then runs as its user on a root that is read-only, while the training image publishes a
+second version into the store that both share. Needs root. Writes sizes, seconds, and what the service does not need.
 """
 
 import argparse
@@ -134,7 +134,7 @@ class Container:
             if not is_writable:
                 mounts.append(f"mount -o remount,bind,ro {root}{place}")
         mounts += [
-            f"mount -t tmpfs tmpfs {root}/tmp",
+            f"mount -t tmpfs tmpfs {root}/tmp",  # noqa: S108
             f"mount --rbind /dev {root}/dev",
             f"mount -t proc proc {root}/proc",
         ]
@@ -180,57 +180,85 @@ class Load:
                 time.sleep(0.02)
 
 
-def judged(work: Path) -> dict[str, object]:
-    """Train with one image, serve with the other, train again, and see what becomes of requests and versions."""
-    folders = {name: work / name for name in ("data", "store", "state", "local")}
-    for folder in folders.values():
-        folder.mkdir()
-        os.chown(folder, 10001, 10001)
-    work.chmod(0o755)
-    figures: dict[str, object] = {}
-    with container_of("service-cpu") as service, container_of("training") as training:
-        store, state, local, data = (folders[name] for name in ("store", "state", "local", "data"))
+@dataclass
+class Trial:
+    """Both images over folders that they share, as volumes of an engine would be; ``figures``: what was found."""
 
-        def train(seed: int) -> str:
-            chosen = [word for setting in (*SMALL, f"seed={seed}") for word in ("--set", setting)]
-            words = ["train", "--quick", "--data", "/work", "--product", PRODUCT, "--force", "image test", *chosen]
-            volumes = {"/work": (data / "flange", False), "/store": (store, True), "/state": (state, True)}
-            return run(*training.command([*entry(training), *words], volumes=volumes)).strip()
+    service: Container
+    training: Container
+    work: Path
+    figures: dict[str, object] = field(default_factory=dict)
 
-        run(*training.command([*entry(training), "sample-data", "/work/flange"], volumes={"/work": (data, True)}))
-        first = timed(figures, "train_s", train, 0)
-        image = next((data / "flange/test/good").iterdir()).read_bytes()
-        port = free_port()
-        volumes = {"/store": (store, False), "/state": (state, True), "/local": (local, True)}
-        variables = {"GOODPART_PORT": str(port), "GOODPART_AUTH": "off"}
-        command = service.command([*entry(service), *service.config["Cmd"]], volumes=volumes, **variables)
+    def __post_init__(self) -> None:
+        self.work.chmod(0o755)
+        for name in ("data", "store", "state", "local"):
+            (self.work / name).mkdir()
+            os.chown(self.work / name, 10001, 10001)
+
+    def run(self) -> dict[str, object]:
+        """Train with one image, serve with the other, train again, and see what becomes of requests and versions."""
+        draw = [*entry(self.training), "sample-data", "/work/flange"]
+        run(*self.training.command(draw, volumes={"/work": (self.work / "data", True)}))
+        first = timed(self.figures, "train_s", self.train, 0)
+        image = next((self.work / "data/flange/test/good").iterdir()).read_bytes()
+        load = Load(free_port(), image)
+        variables = {"GOODPART_PORT": str(load.port), "GOODPART_AUTH": "off"}
+        volumes = {"/store": (self.work / "store", False)} | {
+            f"/{name}": (self.work / name, True) for name in ("state", "local")
+        }
+        command = [*entry(self.service), *self.service.config["Cmd"]]
         began = time.monotonic()
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-            health = [*entry(service), "health", "--ready"]
-            wait(lambda: succeeds(service.command(health, volumes={}, **variables)))
-            figures["ready_after_s"] = round(time.monotonic() - began, 1)
-            load = Load(port, image)
-            client = threading.Thread(target=load.run)
-            client.start()
-            second = train(1)
-            wait(lambda: load.versions and load.versions[-1] == second)
-            check = service.config["Healthcheck"]["Test"]
-            figures["health_check"] = check[1:]
-            figures["healthy"] = check[0] == "CMD" and succeeds(service.command(check[1:], volumes={}, **variables))
-            load.ends.set()
-            client.join()
+        with subprocess.Popen(
+            self.service.command(command, volumes=volumes, **variables), stderr=subprocess.DEVNULL
+        ) as process:
+            health = [*entry(self.service), "health", "--ready"]
+            wait(lambda: succeeds(self.service.command(health, volumes={}, **variables)))
+            self.figures["ready_after_s"] = round(time.monotonic() - began, 1)
+            self.take_up(load, first)
+            check = self.service.config["Healthcheck"]["Test"]
+            self.figures["health_check"] = check[1:]
+            self.figures["healthy"] = succeeds(self.service.command(check[1:], volumes={}, **variables))
             process.terminate()
-            figures["exit_code"] = process.wait(PATIENCE_S)
-        figures |= {
-            "version_taken_up": first in load.versions and second in load.versions and first != second,
+            self.figures["exit_code"] = process.wait(PATIENCE_S)
+        return self.figures | facts_of(self.service)
+
+    def train(self, seed: int) -> str:
+        """A version, by the training image."""
+        chosen = [word for setting in (*SMALL, f"seed={seed}") for word in ("--set", setting)]
+        words = ["train", "--quick", "--data", "/work", "--product", PRODUCT, "--force", "image test", *chosen]
+        volumes = {f"/{name}": (self.work / name, True) for name in ("store", "state")}
+        volumes["/work"] = (self.work / "data/flange", False)
+        return run(*self.training.command([*entry(self.training), *words], volumes=volumes)).strip()
+
+    def take_up(self, load: Load, first: str) -> None:
+        """Publish a second version while a client asks."""
+        client = threading.Thread(target=load.run)
+        client.start()
+        second = self.train(1)
+        wait(lambda: load.versions and load.versions[-1] == second)
+        load.ends.set()
+        client.join()
+        self.figures |= {
+            "version_taken_up": first in load.versions and first != second,
             "requests": len(load.versions) + len(load.failed),
             "failed": len(load.failed),
-            "read_only_root": is_read_only(service),
-            "user": service.config["User"],
-            "torch_in_service": "torch" in packages(service),
-            "service_does_not_need": unneeded(service),
         }
-    return figures
+
+
+def judged(work: Path) -> dict[str, object]:
+    """What both images do together."""
+    with container_of("service-cpu") as service, container_of("training") as training:
+        return Trial(service, training, work).run()
+
+
+def facts_of(service: Container) -> dict[str, object]:
+    """What holds of the service's image."""
+    return {
+        "read_only_root": is_read_only(service),
+        "user": service.config["User"],
+        "torch_in_service": "torch" in packages(service),
+        "service_does_not_need": unneeded(service),
+    }
 
 
 def entry(container: Container) -> list[str]:
@@ -268,7 +296,8 @@ print(json.dumps({
 IMPORTED = """
 import json, sys
 from importlib.metadata import packages_distributions
-import app.main, app.cli, s3fs, opentelemetry.exporter.otlp.proto.http, opentelemetry.instrumentation.fastapi
+import app.main, app.cli, uvloop, s3fs, opentelemetry.instrumentation.fastapi
+import opentelemetry.exporter.otlp.proto.http.trace_exporter
 named = packages_distributions()
 print(json.dumps(sorted({one for module in sys.modules for one in named.get(module.partition(".")[0], ())})))
 """
