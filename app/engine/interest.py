@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
+from PIL import UnidentifiedImageError
 
 from model.bundle import BundleError
 
@@ -46,8 +47,10 @@ def unpacked_region(data: bytes) -> RegionOfInterest:
     try:
         with Pillow.open(io.BytesIO(data), formats=("PNG",)) as picture:
             inside = np.asarray(picture.convert("L")) > WHITE_8_BIT // 2
+    except UnidentifiedImageError as error:
+        raise BadRegion("the region is no PNG image") from error
     except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
-        raise BadRegion(f"region.png can't be read: {error}") from error
+        raise BadRegion(f"the region can't be read: {error}") from error
     if not inside.any():
-        raise BadRegion("region.png is white nowhere: nothing would be inspected")
+        raise BadRegion("the region is white nowhere: nothing would be inspected")
     return RegionOfInterest(inside)

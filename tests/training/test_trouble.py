@@ -48,7 +48,7 @@ FILES = {
     ),
     "16 bits among 8": ({"deep.png": encoded(good_part(52).convert("I;16"))}, "deep.png: the image has 16 bits"),
     "another size": ({"odd.png": encoded(good_part(53, size=(50, 40)))}, "1 images are not 96 x 80 pixels"),
-    "a region that is none": ({"region.png": b"hello"}, "region.png"),
+    "a region that is none": ({"region.png": b"hello"}, "region.png: the region is no PNG image"),
 }
 
 
