@@ -97,4 +97,5 @@ sbom: $(READY) ## Write a bill of materials (CycloneDX) for each image into sbom
 		|| exit 1; done
 
 image-test: $(READY) ## Build the images without a Docker engine and run them; needs root, Buildah and debootstrap. GPU=1: service-gpu too.
-	$(BIN)/python bench/images.py --torch '$(TORCH)' $(if $(GPU),--gpu) --json bench/results/images.json
+	$(BIN)/python -m pytest -m images -s --images-json bench/results/images.json \
+		--images-with "--torch '$(TORCH)' $(if $(GPU),--gpu)" tests/test_images.py

@@ -36,6 +36,20 @@ FIXTURE = HERE / "fixtures" / "format1"
 PRODUCT = "disc"
 
 
+def pytest_addoption(parser):
+    group = parser.getgroup("images")
+    group.addoption("--images-json", help="where the figures of the images go")
+    group.addoption("--images-with", default="", help="further arguments of bench/images.py")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Images are built only where they are asked for by name."""
+    if "images" not in config.getoption("-m"):
+        left_out = [item for item in items if item.get_closest_marker("images")]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
 @pytest.fixture
 def store_folder(tmp_path):
     """A copy of the committed format-1 store, free to be damaged."""
