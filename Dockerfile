@@ -28,7 +28,6 @@ LABEL org.opencontainers.image.title="Goodpart" \
 # HOME: what a library wants to keep goes where a read-only container has a tmpfs.
 # USER: the audit's name for who activated a version, also where --user gives a number that /etc/passwd lacks.
 ENV GOODPART_STORE=/store \
-    GOODPART_STATE=/state \
     GOODPART_LOCAL=/local \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \

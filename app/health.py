@@ -8,8 +8,10 @@ import os
 import ssl
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 
-TIMEOUT_S = 4.0
+TIMEOUT_S = 2.0
+EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104  # where a service listens, not this
 USAGE = "usage: goodpart health [--ready]"
 PATHS = {(): "/livez", ("--ready",): "/readyz"}
 
@@ -29,22 +31,30 @@ def main(arguments: Sequence[str]) -> int:
 
 def trouble_at(path: str, variables: Mapping[str, str]) -> str | None:
     """What is wrong with the service that these variables describe; None where nothing is."""
-    port = int(variables.get("GOODPART_HEALTH_PORT") or variables.get("GOODPART_PORT") or 8000)
-    host = f"127.0.0.1:{port}"
+    port = variables.get("GOODPART_HEALTH_PORT") or variables.get("GOODPART_PORT") or "8000"
+    given = variables.get("GOODPART_HOST", "")
+    host = f"{given if given and given not in EVERYWHERE else '127.0.0.1'}:{port}"
     try:
-        connection = connected(host, has_tls="GOODPART_TLS_CERT" in variables)
+        status, said = answer_of(host, path)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return f"nothing answers at {host}: {error}"
+    return None if status == http.HTTPStatus.OK else f"{path} of {host} answers {status}: {said}"
+
+
+def answer_of(host: str, path: str) -> tuple[int, str]:
+    """What is answered, over TLS where there is no answer without; no proxy is asked."""
+    try:
+        return asked(http.client.HTTPConnection(host, timeout=TIMEOUT_S), path)
+    except (http.client.HTTPException, ConnectionResetError):
+        trusting = ssl.create_default_context()
+        # The certificate is for the name that others use.
+        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+        return asked(http.client.HTTPSConnection(host, timeout=TIMEOUT_S, context=trusting), path)
+
+
+def asked(connection: http.client.HTTPConnection, path: str) -> tuple[int, str]:
+    """Status and text."""
+    with closing(connection):
         connection.request("GET", path)
         answer = connection.getresponse()
-        said = answer.read().decode(errors="replace")
-    except (OSError, http.client.HTTPException) as error:
-        return f"nothing answers at {host}: {error}"
-    return None if answer.status == http.HTTPStatus.OK else f"{path} of {host} answers {answer.status}: {said}"
-
-
-def connected(host: str, *, has_tls: bool) -> http.client.HTTPConnection:
-    """A connection past any proxy; the certificate is for the name that others use, so it is not looked at here."""
-    if not has_tls:
-        return http.client.HTTPConnection(host, timeout=TIMEOUT_S)
-    trusting = ssl.create_default_context()
-    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
-    return http.client.HTTPSConnection(host, timeout=TIMEOUT_S, context=trusting)
+        return answer.status, answer.read().decode(errors="replace")

@@ -86,6 +86,8 @@ class Standings(Collector):
         inspector = self._observed.inspector
         yield gauge("goodpart_images_in_hand", "Images admitted and not answered.", inspector.num_in_hand)
         yield gauge("goodpart_images_waiting", "Images that wait for the worker.", inspector.worker.num_waiting)
+        trouble = float(self._observed.catalogue.fault is not None)
+        yield gauge("goodpart_store_trouble", "1 where the store does not answer: decisions may be old.", trouble)
         yield from self._versions()
         yield from self._drift()
         yield from self._shadows()
@@ -97,7 +99,9 @@ class Standings(Collector):
         )
         thresholds = GaugeMetricFamily("goodpart_threshold", "A score above this is ng.", labels=["product"])
         for standing in self._observed.catalogue.standings():
-            faults.add_metric([standing.product], float(standing.fault is not None))
+            serving_name = standing.serving.name if standing.serving else None
+            is_other = standing.fault is not None and serving_name != standing.activated
+            faults.add_metric([standing.product], float(is_other))
             if standing.serving is not None:
                 facts = {
                     "version": standing.serving.name,

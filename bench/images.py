@@ -62,11 +62,12 @@ def main() -> None:
     print(text, end="")
     if given.json:
         given.json.write_text(text)
+    promises = ("read_only_root", "version_taken_up", "healthy")
     if (
-        figures["torch_in_service"]
-        or not figures["read_only_root"]
-        or not figures["version_taken_up"]
+        not all(figures[one] for one in promises)
+        or figures["torch_in_service"]
         or figures["failed"]
+        or figures["exit_code"]
     ):
         raise SystemExit(1)
 
@@ -202,7 +203,7 @@ class Trial:
         first = timed(self.figures, "train_s", self.train, 0)
         image = next((self.work / "data/flange/test/good").iterdir()).read_bytes()
         load = Load(free_port(), image)
-        variables = {"GOODPART_PORT": str(load.port), "GOODPART_AUTH": "off"}
+        variables = {"GOODPART_PORT": str(load.port), "GOODPART_AUTH": "off", "GOODPART_STATE": "/state"}
         volumes = {"/store": (self.work / "store", False)} | {
             f"/{name}": (self.work / name, True) for name in ("state", "local")
         }
@@ -211,15 +212,18 @@ class Trial:
         with subprocess.Popen(
             self.service.command(command, volumes=volumes, **variables), stderr=subprocess.DEVNULL
         ) as process:
-            health = [*entry(self.service), "health", "--ready"]
-            wait(lambda: succeeds(self.service.command(health, volumes={}, **variables)))
-            self.figures["ready_after_s"] = round(time.monotonic() - began, 1)
-            self.take_up(load, first)
-            check = self.service.config["Healthcheck"]["Test"]
-            self.figures["health_check"] = check[1:]
-            self.figures["healthy"] = succeeds(self.service.command(check[1:], volumes={}, **variables))
-            process.terminate()
-            self.figures["exit_code"] = process.wait(PATIENCE_S)
+            try:
+                health = [*entry(self.service), "health", "--ready"]
+                wait(lambda: succeeds(self.service.command(health, volumes={}, **variables)))
+                self.figures["ready_after_s"] = round(time.monotonic() - began, 1)
+                self.take_up(load, first)
+                check = self.service.config["Healthcheck"]["Test"]
+                self.figures["health_check"] = check[1:]
+                self.figures["healthy"] = succeeds(self.service.command(check[1:], volumes={}, **variables))
+                process.terminate()
+                self.figures["exit_code"] = process.wait(PATIENCE_S)
+            finally:
+                process.kill()
         return self.figures | facts_of(self.service)
 
     def train(self, seed: int) -> str:
@@ -228,11 +232,12 @@ class Trial:
         words = ["train", "--quick", "--data", "/work", "--product", PRODUCT, "--force", "image test", *chosen]
         volumes = {f"/{name}": (self.work / name, True) for name in ("store", "state")}
         volumes["/work"] = (self.work / "data/flange", False)
-        return run(*self.training.command([*entry(self.training), *words], volumes=volumes)).strip()
+        command = self.training.command([*entry(self.training), *words], volumes=volumes, GOODPART_STATE="/state")
+        return run(*command).strip()
 
     def take_up(self, load: Load, first: str) -> None:
         """Publish a second version while a client asks."""
-        client = threading.Thread(target=load.run)
+        client = threading.Thread(target=load.run, daemon=True)
         client.start()
         second = self.train(1)
         wait(lambda: load.versions and load.versions[-1] == second)

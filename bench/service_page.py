@@ -39,7 +39,7 @@ STORAGE_WORDS = {
     "taken_up": "of them taken up by the first and by the second service",
     "requests": "requests meanwhile, one client a service",
     "failed": "of them failed",
-    "half": "answers by a version that nobody published",
+    "half": "versions that nobody published, or that gave one part two scores",
     "storage_away_s": "then the storage was away, s",
     "requests_while_away": "requests in that time, none of which failed",
     "requests_to_storage": "requests to the storage, all in all",

@@ -29,6 +29,7 @@ class Trouble:
 
     ``cut_after``: bytes of an answer before the connection ends; ``cut_upload_after``: the same of a request.
     ``lost``: so many answers to PUTs never arrive, the writes having been done; ``bytes_per_s``: how slow answers are.
+    ``answers``: status and code that requests of the methods ``to`` get in place of an answer.
     """
 
     off: bool = False
@@ -37,6 +38,8 @@ class Trouble:
     cut_upload_after: int | None = None
     lost: int = 0
     bytes_per_s: float | None = None
+    answers: tuple[int, str] | None = None
+    to: tuple[str, ...] = ("GET", "HEAD", "PUT", "DELETE")
 
 
 class Storage:
@@ -118,6 +121,10 @@ class Storage:
     async def _passed(self, reader, writer, upstream_reader, upstream_writer):
         trouble = self.trouble
         head = await reader.readuntil(b"\r\n\r\n")
+        if trouble.answers is not None and head.split()[0].decode() in trouble.to:
+            writer.write(refusal(*trouble.answers))
+            await writer.drain()
+            return
         upstream_writer.write(head)
         sending = asyncio.create_task(self._upload(reader, upstream_writer, trouble))
         is_lost = head.startswith(b"PUT") and trouble.lost > 0
@@ -152,6 +159,15 @@ class Storage:
             if trouble.cut_upload_after is not None and num_sent >= trouble.cut_upload_after:
                 upstream_writer.transport.abort()
                 return
+
+
+def refusal(status, code):
+    """What S3 answers when it refuses."""
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
+    head = (
+        f"HTTP/1.1 {status} No\r\nContent-Type: application/xml\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
+    )
+    return f"{head}\r\n".encode() + body
 
 
 def started():

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from app.store.places import LOCAL as DEFAULT_LOCAL
+from app.store.places import MOST_COPIED_GIB
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from app.stores import Stored
     from training.progress import Narrator
     from training.publish import Order, Published
 
@@ -46,6 +48,14 @@ LOCAL = click.option(
     envvar="GOODPART_LOCAL",
     help="Folder of this machine to work in, where the store is on object storage.",
 )
+MOST_COPIED = click.option(
+    "--most-copied-gib",
+    type=click.FloatRange(min=0, min_open=True),
+    default=MOST_COPIED_GIB,
+    show_default=True,
+    envvar="GOODPART_MOST_COPIED_GIB",
+    help="GiB that copies of what is on object storage may take.",
+)
 PRODUCT = click.option("--product", required=True, help="Name of the product.")
 FORCE = click.option("--force", metavar="REASON", help="Activate whatever the gate says; the audit keeps the reason.")
 SIGN_KEY = click.option(
@@ -68,6 +78,7 @@ COLUMNS = 200
 @STORE
 @STATE
 @LOCAL
+@MOST_COPIED
 @click.option("--quick", is_flag=True, default=None, help="Fill the memory and calibrate; no gradient step.")
 @click.option("--activate/--no-activate", "activates", default=True, help="Whether the version serves at once.")
 @FORCE
@@ -83,6 +94,7 @@ def train_command(  # noqa: PLR0913  # click hands over one argument an option
     store: str,
     state: str | None,
     local: Path,
+    most_copied_gib: float,
     quick: bool | None,
     activates: bool,
     force: str | None,
@@ -97,11 +109,13 @@ def train_command(  # noqa: PLR0913  # click hands over one argument an option
     Ends with 3 where the version was published and the gate did not let it serve.
     """
     from app.settings import train_variables
+    from app.stores import stored_at
     from training.job import Job, Manner
     from training.settings import read_train_settings
 
     settings = read_train_settings(config, assignments, quick=quick, variables=train_variables())
-    order = order_of(product, store, state, local, activates=activates, force=force, sign_key=sign_key)
+    stored = stored_at(store, state, local=local, most_copied_gib=most_copied_gib)
+    order = order_of(product, stored, activates=activates, force=force, sign_key=sign_key)
     with narrator() as telling:
         tell(Job(data, order, settings, telling, manner=Manner(resume, skip_bad)).run(), order, telling)
 
@@ -112,6 +126,7 @@ def train_command(  # noqa: PLR0913  # click hands over one argument an option
 @STORE
 @STATE
 @LOCAL
+@MOST_COPIED
 @click.option("--activate/--no-activate", "activates", default=True, help="Whether the version serves at once.")
 @FORCE
 @SIGN_KEY
@@ -122,6 +137,7 @@ def adapt_command(  # noqa: PLR0913  # click hands over one argument an option
     store: str,
     state: str | None,
     local: Path,
+    most_copied_gib: float,
     activates: bool,
     force: str | None,
     sign_key: Path | None,
@@ -130,18 +146,18 @@ def adapt_command(  # noqa: PLR0913  # click hands over one argument an option
 
     Ends with 3 where the version was published and the gate did not let it serve. `rollback` undoes it.
     """
+    from app.stores import stored_at
     from training.adapt import Adaptation
 
-    order = order_of(product, store, state, local, activates=activates, force=force, sign_key=sign_key, why="adapted")
+    stored = stored_at(store, state, local=local, most_copied_gib=most_copied_gib)
+    order = order_of(product, stored, activates=activates, force=force, sign_key=sign_key, why="adapted")
     with narrator() as telling:
         tell(Adaptation(images, order, telling).run(), order, telling)
 
 
-def order_of(  # noqa: PLR0913  # one argument an option
+def order_of(  # one argument an option
     product: str,
-    store: str,
-    state: str | None,
-    local: Path,
+    stored: "Stored",
     *,
     activates: bool,
     force: str | None,
@@ -150,12 +166,10 @@ def order_of(  # noqa: PLR0913  # one argument an option
 ) -> "Order":
     """What is to be made. Raises BadSigningKey."""
     from app.store.signing import read_private_key
-    from app.stores import stored_at
     from training.publish import Order
 
     if force is not None and not force.strip():
         raise click.BadParameter("say why", param_hint="--force")
-    stored = stored_at(store, state, local=local)
     return Order(
         product=product,
         store=stored.store,

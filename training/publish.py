@@ -16,6 +16,7 @@ from app.engine.inspector import judge
 from app.engine.version import Version
 from app.store.confirmed import Feedback
 from app.store.errors import ChangedMeanwhile
+from app.store.places import be_patient
 from app.store.state import WHATEVER, Orders, State
 from app.store.store import Store
 from model.bundle import sha256_hex
@@ -43,6 +44,8 @@ from training.write import Draft, golden_files, metrics_files
 
 # Good parts that the version in service is asked about, and among which the report looks for the oddest.
 MOST_LOOKED_AT = 400
+# How long a version that took an hour waits for a storage that does not answer.
+PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,11 @@ class Order:
     sign_key: Ed25519PrivateKey | None = None
     force: str | None = None
     why: str = "trained"
+
+    def be_patient(self) -> None:
+        """Let what was learned wait for object storage that is away for some minutes."""
+        for place in (self.store.root, self.state.root):
+            be_patient(place, for_s=PATIENCE_S)
 
     def check_writable(self) -> None:
         """Raise StoreUnusable where this user could not publish, or activate if that is wanted."""
@@ -136,6 +144,7 @@ class Publisher:
 
     def published(self, made: Made, parts: Parts) -> Published:
         """Figures, gate, report; then write, and activate if it may be. Raises GoodpartError; then nothing is there."""
+        self.order.be_patient()
         orders = self.order.state.orders(self.order.product)
         version = made.version.ruled(orders.override)  # as it would serve
         incumbent, trouble = self.in_service(orders)

@@ -14,12 +14,13 @@ from app.engine.version import Version
 from app.store.errors import NothingActive, StoreError, UnknownProduct, UnknownVersion
 from app.store.state import Decided, Orders, Override, ShadowOrder, State
 from app.store.store import Bundle, Store
-from model.bundle import BadName, BundleError
+from model.bundle import BadName, BundleError, check_version
 
 # Versions that were asked for by name and do not serve; each holds a student of some megabytes.
 MOST_EXTRA_VERSIONS = 4
 # A version that failed is tried again: a missing file may arrive, a full device may empty. Each try reads it whole.
 RETRY_AFTER_S = 30.0
+MARK_EVERY_S = 600.0
 UNUSABLE = (StoreError, BundleError, ModelError)
 Outcome = Literal["loaded", "refused"]
 
@@ -83,6 +84,7 @@ class Catalogue:
         self._extra: OrderedDict[tuple[str, str], Version] = OrderedDict()
         self._failures: dict[tuple[str, str], tuple[float, str]] = {}
         self._has_reloaded = False
+        self._marked_at = -MARK_EVERY_S
         self._loading = threading.Lock()
 
     def standings(self) -> list[Standing]:
@@ -153,12 +155,12 @@ class Catalogue:
 
         A store that can't be read leaves everything as it was, and ``fault`` says why.
         """
+        try:
+            products = self.store.products()  # before the lock: a storage that hangs holds up nobody but this
+        except StoreError as error:
+            self.fault = str(error)
+            return
         with self._loading:
-            try:
-                products = self.store.products()
-            except StoreError as error:
-                self.fault = str(error)
-                return
             if self._standings and not products:
                 self.fault = "the store shows no product any more; what is in memory goes on judging"
                 return
@@ -167,9 +169,20 @@ class Catalogue:
             for product in products:
                 self._put(self._followed(product))
             self.fault = self.store.trouble or self.state.trouble
+            self._mark_used()
             if self._has_reloaded:
                 self._has_reloaded = False
                 give_back()
+
+    def _mark_used(self) -> None:
+        """Now and then: copies of what serves must not make room for what was only looked at."""
+        if self._clock() - self._marked_at < MARK_EVERY_S:
+            return
+        self._marked_at = self._clock()
+        for standing in self._standings.values():
+            if standing.serving is not None:
+                serving = standing.serving
+                self.store.mark_used(standing.product, serving.name, serving.manifest.teacher.sha256)
 
     def activate(self, product: str, version: str, *, by: str, why: str) -> Standing:
         """Load and prove a version, and only if that works make it the one that serves.
@@ -177,12 +190,18 @@ class Catalogue:
         Raises StoreError, BundleError, ModelError or BadName; then nothing has changed.
         """
         with self._loading:
+            self._check_listed(product, version)
             loaded = self._tried(product, version)
             orders = self.state.orders(product)
             self.state.activate(product, version, at=datetime.now(UTC), by=by, why=why)
             standing = self._put(self._standing_of(product, orders, serving=loaded))
             self._make_room_for(product)
             return standing
+
+    def _check_listed(self, product: str, version: str) -> None:
+        """Raise UnknownVersion where the store does not have it, whatever copies there are. Raises StoreError."""
+        if version not in self.store.versions(product):
+            raise UnknownVersion(product, check_version(version))
 
     def override(self, product: str, override: Override) -> Standing:
         """Let another threshold hold, now and after a restart. Raises UnknownProduct, StoreError, BadName."""
@@ -201,6 +220,7 @@ class Catalogue:
     def shadow(self, product: str, order: ShadowOrder) -> Standing:
         """Let a candidate judge beside the serving version, once it is loaded and proven. Raises as ``activate``."""
         with self._loading:
+            self._check_listed(product, order.version)
             candidate = self._tried(product, order.version)
             self.state.shadow(product, order)
             shadow = Shadow(order.version, order.share, candidate)

@@ -4,7 +4,7 @@
 ``confirmed/history/<sha256>.json`` their labels, the last of which holds.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from app.store import places
 from app.store.errors import ChangedMeanwhile, DamagedState
 from app.store.places import Place
 from app.store.state import Decided, State
-from model.bundle import Sha256, check_product, sha256_hex
+from model.bundle import DigestMismatch, Sha256, check_digest, check_product, sha256_hex
 
 Label = Literal["ok", "ng"]
 LABELS: tuple[Label, ...] = get_args(Label)
@@ -65,17 +65,28 @@ class Feedback:
         sha256 = sha256_hex(data)
         path = self._history_path(product, sha256)
         tag = places.tag(path)
-        before = self.confirmed(product, sha256)
+        with places.only_fresh(path):
+            before = self.confirmed(product, sha256)
         history = (*before.history, confirmation) if before else (confirmation,)
         now = Confirmed(sha256=sha256, suffix=before.suffix if before else suffix, history=history)
         change = {"from": before.label if before else None, "to": confirmation.label, "sha256": sha256}
         places.replace(self._image_path(product, now), data)
         self.state.record(product, "feedback", confirmation, change)
         if not places.swap(path, now.model_dump_json(indent=1).encode() + b"\n", instead_of=tag):
+            self._take_back(product, now, confirmation, change)
             raise ChangedMeanwhile(product)
         if before is not None and before.label != now.label:
             places.remove(self._image_path(product, before))
         return now
+
+    def _take_back(
+        self, product: str, mine: Confirmed, confirmation: Confirmation, change: Mapping[str, object]
+    ) -> None:
+        """Of two labels at the same moment this one came second: the image stays only where the other put it."""
+        self.state.record(product, "feedback not done", confirmation, change)
+        theirs = self.confirmed(product, mine.sha256)
+        if theirs is None or self._image_path(product, theirs) != self._image_path(product, mine):
+            places.remove(self._image_path(product, mine))
 
     def confirmed(self, product: str, sha256: str) -> Confirmed | None:
         """What was said of an image, None where nothing was. Raises StoreUnusable, DamagedState."""
@@ -96,8 +107,17 @@ class Feedback:
 
     def images(self, product: str, label: Label) -> tuple[Path, ...]:
         """Files of this machine with the images whose label this is. Raises StoreError."""
-        found = {self._image_path(product, one): one.sha256 for one in self.all(product) if one.label == label}
-        return tuple(places.local_file(place, f"confirmed image {sha256}") for place, sha256 in found.items())
+        found = [one for one in self.all(product) if one.label == label]
+        return tuple(self._local_image(product, one) for one in found)
+
+    def _local_image(self, product: str, one: Confirmed) -> Path:
+        """The image as a file of this machine. Raises StoreError, DigestMismatch."""
+        place, what = self._image_path(product, one), f"confirmed image {one.sha256}"
+        if isinstance(place, Path):
+            return place
+        with places.forgetting_damage(place, error=DigestMismatch):
+            check_digest(what, places.read_fixed(place, what), one.sha256)
+        return places.local_file(place, what)
 
     def forget(self, product: str, images: Iterable[Confirmed]) -> None:
         """Remove images and what was said of them; the audit keeps that they were there. Raises StoreUnusable."""

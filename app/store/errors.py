@@ -10,7 +10,8 @@ GoodpartError
     ├── DamagedState        a state file that is not what it should be
     ├── ChangedMeanwhile    a decision that somebody else has made at the same moment
     └── StoreUnusable       a folder that can't be read or written
-        └── ObjectStorageMissing    a store on object storage, and no package that reaches it
+        ├── ObjectStorageMissing    a store on object storage, and no package that reaches it
+        └── StorageAway             a store on object storage that does not answer; it may later
 """
 
 from model.bundle import GoodpartError
@@ -74,6 +75,12 @@ class StoreUnusable(StoreError):
 
     def __init__(self, place: object, why: str) -> None:
         super().__init__(f"can't use the store folder {place}: {why}")
+
+
+class StorageAway(StoreUnusable):
+    """A store on object storage that does not answer, or not as it should; trying again later may help."""
+
+    exit_code = 75  # sysexits' EX_TEMPFAIL, so that a job is tried again
 
 
 class ObjectStorageMissing(StoreUnusable):

@@ -4,15 +4,19 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from app.store.errors import StoreUnusable
+from app.store.errors import StorageAway, StoreUnusable
 
 INCOMING = ".incoming-"
 LOCK = ".lock"
 READ_ONLY = 0o444
+
+
+class Away(OSError):
+    """What ``StorageAway`` is made of: no answer, or one of trouble on the other side."""
 
 
 @contextmanager
@@ -21,7 +25,13 @@ def reporting_trouble(folder: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreUnusable(folder, error.strerror or str(error)) from error
+        raise unusable(folder, error) from error
+
+
+def unusable(place: object, error: OSError) -> StoreUnusable:
+    """The operating system's refusal, or object storage's, as our error."""
+    kind = StorageAway if isinstance(error, Away) else StoreUnusable
+    return kind(place, error.strerror or str(error))
 
 
 def is_folder(path: Path) -> bool:
@@ -101,13 +111,24 @@ def locked_folder(folder: Path) -> Iterator[None]:
     """Hold a folder's lock, which ends with the process; waits for whoever holds it. Raises StoreUnusable."""
     with reporting_trouble(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CREAT, 0o644)
+        descriptor = opened_lock(folder / LOCK)
     try:
         with reporting_trouble(folder):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
+
+
+def opened_lock(path: Path) -> int:
+    """A lock's file, for everybody who may write to its folder. Locks over NFS take one that is open for writing."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:  # another user's, who made it under a stricter umask
+        return os.open(path, os.O_RDONLY)
+    with suppress(PermissionError):
+        os.fchmod(descriptor, 0o666)
+    return descriptor
 
 
 def is_locked(path: Path) -> bool:

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Annotated
 from uuid import uuid4
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 
 from app.store import files
-from app.store.errors import MissingFile, StoreUnusable
+from app.store.errors import MissingFile, StorageAway, StoreUnusable
 from app.store.files import INCOMING, locked_folder, reporting_trouble
 from app.store.objects import NOTHING, PROTOCOL, ObjectPath, opened_bucket
 from model.bundle import sha256_hex
 
 Place = Path | ObjectPath
-ObjectUrl = Annotated[str, StringConstraints(pattern=rf"^{PROTOCOL}[^/].*[^/]$")]
+ObjectUrl = Annotated[str, StringConstraints(pattern=rf"^{PROTOCOL}[^/]")]
 # As people name a place: a folder, or the address of a bucket.
-Location = Path | ObjectUrl
+Location = Annotated[ObjectUrl | Path, Field(union_mode="left_to_right")]
 # Where copies of object storage lie, and how much they may take, unless a setting says otherwise.
 LOCAL, MOST_COPIED_GIB = Path("local"), 4.0
 GIB = 2**30
@@ -31,6 +31,8 @@ GIB = 2**30
 
 def place_of(location: Path | str, *, local: Path = LOCAL, most_copied_gib: float = MOST_COPIED_GIB) -> Place:
     """The place that a location names; ``local``: a folder of this machine's own, for copies of object storage."""
+    if str(location).startswith("s3:") and not str(location).startswith(PROTOCOL):
+        raise StoreUnusable(location, f"object storage is written {PROTOCOL}bucket/prefix")
     if isinstance(location, Path) or not location.startswith(PROTOCOL):
         return Path(location)
     return opened_bucket(location.rstrip("/"), local=local, most_bytes=round(most_copied_gib * GIB))
@@ -92,15 +94,40 @@ def read_fixed(place: Place, what: str) -> bytes:
     except FileNotFoundError:
         raise MissingFile(what) from None
     except OSError as error:
-        raise StoreUnusable(place.parent, error.strerror or str(error)) from error
+        raise files.unusable(place.parent, error) from error
 
 
 def local_file(place: Place, what: str) -> Path:
     """A file of this machine with the content of one that is written once. Raises MissingFile."""
     if isinstance(place, Path):
         return place
-    read_fixed(place, what)
-    return place.bucket.fixed_copy(str(place.key))
+    data = read_fixed(place, what)
+    copy = place.bucket.fixed_copy(str(place.key))
+    if not copy.is_file() or copy.stat().st_size != len(data):
+        raise StoreUnusable(copy.parent, "no room for copies: raise GOODPART_MOST_COPIED_GIB, or free the disk")
+    return copy
+
+
+@contextmanager
+def only_fresh(place: Place) -> Iterator[None]:
+    """What is read meanwhile is the storage's own: raises StorageAway where a copy stood in."""
+    before = 0 if isinstance(place, Path) else place.bucket.num_stood_in
+    yield
+    if isinstance(place, ObjectPath) and place.bucket.num_stood_in != before:
+        raise StorageAway(place, place.bucket.trouble or "it did not answer a moment ago")
+
+
+def mark_used(*places: Place) -> None:
+    """Let the copies of what lies in these places be the last to go for want of room."""
+    for place in places:
+        if isinstance(place, ObjectPath):
+            place.bucket.mark_used(str(place.key))
+
+
+def be_patient(place: Place, *, for_s: float) -> None:
+    """Let writes wait so long for a storage that does not answer."""
+    if isinstance(place, ObjectPath):
+        place.bucket.patience_s = for_s
 
 
 @contextmanager
@@ -156,6 +183,23 @@ def swap(place: Place, data: bytes, *, instead_of: str) -> bool:
         if tag(place) != instead_of:
             return False
         replace(place, data)
+        return True
+
+
+def discard(place: Place, *, instead_of: str) -> bool:
+    """Take a file away if it still has the content of this tag; whether it had.
+
+    On object storage the tag is looked at right before, since not every storage deletes under a condition.
+    """
+    if isinstance(place, ObjectPath):
+        if tag(place) != instead_of:
+            return False
+        remove(place)
+        return True
+    with locked_folder(place.parent):
+        if tag(place) != instead_of:
+            return False
+        remove(place)
         return True
 
 

@@ -50,7 +50,7 @@ class Pruner:
 
         Raises StoreError or BundleError; a version whose manifest can't be read keeps every teacher.
         """
-        for product in self.store.products():
+        for product in self._products():
             for version in self._old_versions(product, keep=keep):
                 yield from self._remove_version(product, version)
             yield from self._orphaned_training(product)
@@ -62,7 +62,9 @@ class Pruner:
         folder, state = self.store.product_folder(product), self.state.root / check_product(product)
         if not places.is_folder(folder) and not places.is_folder(state):
             raise UnknownProduct(product)
-        if not even_if_active and self.state.current(product) is not None:
+        with places.only_fresh(self.state.root):
+            current = self.state.current(product)
+        if not even_if_active and current is not None:
             raise StillServes(self.store, product)
         work = self._work / product
         if any(is_locked(lock) for lock in work.glob("*/lock")):
@@ -82,14 +84,15 @@ class Pruner:
 
     def _old_versions(self, product: str, *, keep: int) -> Iterator[str]:
         """The versions that nobody needs, oldest first, each looked at when its turn has come."""
-        versions = self.store.versions(product)
+        versions = self._versions(product)
         for version in versions[: max(0, len(versions) - keep)]:
             if version not in self._needed(product) and self._is_old(self.store.version_folder(product, version)):
                 yield version
 
     def _needed(self, product: str) -> set[str]:
         """What serves, what served before it, and what judges in the shadow."""
-        orders = self.state.orders(product)
+        with places.only_fresh(self.state.root):
+            orders = self.state.orders(product)
         shadowed = {orders.shadow.version} if orders.shadow else set()
         if orders.current is None:
             return shadowed
@@ -103,7 +106,7 @@ class Pruner:
 
     def _orphaned_training(self, product: str) -> Iterator[Place]:
         """The trainer's folders of versions that are not there."""
-        versions = set(self.store.versions(product))
+        versions = set(self._versions(product))
         for name in places.names_in(self.store.product_folder(product) / "training", VERSION_PATTERN):
             place = self.store.training_folder(product, name)
             if name not in versions and self._is_old(place):
@@ -112,8 +115,8 @@ class Pruner:
     def _orphaned_teachers(self) -> Iterator[Place]:
         """Teachers that no version names; none where some version can't say which it needs."""
         needed = set()
-        for product in self.store.products():
-            for version in self.store.versions(product):
+        for product in self._products():
+            for version in self._versions(product):
                 try:
                     needed.add(self.store.manifest(product, version).teacher.sha256)
                 except (BundleError, MissingFile):
@@ -126,9 +129,9 @@ class Pruner:
 
     def _leftovers(self) -> Iterator[Place]:
         """What a killed trainer or pruner left: half-written versions, and the workplaces of trainings."""
-        for product in self.store.products():
+        for product in self._products():
             folder = self.store.product_folder(product) / "versions"
-            whole = set(self.store.versions(product))
+            whole = set(self._versions(product))
             for name in places.names_in(folder, VERSION_PATTERN):
                 if name not in whole and self._is_old(folder / name):
                     yield removed(folder / name)
@@ -142,6 +145,15 @@ class Pruner:
                 else:
                     places.remove(path)
                     yield path
+
+    def _products(self) -> list[str]:
+        """The store's own products: what is to go is decided by nothing that was seen some time ago."""
+        with places.only_fresh(self.store.root):
+            return self.store.products()
+
+    def _versions(self, product: str) -> list[str]:
+        with places.only_fresh(self.store.root):
+            return self.store.versions(product)
 
     @property
     def _work(self) -> Path:

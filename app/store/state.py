@@ -5,9 +5,10 @@ one object an event.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Final, Self, TypeVar
 from uuid import uuid4
 
@@ -145,53 +146,57 @@ class State:
         """
         path = self.current_path(product)
         tag = places.tag(path)
-        before = self.current(product)
+        with places.only_fresh(path):
+            before = self.current(product)
         if not isinstance(after, Whatever) and before != after:
             raise ChangedMeanwhile(product)
         previous = before.previous if before and before.version == version else before and before.version
         activation = Activation(version=check_version(version), previous=previous, at=at, by=by, why=why)
         change = {"from": activation.previous, "to": activation.version}
-        self._decide(product, "activate", activation, change, place=path, instead_of=tag)
+        self._decide(product, "activate", activation, change, swapping(path, activation, instead_of=tag))
         return activation
 
     def override(self, product: str, override: Override) -> None:
         """Let another threshold hold. Raises StoreUnusable, ChangedMeanwhile."""
         path = self.override_path(product)
         tag = places.tag(path)
-        change = {"from": in_short(read_decision(path, Override)), "to": in_short(override)}
-        self._decide(product, "threshold", override, change, place=path, instead_of=tag)
+        with places.only_fresh(path):
+            before = read_decision(path, Override)
+        change = {"from": in_short(before), "to": in_short(override)}
+        self._decide(product, "threshold", override, change, swapping(path, override, instead_of=tag))
 
     def lift_override(self, product: str, decided: Decided) -> None:
         """Let the version's own threshold hold again."""
         path = self.override_path(product)
-        before = read_decision(path, Override)
-        self.record(product, "threshold", decided, {"from": in_short(before), "to": None})
-        places.remove(path)
+        tag = places.tag(path)
+        with places.only_fresh(path):
+            before = read_decision(path, Override)
+        change = {"from": in_short(before), "to": None}
+        self._decide(product, "threshold", decided, change, partial(places.discard, path, instead_of=tag))
 
     def shadow(self, product: str, order: ShadowOrder) -> None:
         """Let a candidate judge beside the version that serves. The caller has made sure that it can."""
         path = self.shadow_path(product)
         change = {"to": order.version, "share": order.share}
-        self._decide(product, "shadow", order, change, place=path, instead_of=places.tag(path))
+        self._decide(product, "shadow", order, change, swapping(path, order, instead_of=places.tag(path)))
 
     def end_shadow(self, product: str, decided: Decided) -> None:
         """Let no candidate judge any more."""
-        self.record(product, "shadow", decided, {"to": None})
-        places.remove(self.shadow_path(product))
+        path = self.shadow_path(product)
+        tag = places.tag(path)
+        self._decide(product, "shadow", decided, {"to": None}, partial(places.discard, path, instead_of=tag))
 
-    def _decide(  # what is decided, and what it stands in place of
+    def _decide(
         self,
         product: str,
         event: str,
         decision: Decided,
         change: Mapping[str, object],
-        *,
-        place: Place,
-        instead_of: str,
+        act: Callable[[], bool],
     ) -> None:
-        """Tell the audit, then replace what had this tag. Raises ChangedMeanwhile; then the audit is told that too."""
+        """Tell the audit, then act. Raises ChangedMeanwhile where that is refused; then the audit is told that too."""
         self.record(product, event, decision, change)
-        if not places.swap(place, decision.model_dump_json(indent=1).encode() + b"\n", instead_of=instead_of):
+        if not act():
             self.record(product, f"{event} not done", decision, change)
             raise ChangedMeanwhile(product)
 
@@ -219,6 +224,11 @@ def read_decision(place: Place, kind: type[AnyDecision]) -> AnyDecision | None:
         return kind.model_validate_json(data)
     except ValidationError as error:
         raise DamagedState(place, error.errors()[0]["msg"]) from None
+
+
+def swapping(place: Place, decision: Decided, *, instead_of: str) -> Callable[[], bool]:
+    """What puts a decision in place of what has this tag, if it still has it."""
+    return partial(places.swap, place, decision.model_dump_json(indent=1).encode() + b"\n", instead_of=instead_of)
 
 
 def in_short(override: Override | None) -> dict[str, object] | None:

@@ -123,6 +123,10 @@ class Store:
             teacher = check_digest("teacher.onnx", places.read_fixed(path, f"teacher {digest[:16]}"), digest)
         return Bundle(version, manifest, teacher, files)
 
+    def mark_used(self, product: str, version: str, teacher: str) -> None:
+        """Let the copies of a version and its teacher, where there are any, be the last to go for want of room."""
+        places.mark_used(self.version_folder(product, version), self.teacher_path(teacher))
+
     def check_writable(self, product: str) -> None:
         """Raise StoreUnusable where this user could not publish; found out before an hour is spent on training."""
         folder = self.product_folder(product)

@@ -1,9 +1,11 @@
 """Store and state on a real S3 server, through a proxy that cuts, slows, loses and hangs."""
 
+import json
 import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -13,9 +15,16 @@ from serving import until
 
 from app.store import objects, places
 from app.store.confirmed import Confirmation, Feedback
-from app.store.errors import ChangedMeanwhile, ObjectStorageMissing, StoreUnusable, UnknownProduct, UnknownVersion
+from app.store.errors import (
+    ChangedMeanwhile,
+    ObjectStorageMissing,
+    StorageAway,
+    StoreUnusable,
+    UnknownProduct,
+    UnknownVersion,
+)
 from app.store.prune import Pruner
-from app.store.state import Decided, Override
+from app.store.state import Decided, Override, State
 from app.stores import stored_at
 from model.bundle import DigestMismatch, file_records, sha256_hex
 
@@ -36,6 +45,7 @@ def remote(storage, tmp_path, monkeypatch):
     for name, value in storage.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(objects, "CONNECTION", {**objects.CONNECTION, "connect_timeout": 1, "read_timeout": 1})
+    monkeypatch.setattr(objects, "SMALL_S", 2.0)
     monkeypatch.setattr(objects, "NUM_TRIES", 2)
     monkeypatch.setattr(objects, "REST_S", 0.3)
     url = f"{storage.new_bucket(f'b{uuid4().hex[:12]}')}/line"
@@ -131,13 +141,22 @@ def test_a_write_whose_answer_was_lost_counts_once(remote, served, bundle, stora
     assert remote.again("other").state.current("disc").previous == served
 
 
-@pytest.mark.parametrize("mode", ["off", "hung"])
+AWAY = {
+    "off": {"off": True},
+    "hung": {"hung": True},
+    "busy": {"answers": (503, "SlowDown")},
+    "broken": {"answers": (500, "InternalError")},
+    "closed": {"answers": (403, "AccessDenied")},
+}
+
+
+@pytest.mark.parametrize("mode", AWAY)
 def test_a_storage_that_is_away_leaves_what_was_seen_last_also_after_a_restart(remote, served, storage, mode):
     remote.state.orders("disc")
     remote.store.bundle("disc", served)
     remote.store.products()
     again = remote.again()
-    with storage.in_trouble(**{mode: True}):
+    with storage.in_trouble(**AWAY[mode]):
         assert again.store.products() == ["disc"]
         orders = again.state.orders("disc")
         assert (orders.current.version, orders.override) == (served, None)
@@ -164,6 +183,145 @@ def test_a_threshold_that_was_lifted_does_not_come_back_while_the_storage_is_awa
     assert remote.state.orders("disc").override is None
     with storage.in_trouble(off=True):
         assert remote.state.orders("disc").override is None
+
+
+def test_what_was_decided_here_holds_here_while_the_storage_is_away(remote, served, bundle, storage):
+    second = publish(remote, bundle, mark="2")
+    remote.state.orders("disc")
+    remote.state.activate("disc", second, **BY)
+    remote.state.override("disc", Override(**BY, false_alarm_rate=0.1))
+    with storage.in_trouble(off=True):
+        orders = remote.state.orders("disc")
+    assert (orders.current.version, orders.current.previous) == (second, served)
+    assert orders.override.false_alarm_rate == 0.1
+
+
+@pytest.mark.usefixtures("served")
+def test_a_busy_storage_is_no_absent_threshold(remote, storage):
+    remote.state.orders("disc")
+    remote.again("other").state.override("disc", Override(**BY, false_alarm_rate=0.1))
+    with storage.in_trouble(answers=(503, "SlowDown")):
+        assert remote.state.orders("disc").override is None  # what it saw last, and it says so
+        assert "SlowDown" in remote.state.trouble
+    time.sleep(objects.REST_S)
+    assert remote.state.orders("disc").override.false_alarm_rate == 0.1
+
+
+def test_nothing_is_taken_out_by_what_was_seen_some_time_ago(remote, served, bundle, storage):
+    """Its copies know of no version that serves; then the storage does not answer."""
+    other = remote.again("other")
+    other.state.orders("elsewhere")
+    publish(remote, bundle, mark="2")
+    other.store.versions("disc")
+    late = datetime.now(UTC) + timedelta(days=2)
+    with storage.in_trouble(answers=(503, "SlowDown"), to=("GET",)), pytest.raises(StorageAway):
+        list(Pruner(other.store, other.state, late).prune(keep=1))
+    assert served in remote.again("third").store.versions("disc")
+
+
+@pytest.mark.parametrize("code", ["ConditionalRequestConflict", "PreconditionFailed"])
+def test_who_loses_a_race_is_told_so_and_the_audit_too(remote, served, bundle, storage, code):
+    version = publish(remote, bundle, mark="2")
+    status = 409 if code == "ConditionalRequestConflict" else 412
+
+    def refuse(key, data, **options):
+        if "current.json" in key:
+            with storage.in_trouble(answers=(status, code), to=("PUT",)):
+                return pipe_file(key, data, **options)
+        return pipe_file(key, data, **options)
+
+    files = remote.state.root.bucket.files
+    pipe_file, files.pipe_file = files.pipe_file, refuse
+    with pytest.raises(ChangedMeanwhile):
+        remote.state.activate("disc", version, **BY)
+    assert remote.state.current("disc").version == served
+    assert remote.state.trouble is None
+    audit = remote.state.root / "disc" / "audit"
+    events = [json.loads((audit / name).read_bytes())["event"] for name in places.files_in(audit, r".*\.json")]
+    assert sorted(events) == ["activate", "activate", "activate not done"]
+
+
+@pytest.mark.usefixtures("served")
+def test_a_write_waits_for_a_storage_that_is_away_where_it_has_patience(remote, bundle, storage):
+    places.be_patient(remote.store.root, for_s=20)
+
+    def come_back():
+        time.sleep(1.5)
+        storage.trouble = s3.Trouble()
+
+    storage.trouble = s3.Trouble(off=True)
+    threading.Thread(target=come_back).start()
+    version = publish(remote, bundle, mark="2")
+    assert remote.again("other").store.bundle("disc", version).version == version
+
+
+@pytest.mark.parametrize("kind", ["folder", "storage"])
+def test_a_threshold_that_was_chosen_meanwhile_is_not_lifted(remote, tmp_path, kind, monkeypatch):
+    state = remote.state if kind == "storage" else State(tmp_path / "state")
+    state.override("disc", Override(**BY, false_alarm_rate=0.1))
+    record = State.record
+
+    def meanwhile(self, product, event, decided, change):
+        record(self, product, event, decided, change)
+        if change.get("to") is None and event == "threshold":
+            state.override(product, Override(**BY, false_alarm_rate=0.2))
+
+    monkeypatch.setattr(State, "record", meanwhile)
+    with pytest.raises(ChangedMeanwhile):
+        state.lift_override("disc", Decided(**BY))
+    assert state.orders("disc").override.false_alarm_rate == 0.2
+
+
+@pytest.mark.parametrize("kind", ["folder", "storage"])
+def test_of_two_labels_at_the_same_moment_one_counts_and_leaves_one_image(
+    remote, tmp_path, kind, monkeypatch, good_bytes
+):
+    state = remote.state if kind == "storage" else State(tmp_path / "state")
+    feedback, swap = Feedback(state), places.swap
+
+    def meanwhile(place, data, *, instead_of):
+        monkeypatch.setattr(places, "swap", swap)
+        feedback.keep("disc", good_bytes, suffix=".png", confirmation=Confirmation(**BY, label="ok"))
+        return swap(place, data, instead_of=instead_of)
+
+    monkeypatch.setattr(places, "swap", meanwhile)
+    with pytest.raises(ChangedMeanwhile):
+        feedback.keep("disc", good_bytes, suffix=".png", confirmation=Confirmation(**BY, label="ng"))
+    assert len(feedback.images("disc", "ok")) == 1
+    assert places.files_in(state.root / "disc" / "confirmed" / "ng", ".*") == []
+
+
+def test_readers_and_room_do_not_get_in_each_others_way(remote, served, bundle):
+    versions = [served, *(publish(remote, bundle, mark=mark) for mark in "234")]
+    again = remote.again("other")
+    again.store.root.bucket.most_bytes = round(1.5 * sum(map(len, [*bundle.files.values(), bundle.teacher])))
+    failed = []
+
+    def read():
+        for version in versions * 2:
+            try:
+                again.store.bundle("disc", version)
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is a read that failed
+                failed.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/line/", "s3://bucket/line", "s3://bucket"])
+def test_an_address_is_one_with_or_without_a_slash_at_its_end(url):
+    from app.settings import Settings
+
+    assert Settings(store=url).store == url
+
+
+def test_an_address_that_is_none_is_no_folder(tmp_path):
+    with pytest.raises(StoreUnusable, match="s3://bucket/prefix"):
+        stored_at(Path("s3:/bucket/line"), None, local=tmp_path)
 
 
 def test_a_damaged_copy_is_refused_and_fetched_anew(remote, served, tmp_path):
