@@ -92,6 +92,7 @@ def commands() -> None:
 @STORE
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="TCP port to listen on.")
+@click.option("--local", type=click.Path(path_type=Path), help="Folder of this service alone, for its records.")
 @click.option("--provider", help="auto, cuda, tensorrt or cpu.")
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain, PEM; with --tls-key, HTTPS.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="The certificate's private key, PEM.")

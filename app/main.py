@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import partial
 from importlib.metadata import version
 
@@ -11,9 +11,10 @@ import structlog
 from fastapi import FastAPI
 
 from app.access import Keyring, NoKeys, read_keys
-from app.api import feedback, health, inspect, open_inference, problems, products
+from app.api import feedback, health, inspect, inspections, open_inference, problems, products
 from app.api.access import Gate
 from app.api.envelope import Envelope, Rules
+from app.api.recording import Recording, Replays
 from app.draining import Leaving
 from app.engine.catalogue import Catalogue
 from app.engine.drift import Drift, DriftRule
@@ -25,6 +26,8 @@ from app.engine.version import Loader
 from app.engine.worker import Limits
 from app.judging import Judging
 from app.metrics import Metrics, Observed
+from app.records.journal import Bounds, Journal
+from app.records.live import Live
 from app.settings import Settings
 from app.stores import stored_by
 from app.tracing import traced
@@ -37,14 +40,16 @@ def create_app(settings: Settings) -> FastAPI:
     catalogue = catalogue_of(settings)
     inspector = Inspector(max_pixels=settings.max_pixels, num_decoders=settings.decoders, room=room_of(settings))
     shadows, drift = Shadows(inspector), Drift(drift_rule_of(settings))
-    metrics = Metrics(Observed(catalogue, inspector, shadows, drift))
+    journal, live = journal_of(settings), Live()
+    metrics = Metrics(Observed(catalogue, inspector, shadows, drift, journal))
     judging = Judging(catalogue, inspector, shadows, drift, on_judged=metrics.judged)
+    desk = inspect.Desk(judging, Recording(journal, live, settings.keep_images), Replays(journal))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await anyio.to_thread.run_sync(catalogue.refresh)
         following = asyncio.create_task(follow(judging, interval_s=settings.refresh_interval_s))
-        with inspector:
+        with inspector, journal or nullcontext():
             yield
             following.cancel()
             with suppress(asyncio.CancelledError):
@@ -61,13 +66,18 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.catalogue = catalogue
     app.state.leaving = leaving = Leaving()
     gate = Gate(keyring_of(settings))
-    sources = health.Sources(catalogue, inspector, metrics, leaving)
-    app.include_router(health.router(sources))
-    app.include_router(products.router(catalogue=catalogue, watch=products.Watch(drift, shadows), gate=gate))
-    app.include_router(inspect.router(judging=judging, settings=settings, gate=gate, on_problem=metrics.refused))
-    app.include_router(feedback.router(catalogue=catalogue, settings=settings, gate=gate))
-    app.include_router(open_inference.health_routes(sources))
-    app.include_router(open_inference.router(judging=judging, settings=settings, gate=gate))
+    sources = health.Sources(catalogue, inspector, metrics, leaving, journal)
+    watch = products.Watch(drift, shadows)
+    for routes in (
+        health.router(sources),
+        products.router(catalogue=catalogue, watch=watch, gate=gate),
+        inspect.router(desk=desk, settings=settings, gate=gate, on_problem=metrics.refused),
+        feedback.router(catalogue=catalogue, settings=settings, gate=gate),
+        inspections.router(journal=journal, live=live, leaving=leaving, gate=gate),
+        open_inference.health_routes(sources),
+        open_inference.router(desk=desk, settings=settings, gate=gate),
+    ):
+        app.include_router(routes)
     if settings.otel_endpoint is not None:
         traced(app, endpoint=settings.otel_endpoint)
     return app
@@ -83,6 +93,14 @@ def catalogue_of(settings: Settings) -> Catalogue:
         prepare=partial(proven, loader=Loader(device), max_batch=settings.max_batch),
         most_loaded=settings.max_loaded_products,
     )
+
+
+def journal_of(settings: Settings) -> Journal | None:
+    """Where inspections are kept, None where they are not."""
+    if settings.history_records == 0:
+        return None
+    bounds = Bounds(records=settings.history_records, days=settings.history_days, images_mb=settings.images_mb)
+    return Journal(settings.local, bounds)
 
 
 def room_of(settings: Settings) -> Room:

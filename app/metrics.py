@@ -11,6 +11,7 @@ from app.engine.catalogue import Catalogue
 from app.engine.drift import Drift
 from app.engine.inspector import Inspection, Inspector
 from app.engine.shadow import Shadows
+from app.records.journal import Journal
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STEP_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -27,6 +28,7 @@ class Observed:
     inspector: Inspector
     shadows: Shadows
     drift: Drift
+    journal: Journal | None = None
 
 
 class Metrics:
@@ -88,6 +90,10 @@ class Standings(Collector):
         yield gauge("goodpart_images_waiting", "Images that wait for the worker.", inspector.worker.num_waiting)
         trouble = float(self._observed.catalogue.fault is not None)
         yield gauge("goodpart_store_trouble", "1 where the store does not answer: decisions may be old.", trouble)
+        if self._observed.journal is not None:
+            lost = CounterMetricFamily("goodpart_records_lost", "Inspections that the disk did not take.")
+            lost.add_metric([], self._observed.journal.num_lost)
+            yield lost
         yield from self._versions()
         yield from self._drift()
         yield from self._shadows()

@@ -14,6 +14,7 @@ from app.engine.decode import MOST_PIXELS
 from app.engine.guard import Guard
 from app.engine.sessions import Provider, available_cpus
 from app.logs import LogFormat
+from app.records.journal import Keep
 from app.store.places import LOCAL, MOST_COPIED_GIB, Location
 from model.bundle import GoodpartError
 
@@ -37,7 +38,10 @@ class Settings(BaseSettings):
     state: Location | None = Field(
         default=None, description="Folder or s3://... that says which version serves; default: <store>/state."
     )
-    local: Path = Field(default=LOCAL, description="Folder of this service alone: copies of what is on object storage.")
+    local: Path = Field(
+        default=LOCAL,
+        description="Folder of this service alone: records of inspections, copies of what is on object storage.",
+    )
     most_copied_gib: float = Field(
         default=MOST_COPIED_GIB, gt=0, le=10_000, description="GiB that copies of versions may take; old ones go first."
     )
@@ -118,6 +122,14 @@ class Settings(BaseSettings):
     max_connections: int = Field(default=1024, ge=1, le=65536, description="Most open connections; more are closed.")
     log_format: LogFormat = Field(default="json", description="One JSON object a line, or lines for people.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
+    history_records: int = Field(
+        default=10_000, ge=0, le=100_000_000, description="Most inspections that are kept; 0 keeps none."
+    )
+    history_days: float = Field(default=30, gt=0, le=36_500, description="Days after which an inspection is forgotten.")
+    keep_images: Keep = Field(
+        default="none", description="Images kept with their inspections: 'none', those judged 'ng', or 'all'."
+    )
+    images_mb: float = Field(default=1000, gt=0, description="Megabytes that kept images may take; old ones go first.")
     otel_endpoint: str | None = Field(
         default=None, description="OTLP/HTTP address that gets a trace of each request; takes goodpart[otel]."
     )

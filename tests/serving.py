@@ -1,6 +1,7 @@
 """``goodpart serve`` in a process of its own, for tests that need real sockets, signals and kills."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +31,15 @@ class Service:
         descriptor, name = tempfile.mkstemp(prefix="goodpart-log-")
         os.close(descriptor)
         self.log = Path(name)
-        variables = {"refresh_interval_s": "0.1", "drain_s": "0", "host": "127.0.0.1", "port": "0", **settings}
+        self.local = tempfile.mkdtemp(prefix="goodpart-local-")
+        variables = {
+            "local": self.local,
+            "refresh_interval_s": "0.1",
+            "drain_s": "0",
+            "host": "127.0.0.1",
+            "port": "0",
+            **settings,
+        }
         named = {f"GOODPART_{name.upper()}": str(value) for name, value in variables.items()}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -65,3 +74,4 @@ class Service:
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(timeout=PATIENCE_S)
         self.log.unlink(missing_ok=True)
+        shutil.rmtree(self.local)

@@ -109,7 +109,7 @@ def started(folder: Path, store: Path, *, port: int) -> Running:
     free = port if is_free(port) else free_port()
     if free != port:
         click.echo(f"port {port} is in use; taking {free}", err=True)
-    command = [str(GOODPART), "serve", "--store", str(store), "--port", str(free)]
+    command = [str(GOODPART), "serve", "--store", str(store), "--local", str(folder / "local"), "--port", str(free)]
     log_path = folder / "service.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(  # noqa: S603  # our own command

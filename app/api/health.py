@@ -11,6 +11,7 @@ from app.draining import Leaving
 from app.engine.catalogue import Catalogue, Standing
 from app.engine.inspector import Inspector
 from app.metrics import MEDIA_TYPE, Metrics
+from app.records.journal import Journal
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Sources:
     inspector: Inspector
     metrics: Metrics
     leaving: Leaving
+    journal: Journal | None = None
 
 
 def router(sources: Sources) -> APIRouter:
@@ -51,15 +53,18 @@ def router(sources: Sources) -> APIRouter:
 def health_of(sources: Sources) -> HealthAnswer:
     """The state of things now."""
     worker = sources.inspector.worker
-    return health(sources.catalogue, faults=[worker.fault, worker.trouble, sources.leaving.reason])
+    faults = [worker.fault, worker.trouble, sources.leaving.reason]
+    return health(sources.catalogue, faults=faults, trouble=sources.journal.trouble if sources.journal else None)
 
 
-def health(catalogue: Catalogue, *, faults: Iterable[str | None]) -> HealthAnswer:
-    """An empty store is not ready: there is nothing to judge by; nor is a service with one of these faults."""
+def health(catalogue: Catalogue, *, faults: Iterable[str | None], trouble: str | None = None) -> HealthAnswer:
+    """An empty store is not ready: there is nothing to judge by; nor is a service with one of these faults.
+
+    ``trouble``: what stops nobody, and somebody should know.
+    """
     standings = catalogue.standings()
     reasons = [f"{standing.product}: {standing.fault}" for standing in standings if standing.fault]
-    if catalogue.fault:
-        reasons.append(catalogue.fault)
+    reasons += [one for one in (catalogue.fault, trouble) if one]
     has_version = any(standing.serving or standing.is_resting for standing in standings)
     if not has_version:
         reasons.append("no product has a version that serves")

@@ -11,8 +11,10 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api import bodies, problems
-from app.api.access import Gate
+from app.api.access import Gate, KeyName
 from app.api.answers import BatchAnswer, InspectionAnswer, ProblemAnswer
+from app.api.recording import Recording, Replays
+from app.api.recording import Request as Named
 from app.engine.heatmap import Kind
 from app.engine.inspector import Inspection, Timings, Wish
 from app.judging import Judging, note
@@ -43,6 +45,14 @@ BATCH_FORM = {
 
 
 PartId = Annotated[str | None, Field(max_length=128, description="the part's own id, given back and logged")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=128,
+        description="the client's name of this request; sent again with the same image, it gets the first answer",
+    ),
+]
 DeadlineMs = Annotated[
     float | None, Header(gt=0, le=3_600_000, description="not judged if its turn comes later than this")
 ]
@@ -86,29 +96,68 @@ class Ids:
         )
 
 
-def router(*, judging: Judging, settings: Settings, gate: Gate, on_problem: Callable[[str], None]) -> APIRouter:
+@dataclass(frozen=True)
+class Desk:
+    """Who takes part in answering: who judges, who is told of it, and what clients may ask for again."""
+
+    judging: Judging
+    recording: Recording
+    replays: Replays
+
+
+def router(*, desk: Desk, settings: Settings, gate: Gate, on_problem: Callable[[str], None]) -> APIRouter:
     """``/v1/products/{product}/inspect`` and its batch. ``on_problem`` gets the slug of a problem within a batch."""
     routes = APIRouter(prefix="/v1/products/{product}", tags=["inspect"], dependencies=[Depends(gate.asks("inspect"))])
+    single(routes, desk, settings)
+    batch(routes, desk, settings, on_problem)
+    return routes
+
+
+def single(routes: APIRouter, desk: Desk, settings: Settings) -> None:
+    """One image."""
+    judging = desk.judging
 
     @routes.post(
         "/inspect",
         response_model=InspectionAnswer,
         openapi_extra={"requestBody": {"required": True, "content": {**FORM, **RAW}}},
     )
-    async def inspect(
-        product: str, request: Request, asked: Annotated[Asked, Query()], x_deadline_ms: DeadlineMs = None
+    async def inspect(  # FastAPI hands over one argument a part of the request
+        product: str,
+        request: Request,
+        asked: Annotated[Asked, Query()],
+        key: KeyName,
+        x_deadline_ms: DeadlineMs = None,
+        idempotency_key: IdempotencyKey = None,
     ) -> Response:
         """Judge one image: raw bytes with an image media type, or the form field ``image``."""
         deadline = deadline_of(x_deadline_ms, default_ms=settings.deadline_ms)
         version = await judging.version(product, asked.version)
+        headers: dict[str, str] = {}
+
+        async def judged(data: bytes, named: Named | None = None) -> str:
+            inspection = await unless_gone(request, judging.judge(data, version, asked.wish(), deadline=deadline))
+            note(inspection, part_id=asked.part_id)
+            headers["Server-Timing"] = server_timing(inspection.timings)
+            answer = ids_of(request, asked).named(inspection)
+            await desk.recording.told(answer, data, named)
+            return answer.model_dump_json()
+
         with judging.inspector.admitted():
             data = await bodies.read_image(request, limit_bytes=settings.max_upload_bytes)
-            inspection = await unless_gone(request, judging.judge(data, version, asked.wish(), deadline=deadline))
-        note(inspection, part_id=asked.part_id)
-        answer = ids_of(request, asked).named(inspection)
-        headers = {"Server-Timing": server_timing(inspection.timings)}
+            if idempotency_key is None:
+                text = await judged(data)
+            else:
+                named = Named.of(idempotency_key, holder=key, product=product, query=asked, data=data)
+                text, is_replayed = await desk.replays.answered(named, lambda: judged(data, named))
+                headers["Idempotency-Replayed"] = str(is_replayed).lower()
         # Made here, since FastAPI would validate once more what has just been made.
-        return Response(answer.model_dump_json(), media_type="application/json", headers=headers)
+        return Response(text, media_type="application/json", headers=headers)
+
+
+def batch(routes: APIRouter, desk: Desk, settings: Settings, on_problem: Callable[[str], None]) -> None:
+    """Many images in one request."""
+    judging = desk.judging
 
     @routes.post("/inspect/batch", openapi_extra={"requestBody": {"required": True, "content": BATCH_FORM}})
     async def inspect_batch(
@@ -128,15 +177,15 @@ def router(*, judging: Judging, settings: Settings, gate: Gate, on_problem: Call
             except GoodpartError as error:
                 on_problem(problems.kind_of(error).slug)
                 return ProblemAnswer.model_validate(problems.problem_of(error))
-            return ids.named(inspection)
+            answer = ids.named(inspection)
+            await desk.recording.told(answer, data)
+            return answer
 
         with judging.place_for_many():
             images = await bodies.read_images(
                 request, limit_bytes=settings.max_batch_upload_bytes, most=settings.max_batch_images
             )
             return BatchAnswer(items=tuple(await unless_gone(request, asyncio.gather(*map(item, images)))))
-
-    return routes
 
 
 def server_timing(timings: Timings) -> str:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from app.api import bodies
 from app.api.access import Gate
 from app.api.health import Sources, health_of
-from app.api.inspect import DeadlineMs, PartId, deadline_of, unless_gone
+from app.api.inspect import DeadlineMs, Desk, Ids, PartId, deadline_of, unless_gone
 from app.api.tensors import HEADER, INPUT, Asked, TensorOut, read_request, written
 from app.engine.inspector import Inspection, Wish
 from app.engine.version import Version
@@ -89,11 +89,11 @@ def health_routes(sources: Sources) -> APIRouter:
     return routes
 
 
-def router(*, judging: Judging, settings: Settings, gate: Gate) -> APIRouter:
+def router(*, desk: Desk, settings: Settings, gate: Gate) -> APIRouter:
     """``/v2`` but its health."""
     routes = APIRouter(prefix="/v2", tags=["open inference"], dependencies=[Depends(gate.asks("inspect"))])
-    describe(routes, judging)
-    infer(routes, judging, settings)
+    describe(routes, desk.judging)
+    infer(routes, desk, settings)
     return routes
 
 
@@ -126,8 +126,9 @@ def describe(routes: APIRouter, judging: Judging) -> None:
         return await readiness(judging, product, version, response)
 
 
-def infer(routes: APIRouter, judging: Judging, settings: Settings) -> None:
+def infer(routes: APIRouter, desk: Desk, settings: Settings) -> None:
     """Judgements."""
+    judging = desk.judging
 
     @routes.post("/models/{product}/infer", response_class=Response)
     async def infer_by_serving(
@@ -159,6 +160,9 @@ def infer(routes: APIRouter, judging: Judging, settings: Settings) -> None:
         )
         inspections = await unless_gone(request, all_of(judging, asked.images, chosen, beside.deadline))
         note(inspections[-1], part_id=beside.part_id)
+        ids = Ids(request_id=request.state.request_id, part_id=beside.part_id)
+        for data, one in zip(asked.images, inspections, strict=True):
+            await desk.recording.told(ids.named(one), data)
         return infer_response(inspections, asked)
 
 

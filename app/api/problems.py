@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from app.engine import errors as engine
 from app.engine.catalogue import VersionUnusable
+from app.records.live import TooManyWatchers
 from app.store import errors as store
 from model import bundle
 
@@ -38,6 +39,10 @@ class RequestError(bundle.GoodpartError):
     ├── BadForm             a form that can't be parsed
     ├── BadTensors          an Open Inference request that can't be read
     ├── BodyTooSlow         a body that did not arrive in time
+    ├── KeyReused           an Idempotency-Key that came with another request before
+    ├── NoHistory           a service that keeps no records
+    ├── UnknownInspection   no such record, or none any more
+    ├── NoImage             a record without its image
     ├── Unauthorized        no API key, or one that is nobody's
     ├── Forbidden           a key without the scope that the route asks for
     └── ClientGone          a client that hung up before its answer
@@ -95,6 +100,34 @@ class BodyTooSlow(RequestError):
         super().__init__(f"the body did not arrive within {limit_s:g} s")
 
 
+class KeyReused(RequestError):
+    """An ``Idempotency-Key`` that came with another request before."""
+
+    def __init__(self) -> None:
+        super().__init__("this Idempotency-Key came with another image or query before: a key is for one request")
+
+
+class NoHistory(RequestError):
+    """A service that keeps no records."""
+
+    def __init__(self) -> None:
+        super().__init__("this service keeps no history: GOODPART_HISTORY_RECORDS is 0")
+
+
+class UnknownInspection(RequestError):
+    """No such record, or none any more."""
+
+    def __init__(self, inspection_id: str) -> None:
+        super().__init__(f"no inspection '{inspection_id[:64]}' is kept")
+
+
+class NoImage(RequestError):
+    """A record without its image."""
+
+    def __init__(self, inspection_id: str) -> None:
+        super().__init__(f"the image of inspection '{inspection_id[:64]}' is not kept: see GOODPART_KEEP_IMAGES")
+
+
 class Unauthorized(RequestError):
     """No API key, or one that is nobody's."""
 
@@ -146,6 +179,7 @@ KINDS: Mapping[type[Exception], Kind] = {
     store.ChangedMeanwhile: Kind(HTTPStatus.CONFLICT, "changed-meanwhile", "Changed meanwhile"),
     store.StoreUnusable: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "store-unusable", "Store can't be used"),
     store.StoreError: Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "store-failed", "Store failed"),
+    TooManyWatchers: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "too-many-watchers", "Too many watchers"),
     bundle.BadName: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "bad-name", "Bad name"),
     bundle.BundleError: Kind(HTTPStatus.CONFLICT, "bad-bundle", "Version refused"),
     BodyTooLarge: Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body-too-large", "Body too large"),
@@ -156,6 +190,10 @@ KINDS: Mapping[type[Exception], Kind] = {
     BadForm: Kind(HTTPStatus.BAD_REQUEST, "bad-form", "Bad form"),
     BadTensors: Kind(HTTPStatus.BAD_REQUEST, "bad-tensors", "Bad tensors"),
     BodyTooSlow: Kind(HTTPStatus.REQUEST_TIMEOUT, "body-too-slow", "Body too slow"),
+    KeyReused: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "key-reused", "Idempotency key reused"),
+    NoHistory: Kind(HTTPStatus.NOT_FOUND, "no-history", "No history"),
+    UnknownInspection: Kind(HTTPStatus.NOT_FOUND, "unknown-inspection", "Unknown inspection"),
+    NoImage: Kind(HTTPStatus.NOT_FOUND, "no-image", "No image"),
     Unauthorized: Kind(HTTPStatus.UNAUTHORIZED, "unauthorized", "API key missing or unknown"),
     Forbidden: Kind(HTTPStatus.FORBIDDEN, "forbidden", "Scope missing"),
 }

@@ -13,7 +13,8 @@ def client_over():
     clients = []
 
     def make(store_folder, **settings):
-        app = create_app(Settings(store=store_folder, threads=1, decoders=2, **{**LIMITS, **settings}))
+        given = {**LIMITS, "local": store_folder.parent / "local", **settings}
+        app = create_app(Settings(store=store_folder, threads=1, decoders=2, **given))
         client = TestClient(app, raise_server_exceptions=False)
         client.__enter__()
         clients.append(client)

@@ -1,0 +1,158 @@
+"""Routes that tell of inspections: those that were, page by page or as CSV, and those that are being made."""
+
+import asyncio
+import csv
+import io
+from collections.abc import AsyncIterator, Iterable
+from datetime import datetime
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import anyio.to_thread
+from fastapi import APIRouter, Depends, Query, Response
+from fastapi.responses import StreamingResponse
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from app.api.access import Gate
+from app.api.problems import NoHistory, NoImage, UnknownInspection
+from app.draining import Leaving
+from app.records.journal import Journal, Record, Search, Verdict, members
+from app.records.live import Live
+
+MOST_A_PAGE, MOST_ROWS = 500, 100_000
+CSV_COLUMNS = (
+    "sequence",
+    "at",
+    "inspection_id",
+    "part_id",
+    "product",
+    "version",
+    "verdict",
+    "score",
+    "threshold",
+    "p_value",
+)
+# How often a silent connection is told that it still is one, and looks whether the service is leaving.
+HEARTBEAT_S = 1.0
+
+
+class Asked(BaseModel):
+    """The query of a search."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    product: str | None = None
+    version: str | None = None
+    part_id: str | None = None
+    verdict: Verdict | None = None
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    before: Annotated[int | None, Field(ge=1, description="the 'next' of the page before")] = None
+    limit: Annotated[int, Field(ge=1, le=MOST_A_PAGE)] = 50
+    format: Literal["json", "csv"] = "json"
+
+    def search(self) -> Search:
+        """What the journal is asked."""
+        return Search(
+            product=self.product,
+            version=self.version,
+            part_id=self.part_id,
+            verdict=self.verdict,
+            since=self.since.timestamp() if self.since else None,
+            until=self.until.timestamp() if self.until else None,
+            before=self.before,
+        )
+
+
+class InspectionsAnswer(BaseModel):
+    """A page, the newest first. ``next``: what ``before`` must be for the following page, null at the end."""
+
+    items: list[dict[str, Any]]
+    next: int | None
+
+
+def router(*, journal: Journal | None, live: Live, leaving: Leaving, gate: Gate) -> APIRouter:
+    """``/v1/inspections``; any key will do."""
+    routes = APIRouter(
+        prefix="/v1/inspections", tags=["inspections"], dependencies=[Depends(gate.asks("inspect", "operate"))]
+    )
+
+    @routes.get("", response_model=InspectionsAnswer)
+    async def inspections(asked: Annotated[Asked, Query()]) -> Response | InspectionsAnswer:
+        """What was judged, the newest first; as CSV, all that match."""
+        kept = existing(journal)
+        most = asked.limit + 1 if asked.format == "json" else MOST_ROWS
+        found = await anyio.to_thread.run_sync(partial(kept.found, asked.search(), most=most))
+        if asked.format == "csv":
+            return Response(
+                await anyio.to_thread.run_sync(written, found),
+                media_type="text/csv",
+                headers={"Content-Disposition": 'attachment; filename="inspections.csv"'},
+            )
+        page = found[: asked.limit]
+        return InspectionsAnswer(
+            items=[members(record) for record in page],
+            next=page[-1].sequence if len(found) > asked.limit else None,
+        )
+
+    @routes.get("/live", response_class=StreamingResponse)
+    async def watched() -> Response:
+        """Each inspection as it is made (server-sent events); one that can't keep up misses some."""
+        live.check_room()
+        return StreamingResponse(events(live, leaving), media_type="text/event-stream")
+
+    @routes.get("/{inspection_id}")
+    async def inspection(inspection_id: str) -> dict[str, Any]:
+        """One record."""
+        record = await anyio.to_thread.run_sync(existing(journal).record, inspection_id)
+        if record is None:
+            raise UnknownInspection(inspection_id)
+        return members(record)
+
+    @routes.get("/{inspection_id}/image", response_class=Response)
+    async def image(inspection_id: str) -> Response:
+        """The image as it came, where images are kept."""
+        picture = await anyio.to_thread.run_sync(existing(journal).picture, inspection_id)
+        if picture is None:
+            raise NoImage(inspection_id)
+        return Response(picture.data, media_type=picture.media_type)
+
+    return routes
+
+
+def existing(journal: Journal | None) -> Journal:
+    """The journal; raises NoHistory."""
+    if journal is None:
+        raise NoHistory
+    return journal
+
+
+async def events(live: Live, leaving: Leaving) -> AsyncIterator[str]:
+    """Server-sent events, with a comment now and then so that a dead connection is noticed."""
+    async with live.watching() as waiting:
+        yield ": watching\n\n"
+        while leaving.since is None:
+            try:
+                async with asyncio.timeout(HEARTBEAT_S):
+                    message = await waiting.get()
+            except TimeoutError:
+                yield ": still watching\n\n"
+            else:
+                yield f"event: inspection\ndata: {message}\n\n"
+
+
+def written(records: Iterable[Record]) -> str:
+    """Records as CSV, a row each."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(CSV_COLUMNS)
+    for record in records:
+        told = members(record)
+        told["at"] = datetime.fromtimestamp(record.at).astimezone().isoformat(timespec="milliseconds")
+        writer.writerow([safe(told.get(column)) for column in CSV_COLUMNS])
+    return text.getvalue()
+
+
+def safe(value: object) -> object:
+    """A cell that no spreadsheet takes for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"} else value

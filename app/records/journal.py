@@ -1,0 +1,345 @@
+"""What was judged, kept on this machine: an SQLite file that one thread writes, off the way of every inspection.
+
+It is bounded by number, age and size. A disk that is full or slow costs records, never verdicts: what can't be written
+is counted and dropped.
+"""
+
+import json
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Self
+
+import structlog
+
+from app.store.errors import StoreUnusable
+
+log = structlog.stdlib.get_logger("goodpart.journal")
+
+FILE = "journal.db"
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS inspections (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    inspection_id TEXT NOT NULL UNIQUE,
+    at REAL NOT NULL,
+    product TEXT NOT NULL,
+    product_sequence INTEGER NOT NULL,
+    version TEXT NOT NULL,
+    part_id TEXT,
+    verdict TEXT NOT NULL,
+    score REAL NOT NULL,
+    answer TEXT NOT NULL,
+    idempotency_key TEXT UNIQUE,
+    asked TEXT
+);
+CREATE INDEX IF NOT EXISTS by_part ON inspections (part_id);
+CREATE INDEX IF NOT EXISTS by_product ON inspections (product, sequence);
+CREATE TABLE IF NOT EXISTS images (inspection_id TEXT PRIMARY KEY, media_type TEXT NOT NULL, data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS counters (product TEXT PRIMARY KEY, last INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS sinks (name TEXT PRIMARY KEY, delivered INTEGER NOT NULL, attempted INTEGER NOT NULL);
+"""
+# So many records wait for the disk at most; the next is dropped.
+MOST_WAITING = 1024
+# Written together, where so many wait: one transaction costs as much as ten.
+MOST_TOGETHER = 64
+# Records beyond the bounds are taken out at most this often.
+TIDY_EVERY_S = 10.0
+BUSY_S = 5.0
+Verdict = Literal["ok", "ng"]
+Keep = Literal["none", "ng", "all"]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much is kept: records, days, and megabytes of images."""
+
+    records: int = 10_000
+    days: float = 30.0
+    images_mb: float = 1000.0
+
+
+@dataclass(frozen=True)
+class Record:
+    """One inspection as it was answered. ``answer``: the JSON of the answer; ``asked``: what the request was.
+
+    ``at``: seconds since 1970; ``idempotency_key``: the client's own name of the request, if it gave one.
+    """
+
+    inspection_id: str
+    at: float
+    product: str
+    version: str
+    part_id: str | None
+    verdict: Verdict
+    score: float
+    answer: str
+    idempotency_key: str | None = None
+    asked: str | None = None
+    sequence: int = 0
+    product_sequence: int = 0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as it came."""
+
+    media_type: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Search:
+    """Which records: all that match every member that is given. ``since`` and ``until``: seconds since 1970."""
+
+    product: str | None = None
+    version: str | None = None
+    part_id: str | None = None
+    verdict: Verdict | None = None
+    since: float | None = None
+    until: float | None = None
+    before: int | None = None
+
+    def clause(self) -> tuple[str, list[object]]:
+        """The condition, and what is asked by it."""
+        tests = {
+            "product = ?": self.product,
+            "version = ?": self.version,
+            "part_id = ?": self.part_id,
+            "verdict = ?": self.verdict,
+            "at >= ?": self.since,
+            "at < ?": self.until,
+            "sequence < ?": self.before,
+        }
+        given = {test: value for test, value in tests.items() if value is not None}
+        return " AND ".join(given) or "1", list(given.values())
+
+
+@dataclass
+class Waiting:
+    """A record on its way to the disk; ``done`` gets its sequence number."""
+
+    record: Record
+    picture: Picture | None
+    done: "Future[int]" = field(default_factory=Future)
+
+
+COLUMNS = (
+    "inspection_id, at, product, version, part_id, verdict, score, answer, idempotency_key, asked, sequence, "
+    "product_sequence"
+)
+
+
+class Journal:
+    """The records of one service. ``num_lost``: those that the disk did not take."""
+
+    def __init__(self, folder: Path, bounds: Bounds) -> None:
+        self.path = folder / FILE
+        self.bounds = bounds
+        self.num_lost = 0
+        self.trouble: str | None = None
+        self._queue: queue.Queue[Waiting | None] = queue.Queue(MOST_WAITING)
+        self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
+        self._tidied_at = 0.0
+
+    def __enter__(self) -> Self:
+        """Begin to write. A folder that can't be used costs records, as a full disk does."""
+        try:
+            self._opened().close()
+        except (sqlite3.Error, OSError) as error:
+            self._lose(0, str(error))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Write what waits, and end."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def add(self, record: Record, picture: Picture | None = None) -> "Future[int]":
+        """Keep a record; never waits. What comes back gets its sequence number, or says why there is none."""
+        waiting = Waiting(record, picture)
+        try:
+            self._queue.put_nowait(waiting)
+        except queue.Full:
+            self._lose(1, "the disk is too slow for it")
+            waiting.done.set_exception(StoreUnusable(self.path, "too many records wait for the disk"))
+        return waiting.done
+
+    def found(self, search: Search, *, most: int) -> list[Record]:
+        """The newest records that match, the newest first. Raises StoreUnusable."""
+        clause, given = search.clause()
+        with self._reading() as database:
+            rows = database.execute(
+                f"SELECT {COLUMNS} FROM inspections WHERE {clause} ORDER BY sequence DESC LIMIT ?",  # noqa: S608  # ours
+                (*given, most),
+            )
+            return [Record(*row) for row in rows]
+
+    def after(self, sequence: int, *, most: int) -> list[Record]:
+        """The records that follow, in order. Raises StoreUnusable."""
+        with self._reading() as database:
+            rows = database.execute(
+                f"SELECT {COLUMNS} FROM inspections WHERE sequence > ? ORDER BY sequence LIMIT ?",  # noqa: S608  # ours
+                (sequence, most),
+            )
+            return [Record(*row) for row in rows]
+
+    def record(self, inspection_id: str) -> Record | None:
+        """One record, None where it is not kept. Raises StoreUnusable."""
+        return self._one("inspection_id", inspection_id)
+
+    def by_key(self, idempotency_key: str) -> Record | None:
+        """The record of the request that had this key. Raises StoreUnusable."""
+        return self._one("idempotency_key", idempotency_key)
+
+    def picture(self, inspection_id: str) -> Picture | None:
+        """The image of a record, where images are kept. Raises StoreUnusable."""
+        with self._reading() as database:
+            row = database.execute(
+                "SELECT media_type, data FROM images WHERE inspection_id = ?", (inspection_id,)
+            ).fetchone()
+        return Picture(*row) if row else None
+
+    def _one(self, column: str, value: str) -> Record | None:
+        with self._reading() as database:
+            row = database.execute(
+                f"SELECT {COLUMNS} FROM inspections WHERE {column} = ?",  # noqa: S608  # our own column
+                (value,),
+            ).fetchone()
+        return Record(*row) if row else None
+
+    def _opened(self) -> sqlite3.Connection:
+        """The file, made if need be, to be written to."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(self.path, timeout=BUSY_S)
+        database.execute("PRAGMA journal_mode = WAL")
+        # A killed process loses nothing by this; a machine that loses power may lose the last moments.
+        database.execute("PRAGMA synchronous = NORMAL")
+        database.executescript(SCHEMA)
+        return database
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=BUSY_S)) as database:
+                yield database
+        except sqlite3.Error as error:
+            raise StoreUnusable(self.path, str(error)) from error
+
+    def _write(self) -> None:
+        """Write what comes until the end is told."""
+        database: sqlite3.Connection | None = None
+        while (first := self._queue.get()) is not None:
+            together, ends = self._together(first)
+            try:
+                database = database or self._opened()
+                self._insert(database, together)
+                self.trouble = None
+                self._tidy(database)
+            except Exception as error:  # noqa: BLE001  # whatever the disk says, the next record is tried again
+                self._fail(together, error)
+                if database is not None:
+                    with suppress(sqlite3.Error):
+                        database.close()
+                    database = None
+            if ends:
+                break
+        if database is not None:
+            database.close()
+
+    def _together(self, first: Waiting) -> tuple[list[Waiting], bool]:
+        """All that waits by now, and whether the end was told."""
+        together = [first]
+        while len(together) < MOST_TOGETHER:
+            try:
+                following = self._queue.get_nowait()
+            except queue.Empty:
+                return together, False
+            if following is None:
+                return together, True
+            together.append(following)
+        return together, False
+
+    def _insert(self, database: sqlite3.Connection, together: Sequence[Waiting]) -> None:
+        with database:
+            sequences = [self._insert_one(database, waiting) for waiting in together]
+        for waiting, sequence in zip(together, sequences, strict=True):
+            waiting.done.set_result(sequence)
+
+    def _insert_one(self, database: sqlite3.Connection, waiting: Waiting) -> int:
+        """A record's sequence number; that of the record before, where its request was answered already."""
+        record = waiting.record
+        if record.idempotency_key is not None:
+            before = database.execute(
+                "SELECT sequence FROM inspections WHERE idempotency_key = ?", (record.idempotency_key,)
+            ).fetchone()
+            if before is not None:
+                return int(before[0])
+        (number,) = database.execute(
+            "INSERT INTO counters VALUES (?, 1) ON CONFLICT (product) DO UPDATE SET last = last + 1 RETURNING last",
+            (record.product,),
+        ).fetchone()
+        cursor = database.execute(
+            "INSERT INTO inspections (inspection_id, at, product, product_sequence, version, part_id, verdict, score, "
+            "answer, idempotency_key, asked) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                record.inspection_id, record.at, record.product, number, record.version, record.part_id,
+                record.verdict, record.score, record.answer, record.idempotency_key, record.asked,
+            ),
+        )  # fmt: skip
+        if waiting.picture is not None:
+            picture = waiting.picture
+            row = (record.inspection_id, picture.media_type, picture.data)
+            database.execute("INSERT INTO images VALUES (?, ?, ?)", row)
+        return int(cursor.lastrowid or 0)
+
+    def _tidy(self, database: sqlite3.Connection) -> None:
+        """Take out what is beyond the bounds, and not owed to a sink any more."""
+        now = time.monotonic()
+        if now - self._tidied_at < TIDY_EVERY_S:
+            return
+        self._tidied_at = now
+        with database:
+            (owed,) = database.execute("SELECT COALESCE(MIN(delivered), 9e18) FROM sinks").fetchone()
+            (last,) = database.execute("SELECT COALESCE(MAX(sequence), 0) FROM inspections").fetchone()
+            oldest = time.time() - self.bounds.days * 86_400
+            database.execute(
+                "DELETE FROM inspections WHERE sequence <= ? AND (sequence <= ? OR at < ?)",
+                (owed, last - self.bounds.records, oldest),
+            )
+            database.execute("DELETE FROM images WHERE inspection_id NOT IN (SELECT inspection_id FROM inspections)")
+            self._drop_images(database)
+
+    def _drop_images(self, database: sqlite3.Connection) -> None:
+        """The oldest images go until the others fit."""
+        room = self.bounds.images_mb * 1e6
+        rows = database.execute("SELECT rowid, LENGTH(data) FROM images ORDER BY rowid DESC").fetchall()
+        for rowid, size in rows:
+            room -= size
+            if room < 0:
+                database.execute("DELETE FROM images WHERE rowid <= ?", (rowid,))
+                return
+
+    def _fail(self, together: Sequence[Waiting], error: Exception) -> None:
+        self._lose(len(together), str(error))
+        for waiting in together:
+            if not waiting.done.done():
+                waiting.done.set_exception(StoreUnusable(self.path, str(error)))
+
+    def _lose(self, number: int, why: str) -> None:
+        if self.trouble is None:
+            log.error("records are lost", path=str(self.path), why=why)
+        self.trouble = f"inspections are not recorded: {why}"
+        self.num_lost += number
+
+
+def members(record: Record) -> dict[str, object]:
+    """The answer of a record, with its numbers."""
+    answer: dict[str, object] = json.loads(record.answer)
+    return {"sequence": record.sequence, "product_sequence": record.product_sequence, "at": record.at, **answer}

@@ -1,0 +1,105 @@
+"""The journal by itself: bounds, order, and what is owed to a sink."""
+
+import sqlite3
+import time
+
+import pytest
+
+from app.records import journal as module
+from app.records.journal import Bounds, Journal, Picture, Record, Search
+
+
+def record(number, *, at=None):
+    return Record(
+        inspection_id=f"i{number}",
+        at=at if at is not None else time.time(),
+        product="disc" if number % 2 else "cup",
+        version="v",
+        part_id=f"p{number}",
+        verdict="ok",
+        score=float(number),
+        answer="{}",
+    )
+
+
+@pytest.fixture
+def opened(tmp_path, monkeypatch):
+    """Makes a journal that tidies at once."""
+    monkeypatch.setattr(module, "TIDY_EVERY_S", 0.0)
+    journals = []
+
+    def make(**bounds):
+        journal = Journal(tmp_path, Bounds(**bounds)).__enter__()
+        journals.append(journal)
+        return journal
+
+    yield make
+    for journal in journals:
+        if journal._thread.is_alive():
+            journal.__exit__()
+
+
+def added(journal, *records, picture=None):
+    return [journal.add(one, picture).result(10) for one in records]
+
+
+def test_each_product_counts_for_itself_and_all_together(opened):
+    journal = opened()
+    assert added(journal, *map(record, range(6))) == [1, 2, 3, 4, 5, 6]
+    numbers = [(one.product, one.product_sequence) for one in reversed(journal.found(Search(), most=10))]
+    assert numbers == [("cup", 1), ("disc", 1), ("cup", 2), ("disc", 2), ("cup", 3), ("disc", 3)]
+
+
+def test_no_more_records_are_kept_than_may_be(opened):
+    journal = opened(records=10)
+    for start in range(0, 100, 10):
+        added(journal, *map(record, range(start, start + 10)))
+    added(journal, record(100))
+    journal.__exit__()
+    assert [one.inspection_id for one in journal.found(Search(), most=100)] == [f"i{n}" for n in range(100, 90, -1)]
+
+
+def test_old_records_are_forgotten_with_their_images(opened, tmp_path):
+    journal = opened(days=1.0)
+    added(journal, record(1, at=time.time() - 100_000), picture=Picture("image/png", b"x"))
+    added(journal, record(2))
+    added(journal, record(3))
+    journal.__exit__()
+    assert [one.inspection_id for one in journal.found(Search(), most=10)] == ["i3", "i2"]
+    with sqlite3.connect(tmp_path / module.FILE) as database:
+        assert database.execute("SELECT COUNT(*) FROM images").fetchone() == (0,)
+
+
+def test_images_take_no_more_room_than_they_may_and_the_oldest_go(opened):
+    journal = opened(images_mb=0.0035)
+    for number in range(6):
+        added(journal, record(number), picture=Picture("image/png", bytes(1000)))
+    journal.__exit__()
+    kept = [number for number in range(6) if journal.picture(f"i{number}") is not None]
+    assert kept == [3, 4, 5]
+    assert len(journal.found(Search(), most=10)) == 6
+
+
+def test_numbers_go_on_after_a_restart(opened):
+    first = opened(records=2)
+    added(first, *map(record, range(5)))
+    first.__exit__()
+    assert added(opened(records=2), record(7)) == [6]
+
+
+def test_what_a_sink_was_not_given_yet_is_kept_beyond_every_bound(opened, tmp_path):
+    journal = opened(records=2)
+    with sqlite3.connect(tmp_path / module.FILE) as database:
+        database.execute("INSERT INTO sinks VALUES ('line', 3, 3)")
+    added(journal, *map(record, range(10)))
+    added(journal, record(10))
+    journal.__exit__()
+    assert [one.sequence for one in journal.after(0, most=100)] == [4, 5, 6, 7, 8, 9, 10, 11]
+
+
+def test_records_of_one_request_are_one(opened):
+    journal = opened()
+    first = Record(**{**vars(record(1)), "idempotency_key": "k", "asked": "a"})
+    second = Record(**{**vars(record(2)), "idempotency_key": "k", "asked": "a"})
+    assert added(journal, first, second) == [1, 1]
+    assert journal.by_key("k").inspection_id == "i1"
