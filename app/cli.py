@@ -26,13 +26,14 @@ from app.engine.inspector import Inspection, Wish, judge
 from app.engine.sessions import chosen_device
 from app.engine.version import Loader, Version
 from app.logs import configure
-from app.main import create_app
+from app.main import catalogue_of, create_app
 from app.operating import STORE, feedback_command, store_commands
 from app.settings import Settings, read_settings
 from app.store.errors import NothingActive
 from app.store.files import write_synced
 from app.store.signing import new_key_pair
 from app.stores import stored_by
+from app.watch import Watcher
 from model.bundle import GoodpartError
 
 COMMANDS = "goodpart.commands"
@@ -217,6 +218,27 @@ def inspect(  # click hands over one argument an option
         show(path, inspection)
         write_heatmap(heatmap_dir, path, inspection)
     sys.exit(1 if num_failed else 0)
+
+
+@commands.command("watch")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@STORE
+@click.option("--product", required=True, help="Name of the product.")
+@click.option("--results", type=click.Path(path_type=Path), help="Where results go; default: beside the images.")
+@click.option("--once", is_flag=True, help="End when everything that is there is done.")
+def watch_command(*, folder: Path, store: str | None, product: str, results: Path | None, once: bool) -> None:
+    """Judge the images that a line writes into FOLDER, and write results beside them: JSON each, and results.csv."""
+    settings = read_settings(**given(store=store))
+    watcher = Watcher(
+        folder,
+        results or folder,
+        catalogue_of(settings),
+        product,
+        max_pixels=settings.max_pixels,
+        guard=settings.input_guard,
+        told=partial(click.echo, err=True),
+    )
+    click.echo(f"{watcher.run(once=once)} done", err=True)
 
 
 @commands.command()

@@ -1,8 +1,8 @@
 """create_app(settings): the only place where the service's parts are wired together."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from functools import partial
 from importlib.metadata import version
 
@@ -29,6 +29,9 @@ from app.metrics import Metrics, Observed
 from app.records.journal import Bounds, Journal
 from app.records.live import Live
 from app.settings import Settings
+from app.sinks.outbox import Outbox
+from app.sinks.settings import BadSinks, read_sinks
+from app.store.errors import StoreUnusable
 from app.stores import stored_by
 from app.tracing import traced
 
@@ -41,15 +44,17 @@ def create_app(settings: Settings) -> FastAPI:
     inspector = Inspector(max_pixels=settings.max_pixels, num_decoders=settings.decoders, room=room_of(settings))
     shadows, drift = Shadows(inspector), Drift(drift_rule_of(settings))
     journal, live = journal_of(settings), Live()
-    metrics = Metrics(Observed(catalogue, inspector, shadows, drift, journal))
+    outboxes = outboxes_of(settings, journal)
+    metrics = Metrics(Observed(catalogue, inspector, shadows, drift, journal, outboxes))
     judging = Judging(catalogue, inspector, shadows, drift, on_judged=metrics.judged)
-    desk = inspect.Desk(judging, Recording(journal, live, settings.keep_images), Replays(journal))
+    recording = Recording(journal, live, settings.keep_images, waits=bool(outboxes))
+    desk = inspect.Desk(judging, recording, Replays(journal))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await anyio.to_thread.run_sync(catalogue.refresh)
         following = asyncio.create_task(follow(judging, interval_s=settings.refresh_interval_s))
-        with inspector, journal or nullcontext():
+        with inspector, journal or nullcontext(), delivering(journal, outboxes):
             yield
             following.cancel()
             with suppress(asyncio.CancelledError):
@@ -66,7 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.catalogue = catalogue
     app.state.leaving = leaving = Leaving()
     gate = Gate(keyring_of(settings))
-    sources = health.Sources(catalogue, inspector, metrics, leaving, journal)
+    sources = health.Sources(catalogue, inspector, metrics, leaving, journal, outboxes)
     watch = products.Watch(drift, shadows)
     for routes in (
         health.router(sources),
@@ -101,6 +106,37 @@ def journal_of(settings: Settings) -> Journal | None:
         return None
     bounds = Bounds(records=settings.history_records, days=settings.history_days, images_mb=settings.images_mb)
     return Journal(settings.local, bounds)
+
+
+def outboxes_of(settings: Settings, journal: Journal | None) -> tuple[Outbox, ...]:
+    """What brings results to each sink. Raises BadSinks, also where there is no journal to bring them from."""
+    if settings.sinks_file is None:
+        return ()
+    if journal is None:
+        raise BadSinks(settings.sinks_file, "results are delivered from the history, and GOODPART_HISTORY_RECORDS is 0")
+    sinks = read_sinks(settings.sinks_file, instance=settings.instance)
+    return tuple(Outbox(journal, sink, instance=settings.instance) for sink in sinks)
+
+
+@contextmanager
+def delivering(journal: Journal | None, outboxes: Sequence[Outbox]) -> Iterator[None]:
+    """Meanwhile results go out. What is owed to sinks that are not configured any more is forgotten."""
+    if journal is not None:
+
+        def wake() -> None:
+            for outbox in outboxes:
+                outbox.wake()
+
+        journal.on_written = wake
+        with suppress(StoreUnusable):  # a disk that takes nothing stops nobody; each outbox tries again
+            journal.forget_sinks(but=[outbox.sink.name for outbox in outboxes])
+            for outbox in outboxes:
+                journal.begin_sink(outbox.sink.name)
+    for outbox in outboxes:
+        outbox.start()
+    yield
+    for outbox in outboxes:
+        outbox.stop()
 
 
 def room_of(settings: Settings) -> Room:

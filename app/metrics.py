@@ -1,6 +1,6 @@
 """What the service counts, for Prometheus. Units are base units; no label takes what a client can choose freely."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -12,6 +12,7 @@ from app.engine.drift import Drift
 from app.engine.inspector import Inspection, Inspector
 from app.engine.shadow import Shadows
 from app.records.journal import Journal
+from app.sinks.outbox import Outbox
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STEP_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -29,6 +30,7 @@ class Observed:
     shadows: Shadows
     drift: Drift
     journal: Journal | None = None
+    outboxes: Sequence[Outbox] = ()
 
 
 class Metrics:
@@ -94,6 +96,10 @@ class Standings(Collector):
             lost = CounterMetricFamily("goodpart_records_lost", "Inspections that the disk did not take.")
             lost.add_metric([], self._observed.journal.num_lost)
             yield lost
+        sinks = GaugeMetricFamily("goodpart_sink_trouble", "1 where a sink does not take results.", labels=["sink"])
+        for outbox in self._observed.outboxes:
+            sinks.add_metric([outbox.sink.name], float(outbox.trouble is not None))
+        yield sinks
         yield from self._versions()
         yield from self._drift()
         yield from self._shadows()

@@ -3,6 +3,7 @@
 import difflib
 import ipaddress
 import os
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, Self
@@ -130,6 +131,14 @@ class Settings(BaseSettings):
         default="none", description="Images kept with their inspections: 'none', those judged 'ng', or 'all'."
     )
     images_mb: float = Field(default=1000, gt=0, description="Megabytes that kept images may take; old ones go first.")
+    sinks_file: Path | None = Field(
+        default=None, description="TOML file of webhooks and MQTT brokers that get every result; docs/integration.md."
+    )
+    instance: str = Field(
+        default_factory=socket.gethostname,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="What this service is called in the results that it sends.",
+    )
     otel_endpoint: str | None = Field(
         default=None, description="OTLP/HTTP address that gets a trace of each request; takes goodpart[otel]."
     )

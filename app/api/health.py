@@ -1,6 +1,6 @@
 """Routes for orchestrators: is the process alive, can it judge."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -12,6 +12,7 @@ from app.engine.catalogue import Catalogue, Standing
 from app.engine.inspector import Inspector
 from app.metrics import MEDIA_TYPE, Metrics
 from app.records.journal import Journal
+from app.sinks.outbox import Outbox
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Sources:
     metrics: Metrics
     leaving: Leaving
     journal: Journal | None = None
+    outboxes: Sequence[Outbox] = ()
 
 
 def router(sources: Sources) -> APIRouter:
@@ -54,17 +56,20 @@ def health_of(sources: Sources) -> HealthAnswer:
     """The state of things now."""
     worker = sources.inspector.worker
     faults = [worker.fault, worker.trouble, sources.leaving.reason]
-    return health(sources.catalogue, faults=faults, trouble=sources.journal.trouble if sources.journal else None)
+    troubles = [f"sink {one.sink.name}: {one.trouble}" for one in sources.outboxes if one.trouble]
+    if sources.journal is not None and sources.journal.trouble is not None:
+        troubles.append(sources.journal.trouble)
+    return health(sources.catalogue, faults=faults, troubles=troubles)
 
 
-def health(catalogue: Catalogue, *, faults: Iterable[str | None], trouble: str | None = None) -> HealthAnswer:
+def health(catalogue: Catalogue, *, faults: Iterable[str | None], troubles: Sequence[str] = ()) -> HealthAnswer:
     """An empty store is not ready: there is nothing to judge by; nor is a service with one of these faults.
 
-    ``trouble``: what stops nobody, and somebody should know.
+    ``troubles``: what stops nobody, and somebody should know.
     """
     standings = catalogue.standings()
     reasons = [f"{standing.product}: {standing.fault}" for standing in standings if standing.fault]
-    reasons += [one for one in (catalogue.fault, trouble) if one]
+    reasons += [one for one in (catalogue.fault, *troubles) if one]
     has_version = any(standing.serving or standing.is_resting for standing in standings)
     if not has_version:
         reasons.append("no product has a version that serves")

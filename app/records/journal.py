@@ -9,7 +9,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -120,6 +120,14 @@ class Search:
         return " AND ".join(given) or "1", list(given.values())
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How far a sink has come: the last record that it has taken, and the last that it may have been sent."""
+
+    delivered: int
+    attempted: int
+
+
 @dataclass
 class Waiting:
     """A record on its way to the disk; ``done`` gets its sequence number."""
@@ -142,6 +150,7 @@ class Journal:
         self.path = folder / FILE
         self.bounds = bounds
         self.num_lost = 0
+        self.on_written: Callable[[], None] = lambda: None
         self.trouble: str | None = None
         self._queue: queue.Queue[Waiting | None] = queue.Queue(MOST_WAITING)
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
@@ -206,6 +215,46 @@ class Journal:
             ).fetchone()
         return Picture(*row) if row else None
 
+    def begin_sink(self, name: str) -> None:
+        """Owe records to this sink from now on, if it is a new one. Raises StoreUnusable."""
+        with self._changing() as database:
+            database.execute(
+                "INSERT OR IGNORE INTO sinks SELECT ?, last, last FROM (SELECT COALESCE(MAX(seq), 0) AS last "
+                "FROM sqlite_sequence WHERE name = 'inspections')",
+                (name,),
+            )
+
+    def forget_sinks(self, *, but: Sequence[str]) -> None:
+        """Owe nothing any more to sinks that are not among these. Raises StoreUnusable."""
+        with self._changing() as database:
+            marks = ", ".join("?" * len(but))
+            database.execute(f"DELETE FROM sinks WHERE name NOT IN ({marks})", tuple(but))  # noqa: S608  # marks
+
+    def standing(self, sink: str) -> Standing:
+        """How far a sink has come. Raises StoreUnusable."""
+        with self._reading() as database:
+            row = database.execute("SELECT delivered, attempted FROM sinks WHERE name = ?", (sink,)).fetchone()
+        return Standing(*row)
+
+    def attempt(self, sink: str, sequence: int) -> None:
+        """Note that records up to this one may have been sent. Raises StoreUnusable."""
+        with self._changing() as database:
+            database.execute("UPDATE sinks SET attempted = MAX(attempted, ?) WHERE name = ?", (sequence, sink))
+
+    def deliver(self, sink: str, sequence: int) -> None:
+        """Note that a sink has taken all records up to this one. Raises StoreUnusable."""
+        with self._changing() as database:
+            database.execute("UPDATE sinks SET delivered = ? WHERE name = ?", (sequence, sink))
+
+    def num_owed(self, sink: str) -> int:
+        """How many records a sink has not taken yet. Raises StoreUnusable."""
+        with self._reading() as database:
+            (number,) = database.execute(
+                "SELECT COUNT(*) FROM inspections WHERE sequence > (SELECT delivered FROM sinks WHERE name = ?)",
+                (sink,),
+            ).fetchone()
+        return int(number)
+
     def _one(self, column: str, value: str) -> Record | None:
         with self._reading() as database:
             row = database.execute(
@@ -228,6 +277,14 @@ class Journal:
     def _reading(self) -> Iterator[sqlite3.Connection]:
         try:
             with closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=BUSY_S)) as database:
+                yield database
+        except sqlite3.Error as error:
+            raise StoreUnusable(self.path, str(error)) from error
+
+    @contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(self._opened()) as database, database:
                 yield database
         except sqlite3.Error as error:
             raise StoreUnusable(self.path, str(error)) from error
@@ -271,6 +328,7 @@ class Journal:
             sequences = [self._insert_one(database, waiting) for waiting in together]
         for waiting, sequence in zip(together, sequences, strict=True):
             waiting.done.set_result(sequence)
+        self.on_written()
 
     def _insert_one(self, database: sqlite3.Connection, waiting: Waiting) -> int:
         """A record's sequence number; that of the record before, where its request was answered already."""

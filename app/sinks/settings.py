@@ -1,0 +1,101 @@
+"""Which sinks there are: a TOML file with tables ``[[webhook]]`` and ``[[mqtt]]``.
+
+``timeout_s`` is how long one message may take; secrets are in files of their own.
+"""
+
+import tomllib
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from app.sinks.mqtt import Mqtt
+from app.sinks.outbox import Sink
+from app.sinks.webhook import Webhook
+from model.bundle import GoodpartError
+
+
+class BadSinks(GoodpartError):
+    """A file of sinks that can't be used."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path}: {why}")
+
+
+class Table(BaseModel):
+    """A table of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    timeout_s: float = Field(default=10.0, gt=0, le=300)
+
+
+class WebhookTable(Table):
+    """``[[webhook]]``."""
+
+    url: str = Field(pattern=r"^https?://")
+    secret_file: Path | None = None
+
+
+class MqttTable(Table):
+    """``[[mqtt]]``."""
+
+    host: str
+    port: int = Field(default=1883, ge=1, le=65535)
+    topic: str = Field(default="goodpart", pattern=r"^[^#+\x00]+$")
+    username: str | None = None
+    password_file: Path | None = None
+    tls: bool = False
+
+
+class File(BaseModel):
+    """The whole file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    webhook: tuple[WebhookTable, ...] = ()
+    mqtt: tuple[MqttTable, ...] = ()
+
+
+def read_sinks(path: Path, *, instance: str) -> tuple[Sink, ...]:
+    """The sinks of a file. Raises BadSinks."""
+    try:
+        file = File.model_validate(tomllib.loads(path.read_text()))
+        sinks: list[Sink] = [webhook_of(table) for table in file.webhook]
+        sinks += [mqtt_of(table, instance=instance) for table in file.mqtt]
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadSinks(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSinks(path, str(error)) from error
+    twice = [name for name, number in Counter(sink.name for sink in sinks).items() if number > 1]
+    if twice:
+        raise BadSinks(path, f"two sinks are called '{twice[0]}'")
+    needed = {"httpx2": file.webhook, "aiomqtt": file.mqtt}
+    lacking = [package for package, tables in needed.items() if tables and find_spec(package) is None]
+    if lacking:
+        raise BadSinks(path, f"it takes {lacking[0]}: pip install 'goodpart[sinks]'")
+    return tuple(sinks)
+
+
+def webhook_of(table: WebhookTable) -> Webhook:
+    """The sink of a table."""
+    secret = table.secret_file.read_bytes().strip() if table.secret_file else None
+    return Webhook(table.name, table.url, secret, table.timeout_s)
+
+
+def mqtt_of(table: MqttTable, *, instance: str) -> Mqtt:
+    """The sink of a table."""
+    return Mqtt(
+        name=table.name,
+        host=table.host,
+        port=table.port,
+        topic=table.topic,
+        instance=instance,
+        username=table.username,
+        password=table.password_file.read_text().strip() if table.password_file else None,
+        has_tls=table.tls,
+        timeout_s=table.timeout_s,
+    )

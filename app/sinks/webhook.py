@@ -1,0 +1,66 @@
+"""Results by HTTP POST, signed: ``Goodpart-Signature: t=<seconds>,v1=<HMAC-SHA256 of "t.body">``."""
+
+import hashlib
+import hmac
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from app.sinks.outbox import Message, SinkTrouble
+
+SIGNATURE = "Goodpart-Signature"
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """An address that takes results. ``secret``: what it shares with us, None where nothing is signed."""
+
+    name: str
+    url: str
+    secret: bytes | None
+    timeout_s: float
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator["Posting"]:
+        """A client."""
+        import httpx2  # noqa: PLC0415  # an extra
+
+        async with httpx2.AsyncClient(timeout=self.timeout_s) as client:
+            yield Posting(self, client, httpx2.HTTPError)
+
+
+@dataclass(frozen=True)
+class Posting:
+    """A client of a webhook. ``errors``: what it raises where there is no answer."""
+
+    webhook: Webhook
+    client: Any  # httpx2's, which may not be there
+    errors: type[Exception]
+
+    async def send(self, message: Message) -> None:
+        """Post it; taken where the answer is 2xx. Raises SinkTrouble."""
+        headers = {"Content-Type": "application/json", "Idempotency-Key": message.key}
+        if self.webhook.secret is not None:
+            headers[SIGNATURE] = signature(message.body, self.webhook.secret, at=int(time.time()))
+        try:
+            answer = await self.client.post(self.webhook.url, content=message.body, headers=headers)
+        except self.errors as error:
+            raise SinkTrouble(f"{self.webhook.url}: {error or type(error).__name__}") from error
+        if not answer.is_success:
+            raise SinkTrouble(
+                f"{self.webhook.url} answers {answer.status_code}",
+                retry_after_s=seconds_of(answer.headers.get("retry-after")),
+            )
+
+
+def signature(body: bytes, secret: bytes, *, at: int) -> str:
+    """The header's value: a time, so that old messages can't be sent again, and the HMAC of both."""
+    digest = hmac.new(secret, f"{at}.".encode() + body, hashlib.sha256).hexdigest()
+    return f"t={at},v1={digest}"
+
+
+def seconds_of(retry_after: str | None) -> float | None:
+    """What ``Retry-After`` asks for in seconds; a date is not waited for."""
+    return min(float(retry_after), 3600.0) if retry_after is not None and retry_after.isdecimal() else None

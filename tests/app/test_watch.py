@@ -1,0 +1,116 @@
+"""A folder that a line writes to, slowly, concurrently, and with breaks; and a watcher that is killed."""
+
+import csv
+import json
+import os
+import subprocess
+import threading
+import time
+
+import numpy as np
+import pytest
+from drawing import defective_part, encoded, good_part
+from serving import GOODPART, until
+
+NUM_FILES = 120
+
+
+def watch(store, folder, *more, wait=True):
+    command = [GOODPART, "watch", folder, "--store", store, "--product", "disc", *more]
+    if not wait:
+        return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def results(folder):
+    return {path.name.removesuffix(".json"): json.loads(path.read_text()) for path in folder.glob("*.json")}
+
+
+def rows(folder):
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "line"
+    folder.mkdir()
+    return folder
+
+
+def test_each_image_gets_its_result_beside_it(store_folder, folder, good_bytes, defective_bytes):
+    (folder / "a.png").write_bytes(good_bytes)
+    (folder / "b.png").write_bytes(defective_bytes)
+    (folder / "notes.txt").write_text("none of ours")
+    (folder / "c.png").write_bytes(b"no image at all")
+    done = watch(store_folder, folder, "--once")
+    assert done.returncode == 0, done.stderr
+    found = results(folder)
+    assert {name: one.get("verdict") for name, one in found.items()} == {"a.png": "ok", "b.png": "ng", "c.png": None}
+    assert "not an image" in found["c.png"]["error"]
+    assert [(row["file"], row["verdict"]) for row in rows(folder)] == [("a.png", "ok"), ("b.png", "ng"), ("c.png", "")]
+    assert watch(store_folder, folder, "--once").stderr.splitlines()[-1] == "0 done"
+
+
+def written_slowly(folder, images, seed):
+    """Each file in pieces, with pauses some of which are longer than a file has to settle."""
+    generator = np.random.default_rng(seed)
+    for name, data in images:
+        with (folder / name).open("wb") as file:
+            cuts = sorted(generator.integers(1, len(data), 2))
+            for start, stop in zip([0, *cuts], [*cuts, len(data)], strict=True):
+                file.write(data[start:stop])
+                file.flush()
+                if generator.random() < 0.05:
+                    time.sleep(0.8)  # the moment is what is varied
+        os.utime(folder / name)
+
+
+def test_files_that_are_written_slowly_and_at_once_each_give_one_result_of_the_whole(store_folder, folder):
+    images = {}
+    for number in range(NUM_FILES):
+        part = defective_part(number) if number % 3 == 0 else good_part(number)
+        images[f"{number:04}.png"] = encoded(part)
+    watcher = watch(store_folder, folder, wait=False)
+    try:
+        shares = [list(images.items())[start::4] for start in range(4)]
+        writers = [
+            threading.Thread(target=written_slowly, args=(folder, share, seed)) for seed, share in enumerate(shares)
+        ]
+        for writer in writers:
+            writer.start()
+        until(lambda: len(list(folder.glob("*.json"))) > NUM_FILES // 4)
+        watcher.kill()
+        watcher.wait()
+        watcher = watch(store_folder, folder, wait=False)
+        for writer in writers:
+            writer.join()
+        until(lambda: len(list(folder.glob("*.json"))) == NUM_FILES, within_s=90)
+    finally:
+        watcher.terminate()
+        watcher.wait()
+    found = results(folder)
+    assert set(found) == set(images)
+    assert all("error" not in one for one in found.values())
+    from model.bundle import sha256_hex
+
+    assert {name: one["sha256"] for name, one in found.items()} == {
+        name: sha256_hex(data) for name, data in images.items()
+    }
+    assert sorted(row["file"] for row in rows(folder)) == sorted(images)
+
+
+def test_a_file_that_stays_broken_is_given_up_and_says_so(store_folder, folder, good_bytes, monkeypatch):
+    from app import watch as module
+    from app.main import catalogue_of
+    from app.settings import Settings
+
+    (folder / "cut.png").write_bytes(good_bytes[:900])
+    settings = Settings(store=store_folder)
+    patience = module.Patience(settle_s=0.0, give_up_s=0.5)
+    watcher = module.Watcher(
+        folder, folder / "out", catalogue_of(settings), "disc", max_pixels=10**6, guard="off", patience=patience
+    )
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.02)
+    assert watcher.run(once=True) == 1
+    assert "truncated" in results(folder / "out")["cut.png"]["error"]

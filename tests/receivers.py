@@ -1,0 +1,90 @@
+"""What results go to in tests: a webhook, and a real MQTT broker with a subscriber."""
+
+import json
+import shutil
+import subprocess
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from serving import until
+
+MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+
+
+class Receiver:
+    """A webhook. ``status``: what it answers; ``hangs_s``: how long it takes; ``taken``: what it answered well."""
+
+    def __init__(self):
+        self.status, self.hangs_s, self.taken, self.asked = 200, 0.0, [], []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["content-length"]))
+                receiver.asked.append((dict(self.headers), body))
+                time.sleep(receiver.hangs_s)
+                if receiver.status == 200:
+                    receiver.taken.append(json.loads(body))
+                self.send_response(receiver.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}/results"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class Broker:
+    """A mosquitto that can be taken away and brought back, and what a subscriber has had from it."""
+
+    def __init__(self, folder, port):
+        self.port, self.taken, self.status = port, [], []
+        self.config = folder / "mosquitto.conf"
+        self.config.write_text(
+            f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {folder}/\n"
+            "autosave_interval 1\nautosave_on_changes true\n"
+        )
+        self.process = None
+        self.client = None
+
+    def start(self):
+        import paho.mqtt.client as mqtt
+
+        self.process = subprocess.Popen([MOSQUITTO, "-c", self.config], stderr=subprocess.DEVNULL)
+        self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="subscriber", clean_session=False)
+        self.client.on_message = self._on_message
+        subscribed = threading.Event()
+        self.client.on_connect = lambda *_: self.client.subscribe("goodpart/#", qos=1)
+        self.client.on_subscribe = lambda *_: subscribed.set()
+
+        def connected():
+            try:
+                self.client.connect("127.0.0.1", self.port)
+            except OSError:
+                return False
+            return True
+
+        until(connected, within_s=10)
+        self.client.loop_start()
+        assert subscribed.wait(10)
+
+    def stop(self):
+        self.client.loop_stop()
+        self.client.disconnect()
+        self.process.terminate()
+        self.process.wait(10)
+
+    def _on_message(self, _client, _data, message):
+        if message.topic.endswith("/status"):
+            self.status.append(message.payload.decode())
+        else:
+            self.taken.append((message.topic, json.loads(message.payload)))
