@@ -11,7 +11,7 @@ DATA ?= ../shared/data
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(RUNTIME)
-SOURCES := app model training tests bench
+SOURCES := app model training tests bench requirements clients
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test check audit fix serve bench load quality demo demo-stop picture contrast lock sbom image-test
@@ -38,6 +38,7 @@ check: $(READY) audit ## Check format, lint, types, import rules, dead code, spe
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
+	$(BIN)/mypy --strict clients/python/goodpart_client
 	$(BIN)/lint-imports
 	$(BIN)/vulture
 	$(BIN)/codespell $(SOURCES) docs docker README.md CHANGELOG.md Makefile pyproject.toml Dockerfile docker-compose.yml

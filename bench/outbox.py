@@ -5,6 +5,7 @@ And what sinks cost: the latency of judging with them and without, request by re
 """
 
 import argparse
+import itertools
 import json
 import socket
 import sys
@@ -142,7 +143,7 @@ def counted(taken: list[dict[str, object]], number: int) -> dict[str, object]:
     return {
         "inspections": number,
         "missing": number - len(set(parts) & {f"p{index}" for index in range(number)}),
-        "out_of_order": sum(later < earlier for earlier, later in zip(sequences, sequences[1:], strict=False)),
+        "out_of_order": sum(later < earlier for earlier, later in itertools.pairwise(sequences)),
         "parts_twice": len(parts) - len(set(parts)),
         "duplicates": len(taken) - len(firsts),
         "unmarked": num_unmarked,

@@ -65,7 +65,7 @@ def settings() -> Iterator[str]:
     for name, field in Settings.model_fields.items():
         default = "none" if field.default is None else field.default
         if field.default is PydanticUndefined:
-            default = "the processors there are"
+            default = "the host's name" if name == "instance" else "the processors there are"
         yield f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |"
 
 

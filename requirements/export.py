@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 HERE = Path(__file__).parent
-IMAGES = {"service-cpu": "cpu,otel,s3", "service-gpu": "gpu,otel,s3", "training": "cpu,mlflow,s3,train"}
+IMAGES = {"service-cpu": "cpu,otel,s3,sinks", "service-gpu": "gpu,otel,s3,sinks", "training": "cpu,mlflow,s3,train"}
 # Our own wheel, and what is installed before everything else, with the one package that only it brings.
 OUTSIDE = {"goodpart", "torch", "setuptools"}
 

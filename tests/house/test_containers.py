@@ -115,8 +115,8 @@ def wanted(*extras):
 
 
 EXTRAS = {
-    "service-cpu": ("cpu", "otel", "s3"),
-    "service-gpu": ("gpu", "otel", "s3"),
+    "service-cpu": ("cpu", "otel", "s3", "sinks"),
+    "service-gpu": ("gpu", "otel", "s3", "sinks"),
     "training": ("cpu", "mlflow", "s3", "train"),
 }
 

@@ -1,0 +1,47 @@
+"""Writes the figures of ``bench/outbox.py`` into docs/integration.md."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import marks
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "integration.md"
+RESULTS = ROOT / "bench" / "results" / "outbox.json"
+WORDS = {
+    "inspections": "parts judged",
+    "kills": "kills of the service meanwhile",
+    "broker_away": "times that the broker was away",
+    "missing": "parts that did not arrive",
+    "out_of_order": "out of order",
+    "parts_twice": "parts with two sequence numbers",
+    "duplicates": "sent twice",
+    "unmarked": "of these not marked `repeated`",
+    "p50_ratio": "latency with a sink by that without, median",
+    "p99_ratio": "the same, p99",
+    "p99_ms": "p99 with a sink, ms",
+}
+
+
+def main() -> None:
+    """Write the page anew."""
+    PAGE.write_text(filled(PAGE.read_text()))
+
+
+def filled(page: str) -> str:
+    """The page with its table as it must be."""
+    return marks.filled(page, "outbox", "\n".join(rows()))
+
+
+def rows() -> Iterator[str]:
+    """A row a figure."""
+    measured = json.loads(RESULTS.read_text())
+    yield "| what | figure |"
+    yield "| --- | --- |"
+    for key, words in WORDS.items():
+        yield f"| {words} | {measured[key]:,} |"
+
+
+if __name__ == "__main__":
+    main()
