@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,32 @@ def test_the_python_example_runs(page, name, store_folder, folder):
     verdict, score, threshold = done.stdout.split()
     assert verdict == "ng"
     assert float(score) > float(threshold)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not here")
+def test_the_node_example_runs(store_folder, folder):
+    (example,) = blocks(INTEGRATION, "javascript")
+    with Service(store_folder) as service:
+        code = example.replace("127.0.0.1:8000", service.address).replace('"NAME"', '"disc"')
+        (folder / "line.js").write_text(code)
+        done = subprocess.run(["node", "line.js"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    verdict, score, threshold = done.stdout.split()
+    assert verdict == "ng"
+    assert float(score) > float(threshold)
+
+
+@pytest.mark.skipif(
+    not (shutil.which("mcs") and shutil.which("mono")), reason="Mono (Debian: mono-mcs, mono-runtime) is not here"
+)
+def test_the_csharp_example_compiles_and_runs(store_folder, folder):
+    (example,) = blocks(INTEGRATION, "csharp")
+    with Service(store_folder) as service:
+        code = example.replace("127.0.0.1:8000", service.address).replace('"NAME"', '"disc"')
+        (folder / "line.cs").write_text(code)
+        subprocess.run(["mcs", "-out:line.exe", "line.cs"], cwd=folder, check=True)
+        done = subprocess.run(["mono", "line.exe"], cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "ng"), done.stderr
 
 
 def test_what_is_typed_runs(store_folder, folder):
