@@ -33,7 +33,7 @@ from app.store.errors import NothingActive
 from app.store.files import write_synced
 from app.store.signing import new_key_pair
 from app.stores import stored_by
-from app.watch import Watcher
+from app.watch import Patience, Watcher
 from model.bundle import GoodpartError
 
 COMMANDS = "goodpart.commands"
@@ -226,7 +226,16 @@ def inspect(  # click hands over one argument an option
 @click.option("--product", required=True, help="Name of the product.")
 @click.option("--results", type=click.Path(path_type=Path), help="Where results go; default: beside the images.")
 @click.option("--once", is_flag=True, help="End when everything that is there is done.")
-def watch_command(*, folder: Path, store: str | None, product: str, results: Path | None, once: bool) -> None:
+@click.option(
+    "--give-up-s",
+    type=click.FloatRange(min=0),
+    default=Patience.give_up_s,
+    show_default=True,
+    help="Seconds after which a file that is no image, or a product that does not judge, will not get better.",
+)
+def watch_command(  # click hands over one argument an option
+    *, folder: Path, store: str | None, product: str, results: Path | None, once: bool, give_up_s: float
+) -> None:
     """Judge the images that a line writes into FOLDER, and write results beside them: JSON each, and results.csv."""
     settings = read_settings(**given(store=store))
     watcher = Watcher(
@@ -236,6 +245,7 @@ def watch_command(*, folder: Path, store: str | None, product: str, results: Pat
         product,
         max_pixels=settings.max_pixels,
         guard=settings.input_guard,
+        patience=Patience(give_up_s=give_up_s),
         told=partial(click.echo, err=True),
     )
     click.echo(f"{watcher.run(once=once)} done", err=True)

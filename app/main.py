@@ -137,6 +137,8 @@ def delivering(journal: Journal | None, outboxes: Sequence[Outbox]) -> Iterator[
     yield
     for outbox in outboxes:
         outbox.stop()
+    for outbox in outboxes:
+        outbox.join()
 
 
 def room_of(settings: Settings) -> Room:

@@ -97,9 +97,11 @@ class Standings(Collector):
             lost.add_metric([], self._observed.journal.num_lost)
             yield lost
         sinks = GaugeMetricFamily("goodpart_sink_trouble", "1 where a sink does not take results.", labels=["sink"])
+        owed = GaugeMetricFamily("goodpart_sink_owed", "Results that a sink has not taken yet.", labels=["sink"])
         for outbox in self._observed.outboxes:
             sinks.add_metric([outbox.sink.name], float(outbox.trouble is not None))
-        yield sinks
+            owed.add_metric([outbox.sink.name], outbox.num_owed)
+        yield from (sinks, owed)
         yield from self._versions()
         yield from self._drift()
         yield from self._shadows()

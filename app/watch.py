@@ -5,23 +5,27 @@ JSON file that appears whole, and a row of ``results.csv``; what has its result 
 """
 
 import csv
+import errno
 import io
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from app.api.answers import InspectionAnswer
 from app.engine.catalogue import Catalogue
-from app.engine.errors import ImageError, TruncatedImage
+from app.engine.errors import ImageError
 from app.engine.guard import Guard
 from app.engine.inspector import judge
+from app.store.errors import StoreUnusable
 from app.store.files import replace_file, reporting_trouble
+from app.tables import safe
 from model.bundle import GoodpartError, sha256_hex
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
@@ -30,12 +34,32 @@ COLUMNS = ("file", "at", "verdict", "score", "threshold", "p_value", "version", 
 LOOK_EVERY_S = 0.2
 
 
+class NothingJudges(GoodpartError):
+    """A watcher that was to end when everything is done, and whose product does not judge."""
+
+
 @dataclass(frozen=True)
-class Look:
-    """A file as it was seen: whether it is the same is told by size and time of its last change."""
+class Mark:
+    """What tells one content of a file from the next that has its name, without reading it."""
 
     size: int
     changed_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> "Mark | None":
+        """A file's, None where there is no such file, or something else."""
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return cls(found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+
+
+@dataclass(frozen=True)
+class Look:
+    """A file as it was seen first, and when."""
+
+    mark: Mark
     since: float
 
 
@@ -49,7 +73,10 @@ class Patience:
 
 @dataclass
 class Watcher:
-    """A folder that is watched for one product; results go to ``results``."""
+    """A folder that is watched for one product; results go to ``results``.
+
+    A file that is written anew under its name is judged anew. ``largest``: bytes above which a file is no image.
+    """
 
     folder: Path
     results: Path
@@ -58,114 +85,135 @@ class Watcher:
     max_pixels: int
     guard: Guard
     patience: Patience = Patience()  # frozen
+    largest: int = 200_000_000
     told: Callable[[str], None] = print
     _seen: dict[str, Look] = field(default_factory=dict)
-    _done: set[str] = field(default_factory=set)
-    _trouble: str | None = None
+    _done: dict[str, Mark] = field(default_factory=dict)
     _tabled: set[tuple[str, str]] = field(default_factory=set)
+    _trouble: str | None = None
+    _in_trouble_since: float = 0.0
 
     def run(self, *, once: bool) -> int:
-        """Judge what comes, for ever, or until everything that is there is done; how many were judged or given up."""
+        """Judge what comes, for ever, or until everything that is there is done; how many were judged or given up.
+
+        Raises StoreUnusable where results can't be written at the start, NothingJudges.
+        """
         with reporting_trouble(self.results):
             self.results.mkdir(parents=True, exist_ok=True)
         self._tabled = self._rows()
         num_done = 0
         while True:
             self.catalogue.refresh()
-            num_done += sum(self._judged(path) for path in self._settled())
+            for path in self._settled():
+                num_done += self._judged_or_told(path)
             if once and not self._seen:
                 return num_done
+            if once and self._trouble and time.monotonic() - self._in_trouble_since > self.patience.give_up_s:
+                raise NothingJudges(self._trouble)
             time.sleep(LOOK_EVERY_S)
 
     def _settled(self) -> Iterator[Path]:
         """The files that have not changed for a moment, by name; those that are done are left out."""
         now = time.monotonic()
-        with reporting_trouble(self.folder):
-            entries = sorted(os.scandir(self.folder), key=lambda entry: entry.name)
-        there = {entry.name for entry in entries}
-        self._seen = {name: look for name, look in self._seen.items() if name in there}
-        for entry in entries:
-            if Path(entry.name).suffix.lower() not in SUFFIXES or entry.name in self._done:
-                continue
-            with suppress(FileNotFoundError):
-                found = entry.stat()
-                before = self._seen.get(entry.name)
-                if before is None or (before.size, before.changed_ns) != (found.st_size, found.st_mtime_ns):
-                    if self._has_result(Path(entry.name), found.st_mtime):
-                        self._done.add(entry.name)
-                        continue
-                    self._seen[entry.name] = Look(found.st_size, found.st_mtime_ns, now)
-                elif now - before.since >= self.patience.settle_s:
-                    yield self.folder / entry.name
-
-    def _has_result(self, name: Path, changed: float) -> bool:
         try:
-            return self._result_path(name).stat().st_mtime >= changed
-        except FileNotFoundError:
+            names = sorted(path.name for path in self.folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        except OSError as error:  # a share that is away comes back
+            self._tell_trouble(f"{self.folder}: {error.strerror}")
+            return
+        self._seen = {name: self._seen[name] for name in names if name in self._seen}
+        self._done = {name: self._done[name] for name in names if name in self._done}
+        for name in names:
+            mark = Mark.of(self.folder / name)
+            if mark is None or self._is_done(name, mark):
+                self._seen.pop(name, None)
+            elif name not in self._seen or self._seen[name].mark != mark:
+                self._seen[name] = Look(mark, now)
+            elif now - self._seen[name].since >= self.patience.settle_s:
+                yield self.folder / name
+
+    def _is_done(self, name: str, mark: Mark) -> bool:
+        """Whether this content has its result, from this run or one before."""
+        if name not in self._done:
+            with suppress(OSError, ValueError, KeyError):
+                told = json.loads(self._result_path(name).read_bytes())["judged"]
+                self._done[name] = Mark(told["size"], told["changed_ns"])
+        return self._done.get(name) == mark
+
+    def _result_path(self, name: str) -> Path:
+        return self.results / f"{name}.json"
+
+    def _judged_or_told(self, path: Path) -> bool:
+        """Whether a file is done; what stands in the way is told, and tried again."""
+        try:
+            return self._judged(path)
+        except (GoodpartError, OSError, UnicodeError) as error:
+            self._tell_trouble(f"{path.name!a}: {error}")
             return False
 
-    def _result_path(self, path: Path) -> Path:
-        return self.results / f"{path.name}.json"
+    def _tell_trouble(self, why: str) -> None:
+        if self._trouble is None:
+            self._in_trouble_since = time.monotonic()
+        if self._trouble != why:
+            self.told(f"waiting: {why}")
+        self._trouble = why
 
     def _judged(self, path: Path) -> bool:
         """Whether a file is done; one that may still be written to is not."""
         look = self._seen[path.name]
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
+        if look.mark.size > self.largest:
+            result: dict[str, Any] | None = {"error": f"the file is larger than {self.largest:,} bytes", "sha256": ""}
+        else:
+            result = self._result_of_whole(path, look)
+        if result is None:
             return False
-        if len(data) != look.size:
-            return False
-        try:
-            result = self._result_of(path, data)
-        except TruncatedImage as error:
-            if time.monotonic() - look.since < self.patience.give_up_s:
-                return False  # a line that pauses in the middle of a file
-            result = {"file": path.name, "error": str(error)}
-        except ImageError as error:
-            if not data and time.monotonic() - look.since < self.patience.give_up_s:
-                return False
-            result = {"file": path.name, "error": str(error)}
-        except GoodpartError as error:
-            if self._trouble != str(error):
-                self.told(f"waiting: {error}")
-            self._trouble = str(error)
-            return False
+        facts = {"file": path.name, "at": datetime.now(UTC).isoformat(), "judged": asdict(look.mark)}
+        self._write(path.name, {**result, **facts})
         self._trouble = None
-        self._write(path, {**result, "at": datetime.now(UTC).isoformat(), "sha256": sha256_hex(data)})
-        self._done.add(path.name)
+        self._done[path.name] = look.mark
         del self._seen[path.name]
         return True
+
+    def _result_of_whole(self, path: Path, look: Look) -> dict[str, Any] | None:
+        """What comes of a file, None where it may not be whole yet. Raises StoreError, ModelError, OSError."""
+        data = path.read_bytes()
+        if Mark.of(path) != look.mark or len(data) != look.mark.size:
+            return None
+        sha256 = sha256_hex(data)
+        try:
+            return {**self._result_of(path, data), "sha256": sha256}
+        except ImageError as error:
+            # What can't be read may be the beginning of what can: a line pauses in the middle of a file.
+            has_time = time.monotonic() - look.since < self.patience.give_up_s
+            return None if has_time else {"error": str(error), "sha256": sha256}
 
     def _result_of(self, path: Path, data: bytes) -> dict[str, Any]:
         """The answer to an image. Raises ImageError, StoreError, ModelError."""
         version = self.catalogue.serving(self.product)
         inspection = judge(data, version, max_pixels=self.max_pixels, guard=self.guard)
         answer = InspectionAnswer.of(inspection, inspection_id="", request_id="", part_id=path.name)
-        return {"file": path.name, **answer.model_dump(mode="json", exclude={"inspection_id", "request_id", "heatmap"})}
+        return answer.model_dump(mode="json", exclude={"inspection_id", "request_id", "heatmap"})
 
-    def _write(self, path: Path, result: dict[str, Any]) -> None:
+    def _write(self, name: str, result: dict[str, Any]) -> None:
         """The row first: a kill in between leaves a file that is judged again, and whose row is there already."""
-        row = (path.name, result["sha256"])
+        row = (str(safe(name)), result["sha256"])
         if row not in self._tabled:
             text = io.StringIO()
-            csv.writer(text).writerow([result.get(column, "") for column in COLUMNS])
-            self._append(text.getvalue())
+            csv.writer(text).writerow([safe(result.get(column, "")) for column in COLUMNS])
+            self._append(text.getvalue().encode())
             self._tabled.add(row)
-        replace_file(self._result_path(path), json.dumps(result, indent=1).encode() + b"\n")
-        self.told(f"{path.name}  {result.get('verdict', 'error')}  {result.get('score', result.get('error'))}")
+        replace_file(self._result_path(name), json.dumps(result, indent=1).encode() + b"\n")
+        self.told(f"{name}  {result.get('verdict', 'error')}  {result.get('score', result.get('error'))}")
 
-    def _append(self, line: str) -> None:
-        """Add a line in one write, after the names of the columns if it is the first."""
+    def _append(self, line: bytes) -> None:
+        """Add a line whole, after the names of the columns if it is the first. Raises StoreUnusable."""
         table = self.results / TABLE
-        with reporting_trouble(self.results):
-            head = "" if table.exists() and table.stat().st_size else ",".join(COLUMNS) + "\r\n"
-            descriptor = os.open(table, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            try:
-                os.write(descriptor, (head + line).encode())
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        with reporting_trouble(self.results), table.open("ab", buffering=0) as file:
+            before = file.tell()
+            data = line if before else ",".join(COLUMNS).encode() + b"\r\n" + line
+            if file.write(data) != len(data):
+                file.truncate(before)
+                raise StoreUnusable(table, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
 
     def _rows(self) -> set[tuple[str, str]]:
         """The files that have their row; a row that a kill has cut is taken out."""
@@ -177,4 +225,7 @@ class Watcher:
             whole = text[: text.rfind(b"\n") + 1]
             if whole != text:
                 replace_file(table, whole)
-        return {(row["file"], row["sha256"]) for row in csv.DictReader(io.StringIO(whole.decode()))}
+        rows = list(csv.reader(io.StringIO(whole.decode(errors="replace"))))
+        if rows and tuple(rows[0]) != COLUMNS:
+            raise StoreUnusable(table, "it is a table of something else; give --results another folder")
+        return {(row[0], row[COLUMNS.index("sha256")]) for row in rows[1:] if len(row) == len(COLUMNS)}

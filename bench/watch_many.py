@@ -84,7 +84,7 @@ def write(folder: Path, images: list[tuple[str, bytes]], seed: int) -> None:
     generator = np.random.default_rng(seed)
     for name, data in images:
         with (folder / name).open("wb") as file:
-            cuts = sorted(generator.integers(1, len(data), 2))
+            cuts = sorted([int(generator.integers(1, 60)), int(generator.integers(60, len(data)))])
             for start, stop in zip([0, *cuts], [*cuts, len(data)], strict=True):
                 file.write(data[start:stop])
                 file.flush()

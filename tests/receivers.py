@@ -84,7 +84,7 @@ class Broker:
         self.process.wait(10)
 
     def _on_message(self, _client, _data, message):
-        if message.topic.endswith("/status"):
+        if "/status/" in message.topic:
             self.status.append(message.payload.decode())
         else:
             self.taken.append((message.topic, json.loads(message.payload)))

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Annotated, TypeVar
 from uuid import uuid4
 
@@ -15,6 +16,7 @@ from app.api.access import Gate, KeyName
 from app.api.answers import BatchAnswer, InspectionAnswer, ProblemAnswer
 from app.api.recording import Recording, Replays
 from app.api.recording import Request as Named
+from app.engine.errors import DeadlinePassed
 from app.engine.heatmap import Kind
 from app.engine.inspector import Inspection, Timings, Wish
 from app.judging import Judging, note
@@ -149,7 +151,8 @@ def single(routes: APIRouter, desk: Desk, settings: Settings) -> None:
                 text = await judged(data)
             else:
                 named = Named.of(idempotency_key, holder=key, product=product, query=asked, data=data)
-                text, is_replayed = await desk.replays.answered(named, lambda: judged(data, named))
+                waiting = partial(answered_by, request, deadline=deadline)
+                text, is_replayed = await desk.replays.answered(named, lambda: judged(data, named), waiting)
                 headers["Idempotency-Replayed"] = str(is_replayed).lower()
         # Made here, since FastAPI would validate once more what has just been made.
         return Response(text, media_type="application/json", headers=headers)
@@ -186,6 +189,15 @@ def batch(routes: APIRouter, desk: Desk, settings: Settings, on_problem: Callabl
                 request, limit_bytes=settings.max_batch_upload_bytes, most=settings.max_batch_images
             )
             return BatchAnswer(items=tuple(await unless_gone(request, asyncio.gather(*map(item, images)))))
+
+
+async def answered_by(request: Request, answer: Awaitable[str], *, deadline: float) -> str:
+    """The answer to the same request. Raises DeadlinePassed, ClientGone."""
+    try:
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            return await unless_gone(request, answer)
+    except TimeoutError:
+        raise DeadlinePassed from None
 
 
 def server_timing(timings: Timings) -> str:

@@ -3,9 +3,9 @@
 import asyncio
 import csv
 import io
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from typing import Annotated, Any, Literal
 
 import anyio.to_thread
@@ -18,8 +18,9 @@ from app.api.problems import NoHistory, NoImage, UnknownInspection
 from app.draining import Leaving
 from app.records.journal import Journal, Record, Search, Verdict, members
 from app.records.live import Live
+from app.tables import safe
 
-MOST_A_PAGE, MOST_ROWS = 500, 100_000
+MOST_A_PAGE, ROWS_TOGETHER = 500, 1000
 CSV_COLUMNS = (
     "sequence",
     "at",
@@ -78,22 +79,13 @@ def router(*, journal: Journal | None, live: Live, leaving: Leaving, gate: Gate)
     )
 
     @routes.get("", response_model=InspectionsAnswer)
-    async def inspections(asked: Annotated[Asked, Query()]) -> Response | InspectionsAnswer:
+    async def inspections(asked: Annotated[Asked, Query()]) -> Response:
         """What was judged, the newest first; as CSV, all that match."""
-        kept = existing(journal)
-        most = asked.limit + 1 if asked.format == "json" else MOST_ROWS
-        found = await anyio.to_thread.run_sync(partial(kept.found, asked.search(), most=most))
+        kept, search = existing(journal), asked.search()
         if asked.format == "csv":
-            return Response(
-                await anyio.to_thread.run_sync(written, found),
-                media_type="text/csv",
-                headers={"Content-Disposition": 'attachment; filename="inspections.csv"'},
-            )
-        page = found[: asked.limit]
-        return InspectionsAnswer(
-            items=[members(record) for record in page],
-            next=page[-1].sequence if len(found) > asked.limit else None,
-        )
+            named = {"Content-Disposition": 'attachment; filename="inspections.csv"'}
+            return StreamingResponse(written(kept, search), media_type="text/csv", headers=named)
+        return Response(await anyio.to_thread.run_sync(page, kept, search, asked.limit), media_type="application/json")
 
     @routes.get("/live", response_class=StreamingResponse)
     async def watched() -> Response:
@@ -141,18 +133,31 @@ async def events(live: Live, leaving: Leaving) -> AsyncIterator[str]:
                 yield f"event: inspection\ndata: {message}\n\n"
 
 
-def written(records: Iterable[Record]) -> str:
-    """Records as CSV, a row each."""
+def page(journal: Journal, search: Search, limit: int) -> str:
+    """A page as JSON. Raises StoreUnusable."""
+    found = journal.found(search, most=limit + 1)
+    shown = found[:limit]
+    following = shown[-1].sequence if len(found) > limit else None
+    return InspectionsAnswer(items=[members(record) for record in shown], next=following).model_dump_json()
+
+
+def written(journal: Journal, search: Search) -> Iterator[str]:
+    """All that match as CSV, a row each, some at a time."""
+    yield lines_of([CSV_COLUMNS])
+    while found := journal.found(search, most=ROWS_TOGETHER):
+        yield lines_of(map(row_of, found))
+        search = replace(search, before=found[-1].sequence)
+
+
+def row_of(record: Record) -> Sequence[object]:
+    """A record's cells."""
+    at = datetime.fromtimestamp(record.at).astimezone().isoformat(timespec="milliseconds")
+    told = {**members(record), "at": at}
+    return [safe(told.get(column)) for column in CSV_COLUMNS]
+
+
+def lines_of(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as text."""
     text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(CSV_COLUMNS)
-    for record in records:
-        told = members(record)
-        told["at"] = datetime.fromtimestamp(record.at).astimezone().isoformat(timespec="milliseconds")
-        writer.writerow([safe(told.get(column)) for column in CSV_COLUMNS])
+    csv.writer(text).writerows(rows)
     return text.getvalue()
-
-
-def safe(value: object) -> object:
-    """A cell that no spreadsheet takes for a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"} else value

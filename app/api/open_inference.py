@@ -161,8 +161,8 @@ def infer(routes: APIRouter, desk: Desk, settings: Settings) -> None:
         inspections = await unless_gone(request, all_of(judging, asked.images, chosen, beside.deadline))
         note(inspections[-1], part_id=beside.part_id)
         ids = Ids(request_id=request.state.request_id, part_id=beside.part_id)
-        for data, one in zip(asked.images, inspections, strict=True):
-            await desk.recording.told(ids.named(one), data)
+        told = zip(asked.images, inspections, strict=True)
+        await asyncio.gather(*(desk.recording.told(ids.named(one), data) for data, one in told))
         return infer_response(inspections, asked)
 
 

@@ -6,19 +6,20 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import anyio.to_thread
-
 from app.api.answers import InspectionAnswer
 from app.api.problems import KeyReused
-from app.records.journal import Journal, Keep, Picture, Record
+from app.records.journal import Journal, Keep, Picture, Record, Replay
 from app.records.live import Live
 from app.store.errors import StoreUnusable
 
 # Answers with a key that are at hand without the disk; a client that asks again does so soon.
-MOST_AT_HAND = 256
+MOST_AT_HAND = 64
+# How long an answer waits for the disk, where it waits at all.
+LONGEST_WAIT_S = 1.0
 MEDIA_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8": "image/jpeg", b"BM": "image/bmp", b"RIFF": "image/webp"}
 
 
@@ -43,7 +44,7 @@ class Recording:
     """Where answers are told.
 
     ``journal``: None where nothing is kept. ``keeps``: the images of which parts. ``waits``: whether an answer is given
-    only once it is recorded, since somebody is owed it.
+    only once it is recorded, since somebody is owed it; a disk that hangs is not waited for.
     """
 
     journal: Journal | None
@@ -57,7 +58,6 @@ class Recording:
             self.live.tell(shown(answer))
         if self.journal is None:
             return
-        text = shown(answer) if request is None else answer.model_dump_json()
         record = Record(
             inspection_id=answer.inspection_id,
             at=time.time(),
@@ -66,14 +66,16 @@ class Recording:
             part_id=answer.part_id,
             verdict=answer.verdict,
             score=answer.score,
-            answer=text,
+            answer=shown(answer),
             idempotency_key=request.key if request else None,
-            asked=request.asked if request else None,
         )
+        replay = Replay(request.asked, answer.model_dump_json()) if request else None
         is_kept = self.keeps in ("all", answer.verdict)
-        done = self.journal.add(record, Picture(media_type_of(data), data) if is_kept else None)
-        if self.waits:
-            await asyncio.wait({asyncio.wrap_future(done)})
+        written = self.journal.add(record, Picture(media_type_of(data), data) if is_kept else None, replay)
+        if self.waits or request is not None:
+            waiting = asyncio.wrap_future(written)
+            await asyncio.wait({waiting}, timeout=LONGEST_WAIT_S)
+            waiting.cancel() if not waiting.done() else waiting.exception()
 
 
 class Withdrawn(Exception):  # as all our errors
@@ -85,47 +87,61 @@ class Replays:
     """Requests that came with a key, and what they were answered; of those under way, what they will be."""
 
     journal: Journal | None
+    _readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="replays"))
     _answers: "OrderedDict[str, tuple[str, asyncio.Future[str]]]" = field(default_factory=OrderedDict)
 
-    async def answered(self, request: Request, judged: Callable[[], Awaitable[str]]) -> tuple[str, bool]:
+    async def answered(
+        self,
+        request: Request,
+        judged: Callable[[], Awaitable[str]],
+        patiently: Callable[[Awaitable[str]], Awaitable[str]],
+    ) -> tuple[str, bool]:
         """The first answer to a request, which is judged only once, and whether it was given before.
 
-        Raises KeyReused, and what ``judged`` raises.
+        ``patiently``: how long the answer to another is waited for. Raises KeyReused, what ``judged`` raises, and what
+        ``patiently`` does.
         """
         while (known := self._answers.get(request.key)) is not None:
             asked, answer = known
             if asked != request.asked:
                 raise KeyReused
             with suppress(Withdrawn):
-                return await asyncio.shield(answer), True
+                return await patiently(asyncio.shield(answer)), True
         answer = asyncio.get_running_loop().create_future()
         self._answers[request.key] = (request.asked, answer)
         try:
             before = await self._from_journal(request)
             text = before if before is not None else await judged()
         except BaseException:
-            del self._answers[request.key]  # what failed may be tried again
             answer.set_exception(Withdrawn())
             answer.exception()  # seen here: perhaps nobody else waits for it
+            del self._answers[request.key]  # what failed may be tried again
             raise
         answer.set_result(text)
-        while len(self._answers) > MOST_AT_HAND:
-            self._answers.popitem(last=False)
+        self._forget_some()
         return text, before is not None
 
+    def _forget_some(self) -> None:
+        """Only what is answered, the oldest first."""
+        done = [key for key, (_, answer) in self._answers.items() if answer.done()]
+        for key in done[: max(0, len(done) - MOST_AT_HAND)]:
+            del self._answers[key]
+
     async def _from_journal(self, request: Request) -> str | None:
-        """The answer of a request before this process began; none where it can't be read, since judging goes on."""
+        """What was answered before this process began; none where it can't be read soon, since judging goes on."""
         if self.journal is None:
             return None
+        loop = asyncio.get_running_loop()
         try:
-            record = await anyio.to_thread.run_sync(self.journal.by_key, request.key)
-        except StoreUnusable:
+            async with asyncio.timeout(LONGEST_WAIT_S):
+                replay = await loop.run_in_executor(self._readers, self.journal.replay, request.key)
+        except (StoreUnusable, TimeoutError):
             return None
-        if record is None:
+        if replay is None:
             return None
-        if record.asked != request.asked:
+        if replay.asked != request.asked:
             raise KeyReused
-        return record.answer
+        return replay.answer
 
 
 def shown(answer: InspectionAnswer) -> str:

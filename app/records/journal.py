@@ -4,7 +4,9 @@ It is bounded by number, age and size. A disk that is full or slow costs records
 is counted and dropped.
 """
 
+import fcntl
 import json
+import os
 import queue
 import sqlite3
 import threading
@@ -15,6 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
+from uuid import uuid4
 
 import structlog
 
@@ -35,22 +38,29 @@ CREATE TABLE IF NOT EXISTS inspections (
     verdict TEXT NOT NULL,
     score REAL NOT NULL,
     answer TEXT NOT NULL,
-    idempotency_key TEXT UNIQUE,
-    asked TEXT
+    idempotency_key TEXT UNIQUE
 );
 CREATE INDEX IF NOT EXISTS by_part ON inspections (part_id);
 CREATE INDEX IF NOT EXISTS by_product ON inspections (product, sequence);
 CREATE TABLE IF NOT EXISTS images (inspection_id TEXT PRIMARY KEY, media_type TEXT NOT NULL, data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS replays (idempotency_key TEXT PRIMARY KEY, asked TEXT NOT NULL, answer TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS identity (id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS counters (product TEXT PRIMARY KEY, last INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS sinks (name TEXT PRIMARY KEY, delivered INTEGER NOT NULL, attempted INTEGER NOT NULL);
 """
-# So many records wait for the disk at most; the next is dropped.
-MOST_WAITING = 1024
+# So many records wait for the disk at most, the next is dropped; with so many bytes of images, which are dropped first.
+MOST_WAITING, MOST_WAITING_BYTES = 1024, 64_000_000
+# Answers that are kept whole for clients that ask again; one that does so does it soon.
+MOST_REPLAYS = 1000
+# What a sink is owed beyond this is lost to it: a disk has an end.
+MOST_OWED = 1_000_000
 # Written together, where so many wait: one transaction costs as much as ten.
 MOST_TOGETHER = 64
 # Records beyond the bounds are taken out at most this often.
 TIDY_EVERY_S = 10.0
 BUSY_S = 5.0
+# How long the end waits for what is still to be written.
+END_S = 5.0
 Verdict = Literal["ok", "ng"]
 Keep = Literal["none", "ng", "all"]
 
@@ -66,7 +76,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Record:
-    """One inspection as it was answered. ``answer``: the JSON of the answer; ``asked``: what the request was.
+    """One inspection as it was answered. ``answer``: the JSON of the answer without its heat-map.
 
     ``at``: seconds since 1970; ``idempotency_key``: the client's own name of the request, if it gave one.
     """
@@ -80,7 +90,6 @@ class Record:
     score: float
     answer: str
     idempotency_key: str | None = None
-    asked: str | None = None
     sequence: int = 0
     product_sequence: int = 0
 
@@ -91,6 +100,14 @@ class Picture:
 
     media_type: str
     data: bytes
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The whole answer to a request that its client may send again; ``asked``: what the request was."""
+
+    asked: str
+    answer: str
 
 
 @dataclass(frozen=True)
@@ -134,12 +151,17 @@ class Waiting:
 
     record: Record
     picture: Picture | None
+    replay: Replay | None
     done: "Future[int]" = field(default_factory=Future)
+
+    @property
+    def num_bytes(self) -> int:
+        """What its image takes."""
+        return len(self.picture.data) if self.picture else 0
 
 
 COLUMNS = (
-    "inspection_id, at, product, version, part_id, verdict, score, answer, idempotency_key, asked, sequence, "
-    "product_sequence"
+    "inspection_id, at, product, version, part_id, verdict, score, answer, idempotency_key, sequence, product_sequence"
 )
 
 
@@ -155,28 +177,39 @@ class Journal:
         self._queue: queue.Queue[Waiting | None] = queue.Queue(MOST_WAITING)
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
         self._tidied_at = 0.0
+        self._bytes_waiting = 0
+        self._lost_of: dict[str, int] = {}
+        self._lock: int | None = None
 
     def __enter__(self) -> Self:
         """Begin to write. A folder that can't be used costs records, as a full disk does."""
         try:
             self._opened().close()
-        except (sqlite3.Error, OSError) as error:
-            self._lose(0, str(error))
+        except (sqlite3.Error, OSError, StoreUnusable) as error:
+            self._lose([], str(error))
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Write what waits, and end."""
-        self._queue.put(None)
-        self._thread.join()
+        """Write what waits, and end; a disk that hangs is not waited for."""
+        with suppress(queue.Full):
+            self._queue.put(None, timeout=END_S)
+        self._thread.join(END_S)
+        if self._lock is not None and not self._thread.is_alive():
+            os.close(self._lock)
+            self._lock = None
 
-    def add(self, record: Record, picture: Picture | None = None) -> "Future[int]":
+    def add(self, record: Record, picture: Picture | None = None, replay: Replay | None = None) -> "Future[int]":
         """Keep a record; never waits. What comes back gets its sequence number, or says why there is none."""
-        waiting = Waiting(record, picture)
+        if picture is not None and self._bytes_waiting + len(picture.data) > MOST_WAITING_BYTES:
+            picture = None
+        waiting = Waiting(record, picture, replay)
+        self._bytes_waiting += waiting.num_bytes
         try:
             self._queue.put_nowait(waiting)
         except queue.Full:
-            self._lose(1, "the disk is too slow for it")
+            self._bytes_waiting -= waiting.num_bytes
+            self._lose([waiting], "the disk is too slow for it")
             waiting.done.set_exception(StoreUnusable(self.path, "too many records wait for the disk"))
         return waiting.done
 
@@ -203,9 +236,20 @@ class Journal:
         """One record, None where it is not kept. Raises StoreUnusable."""
         return self._one("inspection_id", inspection_id)
 
-    def by_key(self, idempotency_key: str) -> Record | None:
-        """The record of the request that had this key. Raises StoreUnusable."""
-        return self._one("idempotency_key", idempotency_key)
+    def replay(self, idempotency_key: str) -> Replay | None:
+        """What the request that had this key was answered, if that is still known. Raises StoreUnusable."""
+        with self._reading() as database:
+            row = database.execute(
+                "SELECT asked, answer FROM replays WHERE idempotency_key = ?", (idempotency_key,)
+            ).fetchone()
+        return Replay(*row) if row else None
+
+    @property
+    def identity(self) -> str:
+        """What tells it from one that is made in its place, whose numbers begin anew. Raises StoreUnusable."""
+        with self._reading() as database:
+            (found,) = database.execute("SELECT id FROM identity").fetchone()
+        return str(found)
 
     def picture(self, inspection_id: str) -> Picture | None:
         """The image of a record, where images are kept. Raises StoreUnusable."""
@@ -234,6 +278,8 @@ class Journal:
         """How far a sink has come. Raises StoreUnusable."""
         with self._reading() as database:
             row = database.execute("SELECT delivered, attempted FROM sinks WHERE name = ?", (sink,)).fetchone()
+        if row is None:
+            raise StoreUnusable(self.path, f"it knows no sink '{sink}'")
         return Standing(*row)
 
     def attempt(self, sink: str, sequence: int) -> None:
@@ -264,14 +310,32 @@ class Journal:
         return Record(*row) if row else None
 
     def _opened(self) -> sqlite3.Connection:
-        """The file, made if need be, to be written to."""
+        """The file, made if need be, to be written to. Raises StoreUnusable where another service writes to it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
         database = sqlite3.connect(self.path, timeout=BUSY_S)
         database.execute("PRAGMA journal_mode = WAL")
         # A killed process loses nothing by this; a machine that loses power may lose the last moments.
         database.execute("PRAGMA synchronous = NORMAL")
-        database.executescript(SCHEMA)
+        if database.execute("PRAGMA user_version").fetchone() == (0,):
+            database.executescript(SCHEMA)
+            with database:
+                known = "INSERT INTO identity SELECT ? WHERE NOT EXISTS (SELECT 1 FROM identity)"
+                database.execute(known, (uuid4().hex[:12],))
+            database.execute("PRAGMA user_version = 1")
         return database
+
+    def _take_lock(self) -> None:
+        """One service writes to a journal: two would send each other's results. The lock ends with the process."""
+        if self._lock is not None:
+            return
+        descriptor = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise StoreUnusable(self.path, "another service keeps its records there; set GOODPART_LOCAL") from None
+        self._lock = descriptor
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -286,7 +350,7 @@ class Journal:
         try:
             with closing(self._opened()) as database, database:
                 yield database
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StoreUnusable(self.path, str(error)) from error
 
     def _write(self) -> None:
@@ -298,7 +362,8 @@ class Journal:
                 database = database or self._opened()
                 self._insert(database, together)
                 self.trouble = None
-                self._tidy(database)
+                with suppress(sqlite3.Error):  # what is too much may go later
+                    self._tidy(database)
             except Exception as error:  # noqa: BLE001  # whatever the disk says, the next record is tried again
                 self._fail(together, error)
                 if database is not None:
@@ -326,7 +391,9 @@ class Journal:
     def _insert(self, database: sqlite3.Connection, together: Sequence[Waiting]) -> None:
         with database:
             sequences = [self._insert_one(database, waiting) for waiting in together]
+        self._lost_of.clear()
         for waiting, sequence in zip(together, sequences, strict=True):
+            self._bytes_waiting -= waiting.num_bytes
             waiting.done.set_result(sequence)
         self.on_written()
 
@@ -339,18 +406,23 @@ class Journal:
             ).fetchone()
             if before is not None:
                 return int(before[0])
+        # What was lost before leaves a gap, so that who counts misses it.
+        step = 1 + self._lost_of.pop(record.product, 0)
         (number,) = database.execute(
-            "INSERT INTO counters VALUES (?, 1) ON CONFLICT (product) DO UPDATE SET last = last + 1 RETURNING last",
-            (record.product,),
+            "INSERT INTO counters VALUES (?, ?) ON CONFLICT (product) DO UPDATE SET last = last + ? RETURNING last",
+            (record.product, step, step),
         ).fetchone()
         cursor = database.execute(
             "INSERT INTO inspections (inspection_id, at, product, product_sequence, version, part_id, verdict, score, "
-            "answer, idempotency_key, asked) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "answer, idempotency_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 record.inspection_id, record.at, record.product, number, record.version, record.part_id,
-                record.verdict, record.score, record.answer, record.idempotency_key, record.asked,
+                record.verdict, record.score, record.answer, record.idempotency_key,
             ),
         )  # fmt: skip
+        if waiting.replay is not None and record.idempotency_key is not None:
+            replay = (record.idempotency_key, waiting.replay.asked, waiting.replay.answer)
+            database.execute("INSERT OR REPLACE INTO replays VALUES (?, ?, ?)", replay)
         if waiting.picture is not None:
             picture = waiting.picture
             row = (record.inspection_id, picture.media_type, picture.data)
@@ -366,6 +438,10 @@ class Journal:
         with database:
             (owed,) = database.execute("SELECT COALESCE(MIN(delivered), 9e18) FROM sinks").fetchone()
             (last,) = database.execute("SELECT COALESCE(MAX(sequence), 0) FROM inspections").fetchone()
+            owed = max(owed, last - MOST_OWED)
+            database.execute(
+                "DELETE FROM replays WHERE rowid <= (SELECT COALESCE(MAX(rowid), 0) FROM replays) - ?", (MOST_REPLAYS,)
+            )
             oldest = time.time() - self.bounds.days * 86_400
             database.execute(
                 "DELETE FROM inspections WHERE sequence <= ? AND (sequence <= ? OR at < ?)",
@@ -385,16 +461,20 @@ class Journal:
                 return
 
     def _fail(self, together: Sequence[Waiting], error: Exception) -> None:
-        self._lose(len(together), str(error))
+        self._lose(together, str(error))
         for waiting in together:
+            self._bytes_waiting -= waiting.num_bytes
             if not waiting.done.done():
                 waiting.done.set_exception(StoreUnusable(self.path, str(error)))
 
-    def _lose(self, number: int, why: str) -> None:
+    def _lose(self, lost: Sequence[Waiting], why: str) -> None:
         if self.trouble is None:
             log.error("records are lost", path=str(self.path), why=why)
         self.trouble = f"inspections are not recorded: {why}"
-        self.num_lost += number
+        self.num_lost += len(lost)
+        for waiting in lost:
+            product = waiting.record.product
+            self._lost_of[product] = self._lost_of.get(product, 0) + 1
 
 
 def members(record: Record) -> dict[str, object]:

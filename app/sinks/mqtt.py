@@ -1,4 +1,4 @@
-"""Results by MQTT: ``<topic>/results/<product>``, QoS 1; ``<topic>/status`` is ``online`` or ``offline``, retained."""
+"""Results by MQTT: ``<topic>/results/<product>``, QoS 1; ``<topic>/status/<instance>`` says who is online, retained."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -30,7 +30,7 @@ class Mqtt:
         """A connection whose end, however it comes, the broker tells. Raises SinkTrouble."""
         import aiomqtt  # noqa: PLC0415  # an extra
 
-        status = f"{self.topic}/status"
+        status = f"{self.topic}/status/{self.instance}"
         client = aiomqtt.Client(
             self.host,
             self.port,
@@ -64,3 +64,8 @@ class Publishing:
         """Publish it; taken once the broker says so."""
         topic = f"{self.mqtt.topic}/results/{message.product}"
         await self.client.publish(topic, message.body, qos=AT_LEAST_ONCE, timeout=self.mqtt.timeout_s)
+
+    async def lost(self) -> None:
+        """Messages end with the connection; none come, since nothing is subscribed to. Raises MqttError."""
+        async for _ in self.client.messages:
+            pass

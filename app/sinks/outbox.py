@@ -16,7 +16,6 @@ from typing import Protocol, Self
 import structlog
 
 from app.records.journal import Journal, Record
-from app.store.errors import StoreUnusable
 
 log = structlog.stdlib.get_logger("goodpart.sinks")
 
@@ -36,33 +35,33 @@ class SinkTrouble(Exception):  # as all our errors
 
 
 @dataclass(frozen=True)
-class Message:
-    """A record as it leaves. ``key`` is the same however often it is sent."""
+class Source:
+    """Whose results these are: the service, and its journal, within which numbers only grow."""
 
     instance: str
+    journal: str
+
+
+@dataclass(frozen=True)
+class Message:
+    """A record as it leaves. ``key`` is the same however often it is sent, and no other record's."""
+
+    key: str
     product: str
-    sequence: int
-    is_repeated: bool
     body: bytes
 
     @classmethod
-    def of(cls, record: Record, *, instance: str, is_repeated: bool) -> Self:
+    def of(cls, record: Record, *, source: Source, is_repeated: bool) -> Self:
         """The message of a record."""
-        answer = json.loads(record.answer)
-        answer.pop("heatmap", None)
         told = {
-            "instance": instance,
+            "instance": source.instance,
+            "journal": source.journal,
             "sequence": record.product_sequence,
             "repeated": is_repeated,
             "at": datetime.fromtimestamp(record.at, UTC).isoformat(),
-            **answer,
+            **json.loads(record.answer),
         }
-        return cls(instance, record.product, record.product_sequence, is_repeated, json.dumps(told).encode())
-
-    @property
-    def key(self) -> str:
-        """What names the record anywhere."""
-        return f"{self.instance}/{self.product}/{self.sequence}"
+        return cls(record.inspection_id, record.product, json.dumps(told).encode())
 
 
 class Connection(Protocol):
@@ -70,6 +69,9 @@ class Connection(Protocol):
 
     async def send(self, message: Message) -> None:
         """Returns once the sink has taken it. Raises SinkTrouble."""
+
+    async def lost(self) -> None:
+        """Raises SinkTrouble once the connection is lost; else never returns."""
 
 
 class Sink(Protocol):
@@ -79,18 +81,26 @@ class Sink(Protocol):
     def name(self) -> str:
         """Which one; what it is owed is kept under this name."""
 
+    @property
+    def timeout_s(self) -> float:
+        """How long one message may take."""
+
     def connected(self) -> AbstractAsyncContextManager[Connection]:
         """A connection. Raises SinkTrouble, also later, from within."""
 
 
 class Outbox:
-    """Brings the records of a journal to one sink. ``trouble``: why it does not get on, None while it does."""
+    """Brings the records of a journal to one sink. ``trouble``: why it does not get on, None while it does.
+
+    ``num_owed``: how many records it has not taken yet, when that was looked at last.
+    """
 
     def __init__(self, journal: Journal, sink: Sink, *, instance: str) -> None:
         self.journal = journal
         self.sink = sink
         self.instance = instance
         self.trouble: str | None = None
+        self.num_owed = 0
         self._loop = asyncio.new_event_loop()
         self._ends: asyncio.Task[None] | None = None
         self._written = asyncio.Event()
@@ -106,9 +116,12 @@ class Outbox:
             self._loop.call_soon_threadsafe(self._written.set)
 
     def stop(self) -> None:
-        """End after the message that is under way; the rest waits in the journal."""
+        """End; what is not delivered waits in the journal."""
         if self._ends is not None and self._loop.is_running():
             self._loop.call_soon_threadsafe(self._ends.cancel)
+
+    def join(self) -> None:
+        """Wait for the end, not for ever."""
         self._thread.join(timeout=5.0)
 
     def _run(self) -> None:
@@ -129,10 +142,9 @@ class Outbox:
                     while True:
                         if await self._deliver_some(connection):
                             pause_s = FIRST_PAUSE_S
-            except (SinkTrouble, StoreUnusable, OSError) as error:
-                self._note(str(error))
-                asked_s = getattr(error, "retry_after_s", None)
-                await asyncio.sleep(asked_s if asked_s is not None else pause_s)
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is told, and tried again
+                self._note(str(error) or type(error).__name__)
+                await asyncio.sleep(max(pause_s, getattr(error, "retry_after_s", None) or 0.0))
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     async def _deliver_some(self, connection: Connection) -> bool:
@@ -140,26 +152,40 @@ class Outbox:
         self._written.clear()
         standing = await asyncio.to_thread(self.journal.standing, self.sink.name)
         records = await asyncio.to_thread(self.journal.after, standing.delivered, most=MOST_TOGETHER)
+        self.num_owed = await asyncio.to_thread(self.journal.num_owed, self.sink.name)
         if not records:
             self._note(None)
-            try:
-                async with asyncio.timeout(LOOK_EVERY_S):
-                    await self._written.wait()
-            except TimeoutError:
-                pass
+            await self._wait(connection)
             return False
         await asyncio.to_thread(self.journal.attempt, self.sink.name, records[-1].sequence)
         await self._send(connection, records, attempted=standing.attempted)
         self._note(None)
         return True
 
+    async def _wait(self, connection: Connection) -> None:
+        """Until there may be something new. Raises SinkTrouble where the connection is lost meanwhile."""
+        written, lost = asyncio.ensure_future(self._written.wait()), asyncio.ensure_future(connection.lost())
+        try:
+            await asyncio.wait({written, lost}, timeout=LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+            if lost.done():
+                await lost
+        finally:
+            for task in (written, lost):
+                task.cancel()
+            await asyncio.gather(written, lost, return_exceptions=True)
+
     async def _send(self, connection: Connection, records: Sequence[Record], *, attempted: int) -> None:
         """Send records in order, and note how far it came, whatever ends it."""
         last: int | None = None
+        source = Source(self.instance, await asyncio.to_thread(lambda: self.journal.identity))
         try:
             for record in records:
-                message = Message.of(record, instance=self.instance, is_repeated=record.sequence <= attempted)
-                await connection.send(message)
+                message = Message.of(record, source=source, is_repeated=record.sequence <= attempted)
+                try:
+                    async with asyncio.timeout(self.sink.timeout_s):
+                        await connection.send(message)
+                except TimeoutError:
+                    raise SinkTrouble(f"it did not take a result within {self.sink.timeout_s:g} s") from None
                 last = record.sequence
         finally:
             if last is not None:

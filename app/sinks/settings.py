@@ -8,7 +8,7 @@ from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError
 
 from app.sinks.mqtt import Mqtt
 from app.sinks.outbox import Sink
@@ -35,14 +35,14 @@ class Table(BaseModel):
 class WebhookTable(Table):
     """``[[webhook]]``."""
 
-    url: str = Field(pattern=r"^https?://")
+    url: HttpUrl
     secret_file: Path | None = None
 
 
 class MqttTable(Table):
     """``[[mqtt]]``."""
 
-    host: str
+    host: str = Field(min_length=1)
     port: int = Field(default=1883, ge=1, le=65535)
     topic: str = Field(default="goodpart", pattern=r"^[^#+\x00]+$")
     username: str | None = None
@@ -83,7 +83,7 @@ def read_sinks(path: Path, *, instance: str) -> tuple[Sink, ...]:
 def webhook_of(table: WebhookTable) -> Webhook:
     """The sink of a table."""
     secret = table.secret_file.read_bytes().strip() if table.secret_file else None
-    return Webhook(table.name, table.url, secret, table.timeout_s)
+    return Webhook(table.name, str(table.url), secret, table.timeout_s)
 
 
 def mqtt_of(table: MqttTable, *, instance: str) -> Mqtt:

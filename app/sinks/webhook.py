@@ -1,5 +1,6 @@
 """Results by HTTP POST, signed: ``Goodpart-Signature: t=<seconds>,v1=<HMAC-SHA256 of "t.body">``."""
 
+import asyncio
 import hashlib
 import hmac
 import time
@@ -28,7 +29,7 @@ class Webhook:
         import httpx2  # noqa: PLC0415  # an extra
 
         async with httpx2.AsyncClient(timeout=self.timeout_s) as client:
-            yield Posting(self, client, httpx2.HTTPError)
+            yield Posting(self, client, (httpx2.HTTPError, httpx2.InvalidURL))
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Posting:
 
     webhook: Webhook
     client: Any  # httpx2's, which may not be there
-    errors: type[Exception]
+    errors: tuple[type[Exception], ...]
 
     async def send(self, message: Message) -> None:
         """Post it; taken where the answer is 2xx. Raises SinkTrouble."""
@@ -45,14 +46,17 @@ class Posting:
         if self.webhook.secret is not None:
             headers[SIGNATURE] = signature(message.body, self.webhook.secret, at=int(time.time()))
         try:
-            answer = await self.client.post(self.webhook.url, content=message.body, headers=headers)
-        except self.errors as error:
-            raise SinkTrouble(f"{self.webhook.url}: {error or type(error).__name__}") from error
-        if not answer.is_success:
-            raise SinkTrouble(
-                f"{self.webhook.url} answers {answer.status_code}",
-                retry_after_s=seconds_of(answer.headers.get("retry-after")),
-            )
+            # Of the answer only the head is of interest, however long its body.
+            async with self.client.stream("POST", self.webhook.url, content=message.body, headers=headers) as answer:
+                if not answer.is_success:
+                    retry_after_s = seconds_of(answer.headers.get("retry-after"))
+                    raise SinkTrouble(f"it answers {answer.status_code}", retry_after_s=retry_after_s)
+        except self.errors as error:  # the address may hold a secret, so it is told nowhere
+            raise SinkTrouble(f"it does not answer: {type(error).__name__}") from error
+
+    async def lost(self) -> None:
+        """There is no connection to lose: each result makes its own, or takes one that is open."""
+        await asyncio.Event().wait()
 
 
 def signature(body: bytes, secret: bytes, *, at: int) -> str:

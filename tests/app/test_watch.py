@@ -15,8 +15,8 @@ from serving import GOODPART, until
 NUM_FILES = 120
 
 
-def watch(store, folder, *more, wait=True):
-    command = [GOODPART, "watch", folder, "--store", store, "--product", "disc", *more]
+def watch(store, folder, *more, wait=True, product="disc"):
+    command = [GOODPART, "watch", folder, "--store", store, "--product", product, *more]
     if not wait:
         return subprocess.Popen(command, stderr=subprocess.DEVNULL)
     return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -43,7 +43,9 @@ def test_each_image_gets_its_result_beside_it(store_folder, folder, good_bytes, 
     (folder / "b.png").write_bytes(defective_bytes)
     (folder / "notes.txt").write_text("none of ours")
     (folder / "c.png").write_bytes(b"no image at all")
-    done = watch(store_folder, folder, "--once")
+    (folder / "a folder.png").mkdir()
+    os.utime(folder / "c.png", (time.time() - 100, time.time() - 100))
+    done = watch(store_folder, folder, "--once", "--give-up-s", "1")
     assert done.returncode == 0, done.stderr
     found = results(folder)
     assert {name: one.get("verdict") for name, one in found.items()} == {"a.png": "ok", "b.png": "ng", "c.png": None}
@@ -57,7 +59,7 @@ def written_slowly(folder, images, seed):
     generator = np.random.default_rng(seed)
     for name, data in images:
         with (folder / name).open("wb") as file:
-            cuts = sorted(generator.integers(1, len(data), 2))
+            cuts = sorted([int(generator.integers(1, 60)), int(generator.integers(60, len(data)))])
             for start, stop in zip([0, *cuts], [*cuts, len(data)], strict=True):
                 file.write(data[start:stop])
                 file.flush()
@@ -98,6 +100,38 @@ def test_files_that_are_written_slowly_and_at_once_each_give_one_result_of_the_w
         name: sha256_hex(data) for name, data in images.items()
     }
     assert sorted(row["file"] for row in rows(folder)) == sorted(images)
+
+
+def test_a_file_that_is_written_anew_is_judged_anew(store_folder, folder, good_bytes, defective_bytes):
+    (folder / "latest.png").write_bytes(good_bytes)
+    watch(store_folder, folder, "--once")
+    (folder / "latest.png").write_bytes(defective_bytes)
+    os.utime(folder / "latest.png", (time.time() - 1000, time.time() - 1000))  # a copy may keep its time
+    watch(store_folder, folder, "--once")
+    assert results(folder)["latest.png"]["verdict"] == "ng"
+    assert [row["verdict"] for row in rows(folder)] == ["ok", "ng"]
+
+
+def test_a_name_that_is_a_formula_is_none_in_the_table(store_folder, folder, good_bytes):
+    (folder / "=1+1.png").write_bytes(good_bytes)
+    watch(store_folder, folder, "--once")
+    watch(store_folder, folder, "--once")
+    assert [row["file"] for row in rows(folder)] == ["'=1+1.png"]
+
+
+def test_once_ends_where_nothing_judges(store_folder, folder, good_bytes):
+    (folder / "a.png").write_bytes(good_bytes)
+    done = watch(store_folder, folder, "--once", "--give-up-s", "1", product="cup")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "goodpart: error: 'a.png': no product is called 'cup'"
+
+
+def test_a_table_of_something_else_is_left_alone(store_folder, folder, good_bytes):
+    (folder / "a.png").write_bytes(good_bytes)
+    (folder / "results.csv").write_text("theirs\n1\n")
+    done = watch(store_folder, folder, "--once")
+    assert (done.returncode, "a table of something else" in done.stderr) == (1, True)
+    assert (folder / "results.csv").read_text() == "theirs\n1\n"
 
 
 def test_a_file_that_stays_broken_is_given_up_and_says_so(store_folder, folder, good_bytes, monkeypatch):

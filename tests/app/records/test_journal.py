@@ -2,11 +2,13 @@
 
 import sqlite3
 import time
+from dataclasses import replace
 
 import pytest
 
 from app.records import journal as module
-from app.records.journal import Bounds, Journal, Picture, Record, Search
+from app.records.journal import Bounds, Journal, Picture, Record, Replay, Search
+from app.store.errors import StoreUnusable
 
 
 def record(number, *, at=None):
@@ -99,7 +101,47 @@ def test_what_a_sink_was_not_given_yet_is_kept_beyond_every_bound(opened, tmp_pa
 
 def test_records_of_one_request_are_one(opened):
     journal = opened()
-    first = Record(**{**vars(record(1)), "idempotency_key": "k", "asked": "a"})
-    second = Record(**{**vars(record(2)), "idempotency_key": "k", "asked": "a"})
-    assert added(journal, first, second) == [1, 1]
-    assert journal.by_key("k").inspection_id == "i1"
+    first, second = (replace(record(number), idempotency_key="k") for number in (1, 2))
+    replays = [Replay("asked", "first"), Replay("asked", "second")]
+    sequences = [
+        journal.add(one, None, replay).result(10) for one, replay in zip((first, second), replays, strict=True)
+    ]
+    assert sequences == [1, 1]
+    assert [one.inspection_id for one in journal.found(Search(), most=10)] == ["i1"]
+    assert journal.replay("k") == replays[0]
+
+
+def test_what_is_lost_leaves_a_gap_in_its_products_numbers(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BUSY_S", 0.05)
+    journal = opened()
+    added(journal, record(1), record(2))
+    with sqlite3.connect(tmp_path / module.FILE) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreUnusable):
+            added(journal, record(3))
+        other.rollback()
+    added(journal, record(5), record(4))
+    numbers = [(one.product, one.product_sequence) for one in reversed(journal.found(Search(), most=10))]
+    assert numbers == [("disc", 1), ("cup", 1), ("disc", 3), ("cup", 2)]
+    assert journal.num_lost == 1
+
+
+def test_two_services_do_not_share_a_journal(opened, tmp_path):
+    first = opened()
+    second = Journal(tmp_path, Bounds())
+    with second:
+        assert "another service keeps its records there" in second.trouble
+        with pytest.raises(StoreUnusable):
+            added(second, record(1))
+        first.__exit__()
+        assert added(second, record(2)) == [1]
+
+
+def test_images_that_wait_take_no_more_memory_than_they_may(opened, monkeypatch):
+    monkeypatch.setattr(module, "MOST_WAITING_BYTES", 1500)
+    journal = opened()
+    done = [journal.add(record(number), Picture("image/png", bytes(1000))) for number in range(2)]
+    assert [one.result(10) for one in done] == [1, 2]
+    assert len(journal.found(Search(), most=10)) == 2
+    journal.add(record(3), Picture("image/png", bytes(1000))).result(10)
+    assert journal.picture("i3") is not None

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import socket
+import sqlite3
 import time
 
 import pytest
@@ -76,7 +77,8 @@ def test_a_result_is_posted_signed_and_named(store_folder, tmp_path, receiver, s
     at, digest = (one.split("=")[1] for one in headers["Goodpart-Signature"].split(","))
     assert digest == hmac.new(b"hush", at.encode() + b"." + body, hashlib.sha256).hexdigest()
     assert abs(time.time() - int(at)) < 60
-    assert headers["Idempotency-Key"] == "line-1/disc/1"
+    assert headers["Idempotency-Key"] == answer["inspection_id"]
+    assert told["journal"]
 
 
 def test_what_is_refused_is_sent_again_until_it_is_taken_in_order(store_folder, receiver, sinks_file, good_bytes):
@@ -86,7 +88,12 @@ def test_what_is_refused_is_sent_again_until_it_is_taken_in_order(store_folder, 
             judge(service, good_bytes, f"p{number}")
         reasons = until(lambda: service.client.get("/readyz").json()["reasons"])
         assert (service.client.get("/readyz").status_code, "sink mes" in reasons[0]) == (200, True)
-        assert 'goodpart_sink_trouble{sink="mes"} 1.0' in service.client.get("/metrics").text
+        assert receiver.url.rpartition("/")[0] not in reasons[0]  # an address may hold a secret
+        metrics = service.client.get("/metrics").text
+        assert 'goodpart_sink_trouble{sink="mes"} 1.0' in metrics
+        assert 'goodpart_sink_owed{sink="mes"} 5.0' in until(
+            lambda: (text := service.client.get("/metrics").text) and 'owed{sink="mes"} 5.0' in text and text
+        )
         receiver.status = 200
         until(lambda: len(receiver.taken) >= 5)
         assert list(dict.fromkeys(parts(receiver.taken))) == [f"p{number}" for number in range(5)]
@@ -123,6 +130,32 @@ def test_nothing_is_lost_by_kills_and_order_is_kept(store_folder, tmp_path, rece
     assert [firsts[part] for part in sent] == list(range(1, len(sent) + 1))
 
 
+def test_a_disk_that_hangs_is_not_waited_for(store_folder, tmp_path, receiver, sinks_file, good_bytes):
+    with Service(store_folder, local=tmp_path / "local", sinks_file=sinks_file(webhook(receiver))) as service:
+        judge(service, good_bytes, "p0")
+        with sqlite3.connect(tmp_path / "local/journal.db") as other:
+            other.execute("BEGIN EXCLUSIVE")
+            began = time.monotonic()
+            judge(service, good_bytes, "p1")
+            assert time.monotonic() - began < 3
+            other.rollback()
+        until(lambda: "p1" in parts(receiver.taken))
+
+
+@needs_mosquitto
+def test_a_broker_that_restarts_while_nothing_is_judged_hears_of_the_service_again(
+    store_folder, broker, sinks_file, good_bytes
+):
+    with Service(store_folder, sinks_file=sinks_file(mqtt(broker)), instance="line-1") as service:
+        judge(service, good_bytes, "p0")
+        until(lambda: broker.taken)
+        broker.stop()
+        broker.status.clear()
+        broker.start()
+        until(lambda: "online" in broker.status[-1:], within_s=30)
+        assert service.client.get("/readyz").status_code == 200
+
+
 @needs_mosquitto
 def test_a_broker_that_goes_away_misses_nothing_and_knows_who_is_there(
     store_folder, tmp_path, broker, sinks_file, good_bytes
@@ -150,8 +183,10 @@ def test_a_broker_that_goes_away_misses_nothing_and_knows_who_is_there(
         ("[[webhook]]\nname = 'a'\nurl = 'ftp://x'\n", "webhook.0.url"),
         ("[[webhook]]\nname = 'a'\nurl = 'http://x'\ncolour = 'red'\n", "webhook.0.colour"),
         ("[[webhook]]\nname = 'a'\nurl = 'http://x'\n[[mqtt]]\nname = 'a'\nhost = 'x'\n", "two sinks are called 'a'"),
+        ("[[webhook]]\nname = 'a'\nurl = 'http://[::1/x'\n", "webhook.0.url"),
+        ("[[mqtt]]\nname = 'a'\nhost = ''\n", "mqtt.0.host"),
         ("[[fax]]\nname = 'a'\n", "fax"),
-        ("[[", "TOML|Invalid|expected"),
+        ("[[", "Invalid|Expected|expected"),
         ("[[webhook]]\nname = 'a'\nurl = 'http://x'\nsecret_file = '/absent'\n", "/absent"),
     ],
 )
