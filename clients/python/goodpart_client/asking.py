@@ -76,8 +76,8 @@ class Call:
     def pause_s(self, answer: httpx2.Response | None) -> float:
         """How long to wait before the next try: as the service asks, or longer each time. Raises NoAnswerError."""
         asked = answer.headers.get("retry-after", "") if answer is not None else ""
-        grown = min(FIRST_PAUSE_S * 2 ** (self.num_tries - 1), LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)  # noqa: S311
-        pause = max(grown, float(asked) if asked.isdecimal() else 0.0)
+        grown = min(FIRST_PAUSE_S * 2.0 ** (self.num_tries - 1), LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)  # noqa: S311
+        pause: float = max(grown, float(asked) if asked.isdecimal() else 0.0)
         if pause >= self.left_s:
             raise NoAnswerError(f"no answer within {self.deadline_s:g} s and {self.num_tries} tries: {self.trouble}")
         return pause
