@@ -74,11 +74,12 @@ class Recording:
         written = self.journal.add(record, Picture(media_type_of(data), data) if is_kept else None, replay)
         if self.waits or request is not None:
             waiting = asyncio.wrap_future(written)
+            # The journal tells of what it loses; here it is only not to be called unseen.
+            waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
             await asyncio.wait({waiting}, timeout=LONGEST_WAIT_S)
-            waiting.cancel() if not waiting.done() else waiting.exception()
 
 
-class Withdrawn(Exception):  # as all our errors
+class Withdrawn(Exception):
     """A request that was not answered: who waits for the same answer asks for it."""
 
 

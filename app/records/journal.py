@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -394,7 +394,8 @@ class Journal:
         self._lost_of.clear()
         for waiting, sequence in zip(together, sequences, strict=True):
             self._bytes_waiting -= waiting.num_bytes
-            waiting.done.set_result(sequence)
+            with suppress(InvalidStateError):  # nobody waits for it any more
+                waiting.done.set_result(sequence)
         self.on_written()
 
     def _insert_one(self, database: sqlite3.Connection, waiting: Waiting) -> int:

@@ -8,7 +8,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol, Self
@@ -112,13 +112,14 @@ class Outbox:
 
     def wake(self) -> None:
         """Say that there is something new; from any thread."""
-        if self._loop.is_running():
+        with suppress(RuntimeError):  # it has ended
             self._loop.call_soon_threadsafe(self._written.set)
 
     def stop(self) -> None:
         """End; what is not delivered waits in the journal."""
-        if self._ends is not None and self._loop.is_running():
-            self._loop.call_soon_threadsafe(self._ends.cancel)
+        if self._ends is not None:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._ends.cancel)
 
     def join(self) -> None:
         """Wait for the end, not for ever."""

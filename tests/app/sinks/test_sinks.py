@@ -140,6 +140,9 @@ def test_a_disk_that_hangs_is_not_waited_for(store_folder, tmp_path, receiver, s
             assert time.monotonic() - began < 3
             other.rollback()
         until(lambda: "p1" in parts(receiver.taken))
+        judge(service, good_bytes, "p2")
+        until(lambda: parts(receiver.taken) == ["p0", "p1", "p2"])
+        assert "goodpart_records_lost_total 0.0" in service.client.get("/metrics").text
 
 
 @needs_mosquitto
