@@ -13,6 +13,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(RUNTIME)
 SOURCES := app model training tests bench requirements clients
 
+# Tests that train, and wait for nothing else: two at a time, a thread each. The others measure a service or start many.
+TRAINERS := tests/training tests/test_end_to_end.py
+
 .DEFAULT_GOAL := help
 .PHONY: help setup test check audit fix serve bench load quality demo demo-stop picture contrast lock sbom image-test
 
@@ -32,7 +35,8 @@ $(READY): pyproject.toml requirements/constraints.txt
 	touch $@
 
 test: $(READY) ## Run every test, with branch coverage.
-	$(BIN)/python -m pytest --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report= $(TRAINERS)
+	$(BIN)/python -m pytest --cov --cov-append --cov-report=term $(TRAINERS:%=--ignore=%)
 
 check: $(READY) audit ## Check format, lint, types, import rules, dead code, spelling, container files and the lock.
 	$(BIN)/ruff format --check $(SOURCES)
