@@ -26,8 +26,9 @@ from app.engine.version import Loader
 from app.engine.worker import Limits
 from app.judging import Judging
 from app.metrics import Metrics, Observed
-from app.records.journal import Bounds, Journal
+from app.records.journal import Journal
 from app.records.live import Live
+from app.records.records import Bounds
 from app.settings import Settings
 from app.sinks.outbox import Outbox
 from app.sinks.settings import BadSinks, read_sinks

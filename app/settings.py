@@ -15,7 +15,7 @@ from app.engine.decode import MOST_PIXELS
 from app.engine.guard import Guard
 from app.engine.sessions import Provider, available_cpus
 from app.logs import LogFormat
-from app.records.journal import Keep
+from app.records.records import Keep
 from app.store.places import LOCAL, MOST_COPIED_GIB, Location
 from model.bundle import GoodpartError
 
@@ -181,10 +181,10 @@ def is_loopback(host: str) -> bool:
 
 
 def read_settings(**given: object) -> Settings:
-    """The settings from the environment, overlaid by what was given. Raises BadSettings in one line."""
+    """The settings from the environment, overlaid by what is not None. Raises BadSettings in one line."""
     refuse_unknown(os.environ)  # noqa: TID251  # the one place that reads the environment
     try:
-        return Settings(**given)  # type: ignore[arg-type]  # pydantic checks what comes from outside
+        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]  # pydantic checks what comes from outside
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))

@@ -16,8 +16,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from app.api.access import Gate
 from app.api.problems import NoHistory, NoImage, UnknownInspection
 from app.draining import Leaving
-from app.records.journal import Journal, Record, Search, Verdict, members
+from app.records.journal import Journal
 from app.records.live import Live
+from app.records.records import Record, Search, Verdict, members
 from app.tables import safe
 
 MOST_A_PAGE, ROWS_TOGETHER = 500, 1000

@@ -5,22 +5,23 @@ is counted and dropped.
 """
 
 import fcntl
-import json
 import os
 import queue
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 from uuid import uuid4
 
 import structlog
 
+from app.records.records import Bounds, Picture, Record, Replay, Search, Standing
 from app.store.errors import StoreUnusable
 
 log = structlog.stdlib.get_logger("goodpart.journal")
@@ -61,88 +62,6 @@ TIDY_EVERY_S = 10.0
 BUSY_S = 5.0
 # How long the end waits for what is still to be written.
 END_S = 5.0
-Verdict = Literal["ok", "ng"]
-Keep = Literal["none", "ng", "all"]
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """How much is kept: records, days, and megabytes of images."""
-
-    records: int = 10_000
-    days: float = 30.0
-    images_mb: float = 1000.0
-
-
-@dataclass(frozen=True)
-class Record:
-    """One inspection as it was answered. ``answer``: the JSON of the answer without its heat-map.
-
-    ``at``: seconds since 1970; ``idempotency_key``: the client's own name of the request, if it gave one.
-    """
-
-    inspection_id: str
-    at: float
-    product: str
-    version: str
-    part_id: str | None
-    verdict: Verdict
-    score: float
-    answer: str
-    idempotency_key: str | None = None
-    sequence: int = 0
-    product_sequence: int = 0
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image as it came."""
-
-    media_type: str
-    data: bytes
-
-
-@dataclass(frozen=True)
-class Replay:
-    """The whole answer to a request that its client may send again; ``asked``: what the request was."""
-
-    asked: str
-    answer: str
-
-
-@dataclass(frozen=True)
-class Search:
-    """Which records: all that match every member that is given. ``since`` and ``until``: seconds since 1970."""
-
-    product: str | None = None
-    version: str | None = None
-    part_id: str | None = None
-    verdict: Verdict | None = None
-    since: float | None = None
-    until: float | None = None
-    before: int | None = None
-
-    def clause(self) -> tuple[str, list[object]]:
-        """The condition, and what is asked by it."""
-        tests = {
-            "product = ?": self.product,
-            "version = ?": self.version,
-            "part_id = ?": self.part_id,
-            "verdict = ?": self.verdict,
-            "at >= ?": self.since,
-            "at < ?": self.until,
-            "sequence < ?": self.before,
-        }
-        given = {test: value for test, value in tests.items() if value is not None}
-        return " AND ".join(given) or "1", list(given.values())
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How far a sink has come: the last record that it has taken, and the last that it may have been sent."""
-
-    delivered: int
-    attempted: int
 
 
 @dataclass
@@ -178,7 +97,9 @@ class Journal:
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
         self._tidied_at = 0.0
         self._bytes_waiting = 0
-        self._lost_of: dict[str, int] = {}
+        self._lost_of: Counter[str] = Counter()
+        # Of what is counted by who adds and by who writes.
+        self._counting = threading.Lock()
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
@@ -186,7 +107,7 @@ class Journal:
         try:
             self._opened().close()
         except (sqlite3.Error, OSError, StoreUnusable) as error:
-            self._lose([], str(error))
+            self._tell_trouble(str(error))
         self._thread.start()
         return self
 
@@ -201,16 +122,15 @@ class Journal:
 
     def add(self, record: Record, picture: Picture | None = None, replay: Replay | None = None) -> "Future[int]":
         """Keep a record; never waits. What comes back gets its sequence number, or says why there is none."""
-        if picture is not None and self._bytes_waiting + len(picture.data) > MOST_WAITING_BYTES:
-            picture = None
-        waiting = Waiting(record, picture, replay)
-        self._bytes_waiting += waiting.num_bytes
+        with self._counting:
+            if picture is not None and self._bytes_waiting + len(picture.data) > MOST_WAITING_BYTES:
+                picture = None
+            waiting = Waiting(record, picture, replay)
+            self._bytes_waiting += waiting.num_bytes
         try:
             self._queue.put_nowait(waiting)
         except queue.Full:
-            self._bytes_waiting -= waiting.num_bytes
-            self._lose([waiting], "the disk is too slow for it")
-            waiting.done.set_exception(StoreUnusable(self.path, "too many records wait for the disk"))
+            self._fail([waiting], "too many records wait for the disk")
         return waiting.done
 
     def found(self, search: Search, *, most: int) -> list[Record]:
@@ -244,13 +164,6 @@ class Journal:
             ).fetchone()
         return Replay(*row) if row else None
 
-    @property
-    def identity(self) -> str:
-        """What tells it from one that is made in its place, whose numbers begin anew. Raises StoreUnusable."""
-        with self._reading() as database:
-            (found,) = database.execute("SELECT id FROM identity").fetchone()
-        return str(found)
-
     def picture(self, inspection_id: str) -> Picture | None:
         """The image of a record, where images are kept. Raises StoreUnusable."""
         with self._reading() as database:
@@ -277,7 +190,12 @@ class Journal:
     def standing(self, sink: str) -> Standing:
         """How far a sink has come. Raises StoreUnusable."""
         with self._reading() as database:
-            row = database.execute("SELECT delivered, attempted FROM sinks WHERE name = ?", (sink,)).fetchone()
+            row = database.execute(
+                "SELECT delivered, attempted, "
+                "MAX(0, (SELECT COALESCE(MAX(sequence), 0) FROM inspections) - delivered), "
+                "(SELECT id FROM identity) FROM sinks WHERE name = ?",
+                (sink,),
+            ).fetchone()
         if row is None:
             raise StoreUnusable(self.path, f"it knows no sink '{sink}'")
         return Standing(*row)
@@ -291,15 +209,6 @@ class Journal:
         """Note that a sink has taken all records up to this one. Raises StoreUnusable."""
         with self._changing() as database:
             database.execute("UPDATE sinks SET delivered = ? WHERE name = ?", (sequence, sink))
-
-    def num_owed(self, sink: str) -> int:
-        """How many records a sink has not taken yet. Raises StoreUnusable."""
-        with self._reading() as database:
-            (number,) = database.execute(
-                "SELECT COUNT(*) FROM inspections WHERE sequence > (SELECT delivered FROM sinks WHERE name = ?)",
-                (sink,),
-            ).fetchone()
-        return int(number)
 
     def _one(self, column: str, value: str) -> Record | None:
         with self._reading() as database:
@@ -365,7 +274,7 @@ class Journal:
                 with suppress(sqlite3.Error):  # what is too much may go later
                     self._tidy(database)
             except Exception as error:  # noqa: BLE001  # whatever the disk says, the next record is tried again
-                self._fail(together, error)
+                self._fail(together, str(error))
                 if database is not None:
                     with suppress(sqlite3.Error):
                         database.close()
@@ -389,17 +298,28 @@ class Journal:
         return together, False
 
     def _insert(self, database: sqlite3.Connection, together: Sequence[Waiting]) -> None:
+        with self._counting:
+            lost = dict(self._lost_of)
+        gaps: dict[str, int] = {}
         with database:
-            sequences = [self._insert_one(database, waiting) for waiting in together]
-        self._lost_of.clear()
+            sequences = [self._insert_one(database, waiting, lost, gaps) for waiting in together]
+        with self._counting:
+            for product, number in gaps.items():
+                self._lost_of[product] -= number
+            self._bytes_waiting -= sum(waiting.num_bytes for waiting in together)
         for waiting, sequence in zip(together, sequences, strict=True):
-            self._bytes_waiting -= waiting.num_bytes
             with suppress(InvalidStateError):  # nobody waits for it any more
                 waiting.done.set_result(sequence)
         self.on_written()
 
-    def _insert_one(self, database: sqlite3.Connection, waiting: Waiting) -> int:
-        """A record's sequence number; that of the record before, where its request was answered already."""
+    def _insert_one(
+        self, database: sqlite3.Connection, waiting: Waiting, lost: dict[str, int], gaps: dict[str, int]
+    ) -> int:
+        """A record's sequence number; that of the record before, where its request was answered already.
+
+        ``lost``: what was lost of each product, which leaves a gap in its numbers, so that who counts misses it; what
+        got its gap goes from there to ``gaps``.
+        """
         record = waiting.record
         if record.idempotency_key is not None:
             before = database.execute(
@@ -407,8 +327,9 @@ class Journal:
             ).fetchone()
             if before is not None:
                 return int(before[0])
-        # What was lost before leaves a gap, so that who counts misses it.
-        step = 1 + self._lost_of.pop(record.product, 0)
+        gap = lost.pop(record.product, 0)
+        gaps[record.product] = gaps.get(record.product, 0) + gap
+        step = 1 + gap
         (number,) = database.execute(
             "INSERT INTO counters VALUES (?, ?) ON CONFLICT (product) DO UPDATE SET last = last + ? RETURNING last",
             (record.product, step, step),
@@ -461,24 +382,17 @@ class Journal:
                 database.execute("DELETE FROM images WHERE rowid <= ?", (rowid,))
                 return
 
-    def _fail(self, together: Sequence[Waiting], error: Exception) -> None:
-        self._lose(together, str(error))
+    def _fail(self, together: Sequence[Waiting], why: str) -> None:
+        self._tell_trouble(why)
+        with self._counting:
+            self.num_lost += len(together)
+            self._lost_of.update(waiting.record.product for waiting in together)
+            self._bytes_waiting -= sum(waiting.num_bytes for waiting in together)
         for waiting in together:
-            self._bytes_waiting -= waiting.num_bytes
-            if not waiting.done.done():
-                waiting.done.set_exception(StoreUnusable(self.path, str(error)))
+            with suppress(InvalidStateError):  # nobody waits for it any more
+                waiting.done.set_exception(StoreUnusable(self.path, why))
 
-    def _lose(self, lost: Sequence[Waiting], why: str) -> None:
+    def _tell_trouble(self, why: str) -> None:
         if self.trouble is None:
             log.error("records are lost", path=str(self.path), why=why)
         self.trouble = f"inspections are not recorded: {why}"
-        self.num_lost += len(lost)
-        for waiting in lost:
-            product = waiting.record.product
-            self._lost_of[product] = self._lost_of.get(product, 0) + 1
-
-
-def members(record: Record) -> dict[str, object]:
-    """The answer of a record, with its numbers."""
-    answer: dict[str, object] = json.loads(record.answer)
-    return {"sequence": record.sequence, "product_sequence": record.product_sequence, "at": record.at, **answer}

@@ -15,7 +15,8 @@ from typing import Protocol, Self
 
 import structlog
 
-from app.records.journal import Journal, Record
+from app.records.journal import Journal
+from app.records.records import Record, Standing
 
 log = structlog.stdlib.get_logger("goodpart.sinks")
 
@@ -26,7 +27,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 LOOK_EVERY_S = 5.0
 
 
-class SinkTrouble(Exception):  # as all our errors
+class SinkTrouble(Exception):
     """A sink that did not take a message; it may later. ``retry_after_s``: when it wants to be asked again."""
 
     def __init__(self, why: str, *, retry_after_s: float | None = None) -> None:
@@ -153,13 +154,13 @@ class Outbox:
         self._written.clear()
         standing = await asyncio.to_thread(self.journal.standing, self.sink.name)
         records = await asyncio.to_thread(self.journal.after, standing.delivered, most=MOST_TOGETHER)
-        self.num_owed = await asyncio.to_thread(self.journal.num_owed, self.sink.name)
+        self.num_owed = standing.owed
         if not records:
             self._note(None)
             await self._wait(connection)
             return False
         await asyncio.to_thread(self.journal.attempt, self.sink.name, records[-1].sequence)
-        await self._send(connection, records, attempted=standing.attempted)
+        await self._send(connection, records, standing)
         self._note(None)
         return True
 
@@ -175,13 +176,13 @@ class Outbox:
                 task.cancel()
             await asyncio.gather(written, lost, return_exceptions=True)
 
-    async def _send(self, connection: Connection, records: Sequence[Record], *, attempted: int) -> None:
+    async def _send(self, connection: Connection, records: Sequence[Record], standing: Standing) -> None:
         """Send records in order, and note how far it came, whatever ends it."""
         last: int | None = None
-        source = Source(self.instance, await asyncio.to_thread(lambda: self.journal.identity))
+        source = Source(self.instance, standing.journal)
         try:
             for record in records:
-                message = Message.of(record, source=source, is_repeated=record.sequence <= attempted)
+                message = Message.of(record, source=source, is_repeated=record.sequence <= standing.attempted)
                 try:
                     async with asyncio.timeout(self.sink.timeout_s):
                         await connection.send(message)

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from app.records import journal as module
-from app.records.journal import Bounds, Journal, Picture, Record, Replay, Search
+from app.records.journal import Journal
+from app.records.records import Bounds, Picture, Record, Replay, Search
 from app.store.errors import StoreUnusable
 
 
@@ -124,6 +125,22 @@ def test_what_is_lost_leaves_a_gap_in_its_products_numbers(opened, tmp_path, mon
     numbers = [(one.product, one.product_sequence) for one in reversed(journal.found(Search(), most=10))]
     assert numbers == [("disc", 1), ("cup", 1), ("disc", 3), ("cup", 2)]
     assert journal.num_lost == 1
+
+
+def test_what_was_lost_of_one_product_is_remembered_while_others_are_recorded(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BUSY_S", 0.05)
+    journal = opened()
+    added(journal, record(1))
+    with sqlite3.connect(tmp_path / module.FILE) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for number in (3, 5):
+            with pytest.raises(StoreUnusable):
+                added(journal, record(number))
+        other.rollback()
+    added(journal, record(2))  # of the other product
+    added(journal, record(7))
+    (last,) = journal.found(Search(product="disc"), most=1)
+    assert (last.inspection_id, last.product_sequence) == ("i7", 4)
 
 
 def test_two_services_do_not_share_a_journal(opened, tmp_path):
