@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from app import health
 from app.access import new_key
-from app.api.answers import InspectionAnswer
+from app.api.answers import told_of_file
 from app.connections import ConnectionLimits, LimitedProtocol
 from app.doctor import examine, lines
 from app.draining import DrainingServer
@@ -99,7 +99,7 @@ def commands() -> None:
 @click.option("--tls-key", type=click.Path(path_type=Path), help="The certificate's private key, PEM.")
 def serve(**options: Any) -> None:  # noqa: ANN401  # click hands over one argument an option
     """Judge images over HTTP; every other setting is a GOODPART_* variable."""
-    settings = read_settings(**given(**options))
+    settings = read_settings(**options)
     app = create_app(settings)
     config = server_config(settings, app)
     ports = [settings.port, *([settings.health_port] if settings.health_port else [])]
@@ -199,7 +199,7 @@ def inspect(  # click hands over one argument an option
     heatmap_dir: Path | None,
 ) -> None:
     """Judge image files without a server, as the server would."""
-    settings = read_settings(**given(store=store))
+    settings = read_settings(store=store)
     if heatmap_dir is not None:
         refuse_twins(images)
     loaded = loaded_version(settings, product, name)
@@ -237,7 +237,7 @@ def watch_command(  # click hands over one argument an option
     *, folder: Path, store: str | None, product: str, results: Path | None, once: bool, give_up_s: float
 ) -> None:
     """Judge the images that a line writes into FOLDER, and write results beside them: JSON each, and results.csv."""
-    settings = read_settings(**given(store=store))
+    settings = read_settings(store=store)
     watcher = Watcher(
         folder,
         results or folder,
@@ -257,15 +257,10 @@ def watch_command(  # click hands over one argument an option
 @click.option("--port", type=int, help="Port the service would listen on.")
 def doctor(*, store: str | None, host: str | None, port: int | None) -> None:
     """Say what this installation is made of, what is wrong with it, and how to mend that."""
-    findings = examine(read_settings(**given(store=store, host=host, port=port)))
+    findings = examine(read_settings(store=store, host=host, port=port))
     for line in lines(findings):
         click.echo(line)
     sys.exit(1 if any(finding.trouble for finding in findings) else 0)
-
-
-def given(**options: object) -> dict[str, Any]:
-    """The options that were given."""
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def loaded_version(settings: Settings, product: str, name: str | None) -> Version:
@@ -300,9 +295,7 @@ def read(path: Path) -> bytes:
 
 def show_json(path: Path, inspection: Inspection) -> None:
     """The service's answer, with the file's name as the part id."""
-    answer = InspectionAnswer.of(inspection, inspection_id="", request_id="", part_id=path.name)
-    members = answer.model_dump(mode="json", exclude={"inspection_id", "request_id", "heatmap"})
-    click.echo(json.dumps(members))
+    click.echo(json.dumps(told_of_file(inspection, path.name)))
 
 
 class Table:

@@ -15,9 +15,9 @@ from app.engine.sessions import available_cpus, chosen_device
 from app.settings import Settings
 from app.store import places
 from app.store.errors import StoreError
-from app.store.objects import PROTOCOL
+from app.store.objects import ObjectPath
 from app.stores import Stored, stored_by
-from model.bundle import BadName, BundleError, GoodpartError
+from model.bundle import BadName, BundleError
 
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
@@ -83,12 +83,13 @@ def devices(settings: Settings) -> Iterator[Finding]:
 
 def store_findings(settings: Settings) -> Iterator[Finding]:
     """Whether store and state can be used."""
-    state = settings.state or f"{settings.store}/state"
-    for what, location in (("store", settings.store), ("state", state)):
-        if str(location).startswith(PROTOCOL):
-            yield bucket_finding(what, settings)
-        else:
-            yield folder_finding(what, Path(location))
+    try:
+        stored = stored_by(settings)
+    except StoreError as error:
+        yield Finding("store", str(settings.store), str(error))
+        return
+    for what, place in (("store", stored.store.root), ("state", stored.state.root)):
+        yield folder_finding(what, place) if isinstance(place, Path) else bucket_finding(what, place)
 
 
 def folder_finding(what: str, folder: Path) -> Finding:
@@ -102,14 +103,12 @@ def folder_finding(what: str, folder: Path) -> Finding:
     return Finding(what, f"{name}, {may_write}")
 
 
-def bucket_finding(what: str, settings: Settings) -> Finding:
+def bucket_finding(what: str, place: ObjectPath) -> Finding:
     """Whether object storage answers."""
     try:
-        stored = stored_by(settings)
-        place = stored.store.root if what == "store" else stored.state.root
         is_there = places.is_folder(place)
-    except GoodpartError as error:
-        return Finding(what, str(settings.store), f"{error}; address and keys are AWS_* variables")
+    except StoreError as error:
+        return Finding(what, str(place), f"{error}; address and keys are AWS_* variables")
     return Finding(what, str(place), None if is_there else "nothing is there; `goodpart train --store` makes one")
 
 

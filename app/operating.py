@@ -18,7 +18,7 @@ STORE = click.option("--store", help="Folder, or s3://bucket/prefix, of products
 
 def pruner(store: str | None) -> Pruner:
     """For store and state by the settings, overlaid by the option."""
-    stored = stored_by(read_settings(**({} if store is None else {"store": store})))
+    stored = stored_by(read_settings(store=store))
     return Pruner(stored.store, stored.state, datetime.now(UTC))
 
 
@@ -34,7 +34,7 @@ def feedback_command(  # noqa: PLR0913  # click hands over one argument an optio
     *, store: str | None, product: str, part: Path, label: Label, part_id: str, by: str, why: str
 ) -> None:
     """Say what a part is: ok teaches the next training, ng is what its version must catch."""
-    settings = read_settings(**({} if store is None else {"store": store}))
+    settings = read_settings(store=store)
     confirmation = Confirmation(at=datetime.now(UTC), by=by, why=why, label=label, part_id=part_id)
     stored = stored_by(settings)
     try:

@@ -18,8 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from app.api.answers import InspectionAnswer
+from app.api.answers import told_of_file
 from app.engine.catalogue import Catalogue
+from app.engine.decode import SUFFIXES
 from app.engine.errors import ImageError
 from app.engine.guard import Guard
 from app.engine.inspector import judge
@@ -28,7 +29,6 @@ from app.store.files import replace_file, reporting_trouble
 from app.tables import safe
 from model.bundle import GoodpartError, sha256_hex
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 TABLE = "results.csv"
 COLUMNS = ("file", "at", "verdict", "score", "threshold", "p_value", "version", "sha256", "error")
 LOOK_EVERY_S = 0.2
@@ -190,8 +190,7 @@ class Watcher:
         """The answer to an image. Raises ImageError, StoreError, ModelError."""
         version = self.catalogue.serving(self.product)
         inspection = judge(data, version, max_pixels=self.max_pixels, guard=self.guard)
-        answer = InspectionAnswer.of(inspection, inspection_id="", request_id="", part_id=path.name)
-        return answer.model_dump(mode="json", exclude={"inspection_id", "request_id", "heatmap"})
+        return told_of_file(inspection, path.name)
 
     def _write(self, name: str, result: dict[str, Any]) -> None:
         """The row first: a kill in between leaves a file that is judged again, and whose row is there already."""

@@ -13,7 +13,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import httpx2
+from posting import Load
+
+from training.demo import free_port
 
 ROOT = Path(__file__).parents[1]
 BASE = "localhost/goodpart-stand-in"
@@ -158,30 +159,6 @@ def container_of(stage: str) -> Iterator[Container]:
 
 
 @dataclass
-class Load:
-    """One client that posts a part, reads the answer, and posts the next."""
-
-    port: int
-    image: bytes
-    ends: threading.Event = field(default_factory=threading.Event)
-    versions: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-
-    def run(self) -> None:
-        """Until told to end."""
-        with httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, trust_env=False) as client:
-            while not self.ends.is_set():
-                try:
-                    url = f"/v1/products/{PRODUCT}/inspect"
-                    answer = client.post(url, content=self.image, headers={"content-type": "image/png"})
-                    answer.raise_for_status()
-                    self.versions.append(answer.json()["version"])
-                except Exception as error:  # noqa: BLE001  # whatever it is, it is a request that failed
-                    self.failed.append(f"{type(error).__name__}: {error}")
-                time.sleep(0.02)
-
-
-@dataclass
 class Trial:
     """Both images over folders that they share, as volumes of an engine would be; ``figures``: what was found."""
 
@@ -202,8 +179,9 @@ class Trial:
         run(*self.training.command(draw, volumes={"/work": (self.work / "data", True)}))
         first = timed(self.figures, "train_s", self.train, 0)
         image = next((self.work / "data/flange/test/good").iterdir()).read_bytes()
-        load = Load(free_port(), image)
-        variables = {"GOODPART_PORT": str(load.port), "GOODPART_AUTH": "off", "GOODPART_STATE": "/state"}
+        port = free_port()
+        load = Load(f"127.0.0.1:{port}", PRODUCT, image)
+        variables = {"GOODPART_PORT": str(port), "GOODPART_AUTH": "off", "GOODPART_STATE": "/state"}
         volumes = {"/store": (self.work / "store", False)} | {
             f"/{name}": (self.work / name, True) for name in ("state", "local")
         }
@@ -237,15 +215,14 @@ class Trial:
 
     def take_up(self, load: Load, first: str) -> None:
         """Publish a second version while a client asks."""
-        client = threading.Thread(target=load.run, daemon=True)
-        client.start()
+        client = load.start()
         second = self.train(1)
-        wait(lambda: load.versions and load.versions[-1] == second)
+        wait(lambda: load.answers and load.answers[-1].version == second)
         load.ends.set()
         client.join()
         self.figures |= {
             "version_taken_up": first in load.versions and first != second,
-            "requests": len(load.versions) + len(load.failed),
+            "requests": load.num_requests,
             "failed": len(load.failed),
         }
 
@@ -378,14 +355,6 @@ def wait(condition: object) -> None:
         if time.monotonic() > ends:
             raise SystemExit("it did not come to pass")
         time.sleep(0.2)
-
-
-def free_port() -> int:
-    """A port that nobody uses."""
-    import socket  # noqa: PLC0415
-
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -11,50 +11,18 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-import httpx2
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import storage as s3
 from drawing import encoded, good_part, write_mvtec
+from posting import Load
 from serving import GOODPART, Service, until
 
 PRODUCT = "disc"
-URL = f"/v1/products/{PRODUCT}/inspect"
 SMALL = ("height=64", "width=64", "num_recall_items=300", "false_alarm_rate=0.1")
-PAUSE_S = 0.02
-
-
-@dataclass
-class Load:
-    """One client that posts a part, reads the answer, and posts the next."""
-
-    service: Service
-    image: bytes
-    ends: threading.Event
-    answers: list[tuple[float, str, float]] = field(default_factory=list)  # when, by which version, and the score
-    failed: list[str] = field(default_factory=list)
-
-    def run(self) -> None:
-        """Until told to end."""
-        with httpx2.Client(base_url=f"http://{self.service.address}", timeout=30) as client:
-            while not self.ends.is_set():
-                try:
-                    answer = client.post(URL, content=self.image, headers={"content-type": "image/png"})
-                    answer.raise_for_status()
-                    told = answer.json()
-                    self.answers.append((time.monotonic(), told["version"], told["score"]))
-                except Exception as error:  # noqa: BLE001  # whatever it is, it is a request that failed
-                    self.failed.append(f"{type(error).__name__}: {error}")
-                time.sleep(PAUSE_S)
-
-    def has_served(self, version: str) -> bool:
-        """Whether an answer came from this version."""
-        return any(name == version for _, name, _ in self.answers)
 
 
 def main() -> None:
@@ -84,10 +52,8 @@ def measured(storage: s3.Storage, work: Path, *, num_versions: int, away_s: floa
     versions = [trained(url, data, work, seed=0)]
     ends = threading.Event()
     with Service(url, local=work / "one") as one, Service(url, local=work / "two") as two:
-        loads = [Load(service, encoded(good_part(7)), ends) for service in (one, two)]
-        threads = [threading.Thread(target=load.run, daemon=True) for load in loads]
-        for thread in threads:
-            thread.start()
+        loads = [Load(service.address, PRODUCT, encoded(good_part(7)), ends) for service in (one, two)]
+        threads = [load.start() for load in loads]
         delays = [taken_up(loads, versions[0])]
         for seed in range(1, num_versions):
             versions.append(trained(url, data, work, seed=seed))
@@ -96,17 +62,17 @@ def measured(storage: s3.Storage, work: Path, *, num_versions: int, away_s: floa
         began = time.monotonic()
         with storage.in_trouble(off=True):
             time.sleep(away_s)
-        during = [sum(began <= when <= began + away_s for when, *_ in load.answers) for load in loads]
-        until(lambda: all(not one.service.client.get("/readyz").json()["reasons"] for one in loads))
+        during = [sum(began <= one.at <= began + away_s for one in load.answers) for load in loads]
+        until(lambda: all(not service.client.get("/readyz").json()["reasons"] for service in (one, two)))
         ends.set()
         for thread in threads:
             thread.join()
-    names = [{name for _, name, _ in load.answers} for load in loads]
-    scores = {(name, score) for load in loads for _, name, score in load.answers}
+    names = [load.versions for load in loads]
+    scores = {(one.version, one.score) for load in loads for one in load.answers}
     return {
         "versions": len(set(versions)),
         "taken_up": [len(seen & set(versions)) for seen in names],
-        "requests": sum(len(load.answers) + len(load.failed) for load in loads),
+        "requests": sum(load.num_requests for load in loads),
         "failed": sum(len(load.failed) for load in loads),
         "failures": [*{failure for load in loads for failure in load.failed}][:5],
         # A version that nobody published, or one that gave the same part two scores.
@@ -133,7 +99,7 @@ def trained(url: str, data: Path, work: Path, *, seed: int) -> str:
 def taken_up(loads: list[Load], version: str) -> float:
     """Seconds until every client has had an answer from a version."""
     began = time.monotonic()
-    until(lambda: all(load.has_served(version) for load in loads))
+    until(lambda: all(version in load.versions for load in loads))
     return round(time.monotonic() - began, 2)
 
 

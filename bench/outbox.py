@@ -7,7 +7,6 @@ And what sinks cost: the latency of judging with them and without, request by re
 import argparse
 import itertools
 import json
-import socket
 import sys
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from receivers import MOSQUITTO, Broker
 from serving import Service, until
 
 from app.store.files import replace_file
+from training.demo import free_port
 
 URL = "/v1/products/{}/inspect"
 PNG = {"content-type": "image/png"}
@@ -149,12 +149,6 @@ def counted(taken: list[dict[str, object]], number: int) -> dict[str, object]:
         "duplicates": len(taken) - len(firsts),
         "unmarked": num_unmarked,
     }
-
-
-def free_port() -> int:
-    """A port that nobody uses."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -5,27 +5,22 @@ Writes ``{files, results, rows, half, seconds}``: half is how many results are n
 
 import argparse
 import json
-import os
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from drawing import defective_part, encoded, good_part
 from serving import GOODPART, until
+from writers import images, started
 
 from app.store.files import replace_file
 from model.bundle import sha256_hex
 
-NUM_WRITERS = 4
 # So often a writer pauses in the middle of a file for longer than a file has to settle.
-PAUSE_SHARE, PAUSE_S = 0.02, 0.8
+PAUSE_SHARE = 0.02
 
 
 def main() -> None:
@@ -48,14 +43,11 @@ def main() -> None:
 
 def measured(folder: Path, store: Path, product: str, *, number: int) -> dict[str, object]:
     """All of it."""
-    images = {f"{n:05}.png": encoded(defective_part(n) if n % 3 == 0 else good_part(n)) for n in range(number)}
+    files = images(number)
     command = [GOODPART, "watch", folder, "--store", store, "--product", product]
     began = time.monotonic()
     watcher = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    shares = [list(images.items())[start::NUM_WRITERS] for start in range(NUM_WRITERS)]
-    writers = [threading.Thread(target=write, args=(folder, share, seed)) for seed, share in enumerate(shares)]
-    for writer in writers:
-        writer.start()
+    writers = started(folder, files, pause_share=PAUSE_SHARE)
     until(lambda: len(list(folder.glob("*.json"))) > number // 3, within_s=300)
     watcher.kill()
     watcher.wait()
@@ -67,7 +59,7 @@ def measured(folder: Path, store: Path, product: str, *, number: int) -> dict[st
     watcher.terminate()
     watcher.wait()
     found = {path.name.removesuffix(".json"): json.loads(path.read_text()) for path in folder.glob("*.json")}
-    half = [name for name, one in found.items() if one["sha256"] != sha256_hex(images[name]) or "error" in one]
+    half = [name for name, one in found.items() if one["sha256"] != sha256_hex(files[name]) or "error" in one]
     rows = (folder / "results.csv").read_text().splitlines()
     return {
         "files": number,
@@ -77,19 +69,6 @@ def measured(folder: Path, store: Path, product: str, *, number: int) -> dict[st
         "kills": 1,
         "seconds": seconds,
     }
-
-
-def write(folder: Path, images: list[tuple[str, bytes]], seed: int) -> None:
-    """Each file in three pieces, now and then with a long pause between them."""
-    generator = np.random.default_rng(seed)
-    for name, data in images:
-        with (folder / name).open("wb") as file:
-            cuts = sorted([int(generator.integers(1, 60)), int(generator.integers(60, len(data)))])
-            for start, stop in zip([0, *cuts], [*cuts, len(data)], strict=True):
-                file.write(data[start:stop])
-                file.flush()
-                time.sleep(PAUSE_S if generator.random() < PAUSE_SHARE else 0.002)
-        os.utime(folder / name)
 
 
 if __name__ == "__main__":

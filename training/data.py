@@ -9,12 +9,11 @@ from typing import Literal
 
 from PIL import Image as Pillow
 
-from app.engine.decode import Image, decode, opened
+from app.engine.decode import SUFFIXES, Image, decode, opened
 from app.engine.errors import ImageError
 from model.bundle import InputRecord
 from training.errors import BadImage, MisplacedImages, NoImages, OddSizes, TooFewImages
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 # Pictures of where to look, beside the data; see training.interest.
 INSPECT_FILE, IGNORE_FILE = "region.png", "ignore.png"
 GREY_MODES = {"1", "L", "LA", "I;16", "I;16B", "I;16L"}

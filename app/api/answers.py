@@ -169,6 +169,12 @@ class InspectionAnswer(Answer):
         )
 
 
+def told_of_file(inspection: Inspection, name: str) -> dict[str, object]:
+    """What a command says of a file: the answer without what only a request has, and without its picture."""
+    answer = InspectionAnswer.of(inspection, inspection_id="", request_id="", part_id=name)
+    return answer.model_dump(mode="json", exclude={"inspection_id", "request_id", "heatmap"})
+
+
 def regions_of(inspection: Inspection) -> tuple[RegionAnswer, ...]:
     """The regions, each with its explanation where there is one."""
     regions = tuple(RegionAnswer.model_validate(region) for region in inspection.regions)

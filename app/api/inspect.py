@@ -142,8 +142,9 @@ def single(routes: APIRouter, desk: Desk, settings: Settings) -> None:
             note(inspection, part_id=asked.part_id)
             headers["Server-Timing"] = server_timing(inspection.timings)
             answer = ids_of(request, asked).named(inspection)
-            await desk.recording.told(answer, data, named)
-            return answer.model_dump_json()
+            whole = answer.model_dump_json()
+            await desk.recording.told(answer, data, named, whole=whole)
+            return whole
 
         with judging.inspector.admitted():
             data = await bodies.read_image(request, limit_bytes=settings.max_upload_bytes)

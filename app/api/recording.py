@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from app.api.answers import InspectionAnswer
 from app.api.problems import KeyReused
-from app.records.journal import Journal, Keep, Picture, Record, Replay
+from app.records.journal import Journal
 from app.records.live import Live
+from app.records.records import Keep, Picture, Record, Replay
 from app.store.errors import StoreUnusable
 
 # Answers with a key that are at hand without the disk; a client that asks again does so soon.
@@ -52,10 +53,17 @@ class Recording:
     keeps: Keep = "none"
     waits: bool = False
 
-    async def told(self, answer: InspectionAnswer, data: bytes, request: Request | None = None) -> None:
-        """Record an answer, and show it. What the disk does not take costs the record, never the answer."""
-        if self.live.is_watched:
-            self.live.tell(shown(answer))
+    async def told(
+        self, answer: InspectionAnswer, data: bytes, request: Request | None = None, *, whole: str = ""
+    ) -> None:
+        """Record an answer, and show it. What the disk does not take costs the record, never the answer.
+
+        ``whole``: the answer as it goes to a client that may ask for it again.
+        """
+        if self.journal is None and not self.live.is_watched:
+            return
+        text = answer.model_dump_json(exclude={"heatmap"})  # which the image gives again
+        self.live.tell(text)
         if self.journal is None:
             return
         record = Record(
@@ -66,10 +74,10 @@ class Recording:
             part_id=answer.part_id,
             verdict=answer.verdict,
             score=answer.score,
-            answer=shown(answer),
+            answer=text,
             idempotency_key=request.key if request else None,
         )
-        replay = Replay(request.asked, answer.model_dump_json()) if request else None
+        replay = Replay(request.asked, whole) if request else None
         is_kept = self.keeps in ("all", answer.verdict)
         written = self.journal.add(record, Picture(media_type_of(data), data) if is_kept else None, replay)
         if self.waits or request is not None:
@@ -143,11 +151,6 @@ class Replays:
         if replay.asked != request.asked:
             raise KeyReused
         return replay.answer
-
-
-def shown(answer: InspectionAnswer) -> str:
-    """An answer without its heat-map, which the image gives again."""
-    return answer.model_dump_json(exclude={"heatmap"})
 
 
 def media_type_of(data: bytes) -> str:

@@ -22,6 +22,8 @@ from app.engine.errors import (
 from model.bundle import InputRecord
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+# What files of these formats are called.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 # Pillow itself refuses more than this, whatever a setting says.
 MOST_PIXELS = 178_956_970
 # How files of these formats end. Pillow takes images without their end, but what lacks it may lack more.

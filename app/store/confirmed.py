@@ -64,9 +64,7 @@ class Feedback:
         """
         sha256 = sha256_hex(data)
         path = self._history_path(product, sha256)
-        tag = places.tag(path)
-        with places.only_fresh(path):
-            before = self.confirmed(product, sha256)
+        before, tag = places.tagged(path, lambda: self.confirmed(product, sha256))
         history = (*before.history, confirmation) if before else (confirmation,)
         now = Confirmed(sha256=sha256, suffix=before.suffix if before else suffix, history=history)
         change = {"from": before.label if before else None, "to": confirmation.label, "sha256": sha256}

@@ -6,10 +6,10 @@ What ``pathlib`` does not do for both is here, by functions; each raises StoreUn
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 from uuid import uuid4
 
 from pydantic import Field, StringConstraints
@@ -20,6 +20,7 @@ from app.store.files import INCOMING, locked_folder, reporting_trouble
 from app.store.objects import NOTHING, PROTOCOL, ObjectPath, opened_bucket
 from model.bundle import sha256_hex
 
+Something = TypeVar("Something")
 Place = Path | ObjectPath
 ObjectUrl = Annotated[str, StringConstraints(pattern=rf"^{PROTOCOL}[^/]")]
 # As people name a place: a folder, or the address of a bucket.
@@ -179,11 +180,7 @@ def swap(place: Place, data: bytes, *, instead_of: str) -> bool:
             except FileExistsError:
                 return False
             return True
-    with locked_folder(place.parent):
-        if tag(place) != instead_of:
-            return False
-        replace(place, data)
-        return True
+    return _if_still(place, instead_of, lambda: replace(place, data))
 
 
 def discard(place: Place, *, instead_of: str) -> bool:
@@ -191,16 +188,23 @@ def discard(place: Place, *, instead_of: str) -> bool:
 
     On object storage the tag is looked at right before, since not every storage deletes under a condition.
     """
-    if isinstance(place, ObjectPath):
+    return _if_still(place, instead_of, lambda: remove(place))
+
+
+def _if_still(place: Place, instead_of: str, act: Callable[[], None]) -> bool:
+    """Act on a file if it has the content of this tag, on disk while nobody else may; whether it had."""
+    with locked_folder(place.parent) if isinstance(place, Path) else nullcontext():
         if tag(place) != instead_of:
             return False
-        remove(place)
+        act()
         return True
-    with locked_folder(place.parent):
-        if tag(place) != instead_of:
-            return False
-        remove(place)
-        return True
+
+
+def tagged(place: Place, read_it: Callable[[], Something]) -> tuple[Something, str]:
+    """What is read of a place, by the storage itself, and the tag by which it may then be replaced."""
+    found = tag(place)
+    with only_fresh(place):
+        return read_it(), found
 
 
 def touch(place: Place) -> None:

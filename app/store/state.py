@@ -145,9 +145,7 @@ class State:
         ``after``: what must have been activated last. Raises StoreUnusable, ChangedMeanwhile.
         """
         path = self.current_path(product)
-        tag = places.tag(path)
-        with places.only_fresh(path):
-            before = self.current(product)
+        before, tag = places.tagged(path, lambda: self.current(product))
         if not isinstance(after, Whatever) and before != after:
             raise ChangedMeanwhile(product)
         previous = before.previous if before and before.version == version else before and before.version
@@ -159,18 +157,14 @@ class State:
     def override(self, product: str, override: Override) -> None:
         """Let another threshold hold. Raises StoreUnusable, ChangedMeanwhile."""
         path = self.override_path(product)
-        tag = places.tag(path)
-        with places.only_fresh(path):
-            before = read_decision(path, Override)
+        before, tag = places.tagged(path, lambda: read_decision(path, Override))
         change = {"from": in_short(before), "to": in_short(override)}
         self._decide(product, "threshold", override, change, swapping(path, override, instead_of=tag))
 
     def lift_override(self, product: str, decided: Decided) -> None:
         """Let the version's own threshold hold again."""
         path = self.override_path(product)
-        tag = places.tag(path)
-        with places.only_fresh(path):
-            before = read_decision(path, Override)
+        before, tag = places.tagged(path, lambda: read_decision(path, Override))
         change = {"from": in_short(before), "to": None}
         self._decide(product, "threshold", decided, change, partial(places.discard, path, instead_of=tag))
 

@@ -4,13 +4,11 @@ import csv
 import json
 import os
 import subprocess
-import threading
 import time
 
-import numpy as np
 import pytest
-from drawing import defective_part, encoded, good_part
 from serving import GOODPART, until
+from writers import images, started
 
 NUM_FILES = 120
 
@@ -54,33 +52,11 @@ def test_each_image_gets_its_result_beside_it(store_folder, folder, good_bytes, 
     assert watch(store_folder, folder, "--once").stderr.splitlines()[-1] == "0 done"
 
 
-def written_slowly(folder, images, seed):
-    """Each file in pieces, with pauses some of which are longer than a file has to settle."""
-    generator = np.random.default_rng(seed)
-    for name, data in images:
-        with (folder / name).open("wb") as file:
-            cuts = sorted([int(generator.integers(1, 60)), int(generator.integers(60, len(data)))])
-            for start, stop in zip([0, *cuts], [*cuts, len(data)], strict=True):
-                file.write(data[start:stop])
-                file.flush()
-                if generator.random() < 0.05:
-                    time.sleep(0.8)  # the moment is what is varied
-        os.utime(folder / name)
-
-
 def test_files_that_are_written_slowly_and_at_once_each_give_one_result_of_the_whole(store_folder, folder):
-    images = {}
-    for number in range(NUM_FILES):
-        part = defective_part(number) if number % 3 == 0 else good_part(number)
-        images[f"{number:04}.png"] = encoded(part)
+    files = images(NUM_FILES)
     watcher = watch(store_folder, folder, wait=False)
     try:
-        shares = [list(images.items())[start::4] for start in range(4)]
-        writers = [
-            threading.Thread(target=written_slowly, args=(folder, share, seed)) for seed, share in enumerate(shares)
-        ]
-        for writer in writers:
-            writer.start()
+        writers = started(folder, files, pause_share=0.05)
         until(lambda: len(list(folder.glob("*.json"))) > NUM_FILES // 4)
         watcher.kill()
         watcher.wait()
@@ -92,14 +68,14 @@ def test_files_that_are_written_slowly_and_at_once_each_give_one_result_of_the_w
         watcher.terminate()
         watcher.wait()
     found = results(folder)
-    assert set(found) == set(images)
+    assert set(found) == set(files)
     assert all("error" not in one for one in found.values())
     from model.bundle import sha256_hex
 
     assert {name: one["sha256"] for name, one in found.items()} == {
-        name: sha256_hex(data) for name, data in images.items()
+        name: sha256_hex(data) for name, data in files.items()
     }
-    assert sorted(row["file"] for row in rows(folder)) == sorted(images)
+    assert sorted(row["file"] for row in rows(folder)) == sorted(files)
 
 
 def test_a_file_that_is_written_anew_is_judged_anew(store_folder, folder, good_bytes, defective_bytes):

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -18,6 +17,7 @@ import yaml
 from serving import Service, until
 
 from app.settings import PREFIX, Settings
+from training.demo import free_port
 
 K8S = Path(__file__).parents[2] / "docker/k8s"
 OVERLAYS = ("cpu", "gpu", "line", "s3", "retrain")
@@ -91,10 +91,11 @@ def test_a_misspelt_field_would_be_found():
 @needs_kubectl
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_each_overlay_is_what_kubernetes_takes(overlay):
-    for one in rendered(overlay):
-        if one["kind"] not in CUSTOM:
-            for version in VERSIONS:
-                kubernetes_validate.validate(one, version, strict=True)
+    checked = [one for one in rendered(overlay) if one["kind"] not in CUSTOM]
+    assert checked
+    for one in checked:
+        for version in VERSIONS:
+            kubernetes_validate.validate(one, version, strict=True)
 
 
 @needs_kubectl
@@ -219,11 +220,6 @@ def seconds_to_leave(container):
 def test_the_grace_period_covers_hook_drain_and_what_is_in_hand(container):
     given = documents("deployment.yaml")[0]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert given >= sum(seconds_to_leave(container)) + 5
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

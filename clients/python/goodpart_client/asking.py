@@ -42,10 +42,13 @@ class Call:
         """Seconds until the answer is of no use any more."""
         return self.deadline_s - (time.monotonic() - self.began)
 
+    def _too_late(self) -> NoAnswerError:
+        return NoAnswerError(f"no answer within {self.deadline_s:g} s and {self.num_tries} tries: {self.trouble}")
+
     def request(self) -> dict[str, Any]:
         """The arguments of one try. Raises NoAnswerError where there is no time for one."""
         if self.left_s <= 0:
-            raise NoAnswerError(f"no answer within {self.deadline_s:g} s and {self.num_tries} tries: {self.trouble}")
+            raise self._too_late()
         self.num_tries += 1
         return {
             "url": f"/v1/products/{self.product}/inspect",
@@ -79,7 +82,7 @@ class Call:
         grown = min(FIRST_PAUSE_S * 2.0 ** (self.num_tries - 1), LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)  # noqa: S311
         pause: float = max(grown, float(asked) if asked.isdecimal() else 0.0)
         if pause >= self.left_s:
-            raise NoAnswerError(f"no answer within {self.deadline_s:g} s and {self.num_tries} tries: {self.trouble}")
+            raise self._too_late()
         return pause
 
 
