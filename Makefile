@@ -17,7 +17,7 @@ SOURCES := app model training tests bench requirements clients
 TRAINERS := tests/training tests/test_end_to_end.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check audit fix serve bench load quality demo demo-stop picture contrast lock sbom image-test
+.PHONY: help setup test check audit fix serve bench load quality demo demo-stop picture screenshots contrast lock sbom image-test
 
 help: ## Print these targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ demo-stop: ## End the service that the demonstration left running.
 picture: demo ## Make the picture and the answer of the README anew, from the demonstration.
 	cp demo/picture.png docs/picture.png
 	cp demo/defective.json docs/answer.json
+
+screenshots: demo ## Make the pictures of the console anew, from the demonstration; takes Debian's chromium.
+	$(BIN)/python bench/screenshots.py
 
 contrast: demo ## Tell how many of the sample product's defects the demonstration's version finds.
 	$(BIN)/python bench/by_contrast.py --data demo/data --store demo/store --product flange

@@ -11,7 +11,7 @@ import structlog
 from fastapi import FastAPI
 
 from app.access import Keyring, NoKeys, read_keys
-from app.api import feedback, health, inspect, inspections, open_inference, problems, products
+from app.api import console, feedback, health, inspect, inspections, open_inference, preview, problems, products
 from app.api.access import Gate
 from app.api.envelope import Envelope, Rules
 from app.api.recording import Recording, Replays
@@ -79,7 +79,9 @@ def create_app(settings: Settings) -> FastAPI:
         products.router(catalogue=catalogue, watch=watch, gate=gate),
         inspect.router(desk=desk, settings=settings, gate=gate, on_problem=metrics.refused),
         feedback.router(catalogue=catalogue, settings=settings, gate=gate),
-        inspections.router(journal=journal, live=live, leaving=leaving, gate=gate),
+        inspections.router(journal=journal, live=live, leaving=leaving, judging=judging, gate=gate),
+        preview.router(judging=judging, journal=journal, gate=gate),
+        console.router(),
         open_inference.health_routes(sources),
         open_inference.router(desk=desk, settings=settings, gate=gate),
     ):

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -70,15 +71,23 @@ def version_folder(store):
 @pytest.fixture
 def republished(store):
     """Makes another version of the product, alike but for its fingerprint and what is given."""
+    return partial(republish, store)
 
-    def make(*, mark="1", files=None, sign_key=None, **changes):
-        bundle = store.bundle(PRODUCT, store.versions(PRODUCT)[0])
-        files = {**bundle.files, **(files or {})}
-        changed = {"fingerprint": mark * 64, "files": file_records(files), **changes}
-        manifest = bundle.manifest.model_copy(update=changed).model_dump_json().encode()
-        return store.publish(PRODUCT, manifest=manifest, files=files, training={}, sign_key=sign_key)
 
-    return make
+def republish(store, *, mark="1", files=None, sign_key=None, **changes):
+    bundle = store.bundle(PRODUCT, store.versions(PRODUCT)[0])
+    files = {**bundle.files, **(files or {})}
+    changed = {"fingerprint": mark * 64, "files": file_records(files), **changes}
+    manifest = bundle.manifest.model_copy(update=changed).model_dump_json().encode()
+    return store.publish(PRODUCT, manifest=manifest, files=files, training={}, sign_key=sign_key)
+
+
+@pytest.fixture(scope="module")
+def two_versions(tmp_path_factory):
+    """A store with two versions of the product, shared by the tests of a file: they leave it as it was."""
+    folder = Path(shutil.copytree(FIXTURE, tmp_path_factory.mktemp("shared") / "store"))
+    republish(Store(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

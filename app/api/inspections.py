@@ -16,9 +16,11 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from app.api.access import Gate
 from app.api.problems import NoHistory, NoImage, UnknownInspection
 from app.draining import Leaving
+from app.engine.inspector import Wish
+from app.judging import Judging
 from app.records.journal import Journal
 from app.records.live import Live
-from app.records.records import Record, Search, Verdict, members
+from app.records.records import Picture, Record, Search, Verdict, members
 from app.tables import safe
 
 MOST_A_PAGE, ROWS_TOGETHER = 500, 1000
@@ -73,11 +75,19 @@ class InspectionsAnswer(BaseModel):
     next: int | None
 
 
-def router(*, journal: Journal | None, live: Live, leaving: Leaving, gate: Gate) -> APIRouter:
+def router(*, journal: Journal | None, live: Live, leaving: Leaving, judging: Judging, gate: Gate) -> APIRouter:
     """``/v1/inspections``; any key will do."""
     routes = APIRouter(
         prefix="/v1/inspections", tags=["inspections"], dependencies=[Depends(gate.asks("inspect", "operate"))]
     )
+    searching(routes, journal)
+    watching(routes, live, leaving)
+    telling(routes, journal, judging)
+    return routes
+
+
+def searching(routes: APIRouter, journal: Journal | None) -> None:
+    """Many records."""
 
     @routes.get("", response_model=InspectionsAnswer)
     async def inspections(asked: Annotated[Asked, Query()]) -> Response:
@@ -88,11 +98,19 @@ def router(*, journal: Journal | None, live: Live, leaving: Leaving, gate: Gate)
             return StreamingResponse(written(kept, search), media_type="text/csv", headers=named)
         return Response(await anyio.to_thread.run_sync(page, kept, search, asked.limit), media_type="application/json")
 
+
+def watching(routes: APIRouter, live: Live, leaving: Leaving) -> None:
+    """What is being judged now."""
+
     @routes.get("/live", response_class=StreamingResponse)
     async def watched() -> Response:
         """Each inspection as it is made (server-sent events); one that can't keep up misses some."""
         live.check_room()
         return StreamingResponse(events(live, leaving), media_type="text/event-stream")
+
+
+def telling(routes: APIRouter, journal: Journal | None, judging: Judging) -> None:
+    """One record, its image, and the heat-map that the image gives again."""
 
     @routes.get("/{inspection_id}")
     async def inspection(inspection_id: str) -> dict[str, Any]:
@@ -105,12 +123,30 @@ def router(*, journal: Journal | None, live: Live, leaving: Leaving, gate: Gate)
     @routes.get("/{inspection_id}/image", response_class=Response)
     async def image(inspection_id: str) -> Response:
         """The image as it came, where images are kept."""
-        picture = await anyio.to_thread.run_sync(existing(journal).picture, inspection_id)
-        if picture is None:
-            raise NoImage(inspection_id)
+        picture = await anyio.to_thread.run_sync(kept_picture, existing(journal), inspection_id)
         return Response(picture.data, media_type=picture.media_type)
 
-    return routes
+    @routes.get("/{inspection_id}/heatmap", response_class=Response)
+    async def heatmap(inspection_id: str) -> Response:
+        """The heat-map as a PNG: the kept image is looked at once more by its version, which counts nowhere."""
+        kept = existing(journal)
+        picture = await anyio.to_thread.run_sync(kept_picture, kept, inspection_id)
+        record = await anyio.to_thread.run_sync(kept.record, inspection_id)
+        if record is None:
+            raise UnknownInspection(inspection_id)
+        version = await judging.version(record.product, record.version)
+        again = await judging.inspector.inspect(picture.data, version, Wish(heatmap="png"))
+        if again.heatmap is None:
+            raise NoImage(inspection_id)
+        return Response(again.heatmap.data, media_type=again.heatmap.media_type)
+
+
+def kept_picture(journal: Journal, inspection_id: str) -> Picture:
+    """The image of a record. Raises NoImage, StoreUnusable."""
+    picture = journal.picture(inspection_id)
+    if picture is None:
+        raise NoImage(inspection_id)
+    return picture
 
 
 def existing(journal: Journal | None) -> Journal:

@@ -38,7 +38,7 @@ class Decision(BaseModel):
         return Decided(at=datetime.now(UTC), by=self.signed(key_name), why=self.why)
 
 
-class ThresholdDecision(Decision):
+class Threshold(BaseModel):
     """Another threshold: by the rate of false alarms that it should give, or by its value."""
 
     false_alarm_rate: Annotated[float | None, Field(gt=0, lt=1)] = None
@@ -49,6 +49,19 @@ class ThresholdDecision(Decision):
         if (self.false_alarm_rate is None) == (self.threshold is None):
             raise ValueError("say either false_alarm_rate or threshold")
         return self
+
+    def override(self, version: str, decided: Decided) -> Override:
+        """As the state keeps it: a rate for every version to come, a value for this version alone."""
+        return Override(
+            **decided.model_dump(),
+            false_alarm_rate=self.false_alarm_rate,
+            threshold=self.threshold,
+            version=None if self.threshold is None else version,
+        )
+
+
+class ThresholdDecision(Decision, Threshold):
+    """A threshold that shall hold."""
 
 
 class ShadowDecision(Decision):
@@ -178,12 +191,7 @@ def override_of(decision: ThresholdDecision, standing: Standing, key: str | None
     serving = standing.serving.name if standing.serving else standing.activated
     if serving is None:
         raise NothingActive(standing.product)
-    return Override(
-        **decision.decided(key).model_dump(),
-        false_alarm_rate=decision.false_alarm_rate,
-        threshold=decision.threshold,
-        version=None if decision.threshold is None else serving,
-    )
+    return decision.override(serving, decision.decided(key))
 
 
 def version_answer(catalogue: Catalogue, product: str, version: str, serving: str | None) -> VersionAnswer:

@@ -1,5 +1,6 @@
 """Records of inspections over HTTP: found, paged, exported, watched, and given again to who asks again."""
 
+import base64
 import csv
 import io
 import json
@@ -239,3 +240,19 @@ def test_a_locked_file_costs_records_and_no_verdict(client_over, store_folder, t
     judged(client, good_bytes)
     until(lambda: len(found(client)) == 1)
     assert client.get("/readyz").json()["reasons"] == []
+
+
+def test_a_kept_image_gives_its_heat_map_again_and_counts_nowhere(client_over, store_folder, defective_bytes):
+    client = client_over(store_folder, keep_images="all")
+    answer = client.post(URL, content=defective_bytes, headers=PNG).json()
+    until(lambda: found(client))
+    picture = client.get(f"/v1/inspections/{answer['inspection_id']}/heatmap")
+    assert (picture.status_code, picture.headers["content-type"]) == (200, "image/png")
+    assert base64.b64encode(picture.content).decode() == answer["heatmap"]["data"]
+    assert 'goodpart_inspections_total{product="disc",verdict="ng"} 1.0' in client.get("/metrics").text
+    assert len(found(client)) == 1
+
+
+def test_without_its_image_there_is_no_heat_map(client, ten):
+    answer = client.get(f"/v1/inspections/{ten[0]['inspection_id']}/heatmap")
+    assert (answer.status_code, answer.json()["type"]) == (404, "urn:goodpart:problem:no-image")

@@ -1,0 +1,279 @@
+"""The console as people use it: a real browser before a real service."""
+
+import base64
+import shutil
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from drawing import defective_part, encoded, good_part
+from playwright.sync_api import expect, sync_playwright
+from serving import Service, until
+
+from app.access import new_key
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium (Debian: chromium) is not here")
+SIZES = {"desktop": {"width": 1280, "height": 900}, "tablet": {"width": 820, "height": 1180}}
+DISC = "/v1/products/disc"
+PNG = {"content-type": "image/png"}
+# What of a page's text is no name, number or sign.
+MISSING = "undefined"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def service(two_versions):
+    with Service(two_versions, keep_images="all") as service:
+        yield service
+
+
+@pytest.fixture
+def opened(browser):
+    """Opens the console; at the end nothing must have come from elsewhere, and nothing must have gone wrong."""
+    pages = []
+
+    def make(service, size="desktop", view="", **options):
+        context = browser.new_context(viewport=SIZES[size], locale="en-GB", **options)
+        page = context.new_page()
+        page.asked, page.wrong = [], []
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.on("pageerror", lambda error: page.wrong.append(str(error)))
+        page.on("console", lambda message: message.type == "error" and page.wrong.append(message.text))
+        page.goto(f"http://{service.address}/{view}")
+        pages.append((page, service.address))
+        return page
+
+    yield make
+    for page, address in pages:
+        own = (f"http://{address}/", f"blob:http://{address}/", "data:")
+        assert [url for url in page.asked if not url.startswith(own)] == []
+        assert [text for text in page.wrong if "status of 4" not in text] == []
+        page.context.close()
+
+
+def choose(page, image, name="part.png"):
+    page.locator("#product option").wait_for(state="attached")
+    page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": image})
+
+
+def drop(page, image, name):
+    page.locator("#product option").wait_for(state="attached")
+    page.evaluate(
+        """([data, name]) => {
+            const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+            const dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File([bytes], name, { type: "image/png" }));
+            const stage = document.getElementById("stage");
+            for (const type of ["dragenter", "dragover", "drop"]) {
+                stage.dispatchEvent(new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true }));
+            }
+        }""",
+        [base64.b64encode(image).decode(), name],
+    )
+
+
+def say_yes(page, why="a test"):
+    page.fill("#asking-value", why)
+    page.click("#asking-yes")
+
+
+def size_of(locator):
+    return float(locator.evaluate("(element) => getComputedStyle(element).fontSize").removesuffix("px"))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_good_and_a_defective_part_are_dropped_and_judged(service, opened, good_bytes, defective_bytes, size):
+    page = opened(service, size)
+    drop(page, good_bytes, "a.png")
+    expect(page.locator("#verdict")).to_contain_text("GOOD")
+    expect(page.locator("#reasons")).to_contain_text("good parts look this odd, or odder.")
+    choose(page, defective_bytes, f"{size}.png")
+    expect(page.locator("#verdict")).to_contain_text("DEFECTIVE")
+    (told,) = service.client.get("/v1/inspections", params={"part_id": size}).json()["items"]
+    expect(page.locator("#verdict")).to_contain_text(f"Part {size} · Score {told['score']:,.2f}")
+    expect(page.locator("#reasons")).to_contain_text(f"of {told['promise']['num_calibration']} good parts")
+    assert page.locator("#stage rect").count() == len(told["regions"]) > 0
+    assert size_of(page.locator("#verdict .word")) >= 50
+    expect(page.locator("#strip button").first).to_contain_text(size)
+    page.locator("#strip button").nth(1).click()
+    expect(page.locator("#verdict")).to_contain_text("GOOD")
+    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow == 0
+
+
+def test_the_heat_map_fades_and_the_picture_is_zoomed_by_keys(service, opened, defective_bytes):
+    page = opened(service)
+    choose(page, defective_bytes)
+    page.locator("#heatmap").wait_for()
+    page.fill("#opacity", "80")
+    assert page.locator("#heatmap").evaluate("(map) => map.style.opacity") == "0.8"
+    page.focus("#stage")
+    for key in ("+", "+", "ArrowLeft"):
+        page.keyboard.press(key)
+    transform = "(layers) => layers.style.transform"
+    assert page.locator("#layers").evaluate(transform) == "translate(40px, 0px) scale(1.5625)"
+    page.keyboard.press("0")
+    assert page.locator("#layers").evaluate(transform) == "translate(0px, 0px) scale(1)"
+    page.locator(".regions button").first.click()
+    assert page.locator("#layers").evaluate(transform) != "translate(0px, 0px) scale(1)"
+
+
+def test_a_version_is_activated_and_taken_back(service, opened):
+    old, new = (one["version"] for one in service.client.get(f"{DISC}/versions").json()["versions"])
+    serving = service.client.get(DISC).json()["serving"]
+    other = new if serving == old else old
+    page = opened(service, view="#product-view")
+    page.locator(f'[data-activate="{other}"]').click()
+    say_yes(page, "a better one")
+    expect(page.locator("#standing")).to_contain_text(other)
+    assert service.client.get(DISC).json()["serving"] == other
+    page.click("#rollback")
+    page.keyboard.press("Escape")
+    assert service.client.get(DISC).json()["serving"] == other
+    page.click("#rollback")
+    say_yes(page)
+    expect(page.locator("#standing")).to_contain_text(serving)
+    expect(page.locator('tr[data-serving="true"]')).to_contain_text(serving)
+
+
+def test_a_candidate_judges_beside_until_its_trial_is_ended(service, opened):
+    page = opened(service, view="#product-view")
+    page.get_by_role("button", name="Try beside").and_(page.locator(":enabled")).click()
+    say_yes(page)
+    expect(page.locator("#standing")).to_contain_text("Candidate, judges 10% beside")
+    page.click("#end-shadow")
+    say_yes(page)
+    expect(page.locator("#standing")).not_to_contain_text("Candidate")
+
+
+def test_a_threshold_is_previewed_over_the_last_parts_and_then_holds(service, opened):
+    for number in range(12):
+        image = encoded((defective_part if number % 4 == 0 else good_part)(100 + number))
+        service.client.post(f"{DISC}/inspect", content=image, headers=PNG, params={"heatmap": "none"})
+    scores = [one["score"] for one in service.client.get("/v1/inspections", params={"limit": 12}).json()["items"]]
+    chosen = sorted(scores)[5] + 1e-6
+    page = opened(service, view="#product-view")
+    page.check('input[value="threshold"]')
+    page.fill("#value", repr(chosen))
+    page.fill("#parts", "10")
+    page.click("#preview")
+    num_ng = sum(score > chosen for score in scores[:10])
+    expect(page.locator("#previewed")).to_contain_text(f"of the last 10 parts, {num_ng} are defective")
+    expect(page.locator("#previewed .dot")).to_have_count(10)
+    assert service.client.get(DISC).json()["threshold_from"] == "calibration"
+    page.click("#apply")
+    say_yes(page)
+    expect(page.locator("#threshold-now")).to_contain_text("chosen by value")
+    assert service.client.get(DISC).json()["threshold"] == pytest.approx(chosen)
+    page.click("#lift")
+    say_yes(page)
+    expect(page.locator("#threshold-now")).to_contain_text("the version's own")
+
+
+def test_a_part_is_confirmed(service, two_versions, opened, defective_bytes):
+    page = opened(service)
+    choose(page, defective_bytes)
+    page.click("#confirm-ng")
+    expect(page.locator(".confirm")).to_contain_text("Kept as defective")
+    (kept,) = (two_versions / "state" / "disc" / "confirmed" / "ng").glob("*.png")
+    assert kept.read_bytes() == defective_bytes
+
+
+def test_the_page_follows_the_line(service, opened, good_bytes, defective_bytes):
+    page = opened(service)
+    page.click("#follow")
+    # The page's own connection is there once a part comes through it.
+    until(lambda: post(service, good_bytes, "first") and "Part first" in page.locator("#verdict").inner_text())
+    post(service, defective_bytes, "second")
+    expect(page.locator("#verdict")).to_contain_text("Part second")
+    expect(page.locator("#verdict")).to_contain_text("DEFECTIVE")
+    expect(page.locator("#part")).to_be_visible()
+    expect(page.locator("#heatmap")).to_be_visible()
+
+
+def post(service, image, part_id):
+    return service.client.post(f"{DISC}/inspect", content=image, headers=PNG, params={"part_id": part_id}).is_success
+
+
+def test_everything_is_said_in_chinese_too(service, opened, good_bytes):
+    page = opened(service)
+    choose(page, good_bytes)
+    page.click("#language")
+    expect(page.locator("#verdict")).to_contain_text("合格")
+    assert page.locator("html").get_attribute("lang") == "zh-Hans"
+    english, chinese, blanks = page.evaluate(
+        """async () => {
+            const { WORDS } = await import("/console/words.js");
+            const blanks = (text) => (text.match(/\\{\\w+\\}/g) ?? []).sort().join();
+            return [WORDS.en, WORDS.zh].map(Object.keys).concat([
+                Object.keys(WORDS.en).filter((word) => blanks(WORDS.en[word]) !== blanks(WORDS.zh[word]))]);
+        }"""
+    )
+    assert english == chinese
+    assert blanks == []
+    page.reload()
+    expect(page.locator("nav")).to_contain_text("检测")
+
+
+def test_health_drift_and_throughput_are_told(service, opened, good_bytes):
+    page = opened(service, view="#health")
+    expect(page.locator("#readiness")).to_contain_text("Ready")
+    expect(page.locator("#drift")).to_contain_text("of 200 scores for the next look.")
+    post(service, good_bytes, "p1")
+    expect(page.locator("#throughput")).to_contain_text("disc")
+    expect(page.locator("#throughput")).to_contain_text("ms")
+
+
+def test_keys_are_asked_for_and_what_a_key_may_not_is_told(store_folder, opened, good_bytes):
+    keys = {scope: new_key(scope, [scope]) for scope in ("inspect", "operate")}
+    both, line = new_key("both", ["inspect", "operate"])
+    lines = "\n".join([*(key.line() for _, key in keys.values()), line.line()])
+    with Service(store_folder, api_keys=lines) as service:
+        page = opened(service)
+        page.click("#key")
+        say_yes(page, keys["inspect"][0])
+        choose(page, good_bytes)
+        expect(page.locator("#verdict")).to_contain_text("GOOD")
+        page.click("#confirm-ok")
+        expect(page.locator("#trouble")).to_contain_text("this takes a key with the scope operate")
+        page.click("#key")
+        say_yes(page, both)
+        page.click("#confirm-ok")
+        expect(page.locator(".confirm")).to_contain_text("Kept as good")
+        expect(page.locator("#trouble")).to_be_hidden()
+
+
+def test_what_a_line_calls_a_part_is_text_and_nothing_else(service, opened, good_bytes):
+    name = "<img src=x onerror=alert(1)>"
+    post(service, good_bytes, name)
+    page = opened(service)
+    page.locator("#strip button").first.click()
+    expect(page.locator("#verdict")).to_contain_text(name)
+
+
+def test_what_is_no_image_is_told_in_the_service_s_words(service, opened):
+    page = opened(service)
+    choose(page, b"words")
+    expect(page.locator("#trouble")).to_contain_text("these bytes are not an image")
+    expect(page.locator("#verdict")).to_contain_text("No part yet")
+
+
+@pytest.mark.parametrize("light", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_nothing_keeps_people_out(service, opened, defective_bytes, size, light):
+    page = opened(service, size, color_scheme=light)
+    choose(page, defective_bytes)
+    page.locator("#heatmap").wait_for()
+    for view in ("inspect", "product-view", "health"):
+        page.click(f'nav a[href="#{view}"]')
+        found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]})
+        assert [one["id"] for one in found.response["violations"]] == [], found.generate_report()
+    page.click("#language")
+    assert MISSING not in page.locator("body").inner_text()
