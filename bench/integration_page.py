@@ -1,10 +1,12 @@
-"""Writes the figures of ``bench/outbox.py`` into docs/integration.md."""
+"""Writes the figures of ``bench/outbox.py`` and the registers of Modbus into docs/integration.md."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import marks
+
+from app.sinks.registers import MAP
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "integration.md"
@@ -30,8 +32,10 @@ def main() -> None:
 
 
 def filled(page: str) -> str:
-    """The page with its table as it must be."""
-    return marks.filled(page, "outbox", "\n".join(rows()))
+    """The page with its tables as they must be."""
+    for name, lines in (("outbox", rows()), ("registers", registers())):
+        page = marks.filled(page, name, "\n".join(lines))
+    return page
 
 
 def rows() -> Iterator[str]:
@@ -41,6 +45,16 @@ def rows() -> Iterator[str]:
     yield "| --- | --- |"
     for key, words in WORDS.items():
         yield f"| {words} | {measured[key]:,} |"
+
+
+def registers() -> Iterator[str]:
+    """A row a register."""
+    yield "| address | register | type | what |"
+    yield "| --- | --- | --- | --- |"
+    for one in MAP:
+        last = one.address + one.num_words - 1
+        span = f"{one.address}" if one.num_words == 1 else f"{one.address} to {last}"
+        yield f"| {span} | `{one.name}` | {one.kind} | {one.meaning} |"
 
 
 if __name__ == "__main__":

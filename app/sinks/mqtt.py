@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from app.sinks.outbox import Message, SinkTrouble
+from app.sinks.outbox import LONGEST_PAUSE_S, MOST_TOGETHER, Message, SinkTrouble
 
 ONLINE, OFFLINE = "online", "offline"
 AT_LEAST_ONCE = 1
@@ -24,6 +24,8 @@ class Mqtt:
     password: str | None
     has_tls: bool
     timeout_s: float
+    longest_pause_s: float = LONGEST_PAUSE_S
+    most_together: int = MOST_TOGETHER
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator["Publishing"]:

@@ -20,9 +20,10 @@ from app.records.records import Record, Standing
 
 log = structlog.stdlib.get_logger("goodpart.sinks")
 
-MOST_TOGETHER = 64
-# How long a sink that failed is left alone: at first, and at most.
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+# How long a sink that failed is left alone at first.
+FIRST_PAUSE_S = 0.5
+# What suits a peer over a network: so many at once, and after a while this long between two tries.
+MOST_TOGETHER, LONGEST_PAUSE_S = 64, 30.0
 # How often the journal is looked at, whatever it says of itself.
 LOOK_EVERY_S = 5.0
 
@@ -86,6 +87,14 @@ class Sink(Protocol):
     def timeout_s(self) -> float:
         """How long one message may take."""
 
+    @property
+    def longest_pause_s(self) -> float:
+        """How long it is left alone at most once it failed again and again."""
+
+    @property
+    def most_together(self) -> int:
+        """How many messages are noted together as attempted, and as delivered: so many may be repeated by a kill."""
+
     def connected(self) -> AbstractAsyncContextManager[Connection]:
         """A connection. Raises SinkTrouble, also later, from within."""
 
@@ -147,13 +156,13 @@ class Outbox:
             except Exception as error:  # noqa: BLE001  # whatever it is, it is told, and tried again
                 self._note(str(error) or type(error).__name__)
                 await asyncio.sleep(max(pause_s, getattr(error, "retry_after_s", None) or 0.0))
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                pause_s = min(2 * pause_s, self.sink.longest_pause_s)
 
     async def _deliver_some(self, connection: Connection) -> bool:
         """Send what waits, in order, or wait until something does; whether anything was sent."""
         self._written.clear()
         standing = await asyncio.to_thread(self.journal.standing, self.sink.name)
-        records = await asyncio.to_thread(self.journal.after, standing.delivered, most=MOST_TOGETHER)
+        records = await asyncio.to_thread(self.journal.after, standing.delivered, most=self.sink.most_together)
         self.num_owed = standing.owed
         if not records:
             self._note(None)
@@ -190,8 +199,8 @@ class Outbox:
                     raise SinkTrouble(f"it did not take a result within {self.sink.timeout_s:g} s") from None
                 last = record.sequence
         finally:
-            if last is not None:
-                self.journal.deliver(self.sink.name, last)
+            if last is not None:  # in a thread: a disk that hangs must not stop what the sink does meanwhile
+                await asyncio.to_thread(self.journal.deliver, self.sink.name, last)
 
     def _note(self, trouble: str | None) -> None:
         if trouble is not None and self.trouble is None:

@@ -1,4 +1,4 @@
-"""Which sinks there are: a TOML file with tables ``[[webhook]]`` and ``[[mqtt]]``.
+"""Which sinks there are: a TOML file with tables ``[[webhook]]``, ``[[mqtt]]`` and ``[[modbus]]``.
 
 ``timeout_s`` is how long one message may take; secrets are in files of their own.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError
 
+from app.sinks.modbus import Modbus
 from app.sinks.mqtt import Mqtt
 from app.sinks.outbox import Sink
 from app.sinks.webhook import Webhook
@@ -50,6 +51,13 @@ class MqttTable(Table):
     tls: bool = False
 
 
+class ModbusTable(Table):
+    """``[[modbus]]``: where to listen."""
+
+    host: str = Field(default="127.0.0.1", min_length=1)
+    port: int = Field(default=1502, ge=1, le=65535)
+
+
 class File(BaseModel):
     """The whole file."""
 
@@ -57,6 +65,7 @@ class File(BaseModel):
 
     webhook: tuple[WebhookTable, ...] = ()
     mqtt: tuple[MqttTable, ...] = ()
+    modbus: tuple[ModbusTable, ...] = ()
 
 
 def read_sinks(path: Path, *, instance: str) -> tuple[Sink, ...]:
@@ -65,6 +74,7 @@ def read_sinks(path: Path, *, instance: str) -> tuple[Sink, ...]:
         file = File.model_validate(tomllib.loads(path.read_text()))
         sinks: list[Sink] = [webhook_of(table) for table in file.webhook]
         sinks += [mqtt_of(table, instance=instance) for table in file.mqtt]
+        sinks += [modbus_of(table) for table in file.modbus]
     except ValidationError as error:
         first = error.errors()[0]
         raise BadSinks(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
@@ -73,7 +83,7 @@ def read_sinks(path: Path, *, instance: str) -> tuple[Sink, ...]:
     twice = [name for name, number in Counter(sink.name for sink in sinks).items() if number > 1]
     if twice:
         raise BadSinks(path, f"two sinks are called '{twice[0]}'")
-    needed = {"httpx2": file.webhook, "aiomqtt": file.mqtt}
+    needed = {"httpx2": file.webhook, "aiomqtt": file.mqtt, "pymodbus": file.modbus}
     lacking = [package for package, tables in needed.items() if tables and find_spec(package) is None]
     if lacking:
         raise BadSinks(path, f"it takes {lacking[0]}: pip install 'goodpart[sinks]'")
@@ -99,3 +109,8 @@ def mqtt_of(table: MqttTable, *, instance: str) -> Mqtt:
         has_tls=table.tls,
         timeout_s=table.timeout_s,
     )
+
+
+def modbus_of(table: ModbusTable) -> Modbus:
+    """The sink of a table."""
+    return Modbus(name=table.name, host=table.host, port=table.port, timeout_s=table.timeout_s)

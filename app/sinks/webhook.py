@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from app.sinks.outbox import Message, SinkTrouble
+from app.sinks.outbox import LONGEST_PAUSE_S, MOST_TOGETHER, Message, SinkTrouble
 
 SIGNATURE = "Goodpart-Signature"
 
@@ -22,6 +22,8 @@ class Webhook:
     url: str
     secret: bytes | None
     timeout_s: float
+    longest_pause_s: float = LONGEST_PAUSE_S
+    most_together: int = MOST_TOGETHER
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator["Posting"]:

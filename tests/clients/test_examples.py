@@ -88,4 +88,4 @@ def test_the_file_of_sinks_is_one(tmp_path):
     path.write_text(example.replace("/keys/", f"{tmp_path}/"))
     for name in ("mes", "broker"):
         (tmp_path / name).write_text("secret\n")
-    assert [sink.name for sink in read_sinks(path, instance="line-1")] == ["mes", "broker"]
+    assert [sink.name for sink in read_sinks(path, instance="line-1")] == ["mes", "broker", "plc"]
