@@ -2,13 +2,17 @@
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import structlog
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.access import Keyring, Scope
-from app.api.problems import Forbidden, Unauthorized
+from app.api.problems import Forbidden, FromElsewhere, Unauthorized
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+OTHER_SITES = frozenset({"cross-site", "same-site"})
 
 bearer = HTTPBearer(auto_error=False, description="an API key, where the service was given any")
 
@@ -26,6 +30,7 @@ class Gate:
             request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
         ) -> None:
             if not self.keyring.keys:
+                refuse_other_sites(request)
                 return
             key = self.keyring.holder(given.credentials) if given is not None else None
             if key is None:
@@ -36,6 +41,19 @@ class Gate:
             request.state.key_name = key.name
 
         return allowed
+
+
+def refuse_other_sites(request: Request) -> None:
+    """Raise FromElsewhere where a page of another site makes a browser change something; a key would not let it in.
+
+    Browsers say so themselves, older ones by the address of the page alone; other clients say nothing of it.
+    """
+    if request.method in SAFE_METHODS:
+        return
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    is_foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    if site in OTHER_SITES or (site is None and is_foreign):
+        raise FromElsewhere
 
 
 async def key_name_of(request: Request) -> str | None:

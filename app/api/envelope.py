@@ -29,7 +29,7 @@ QUIET = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/heal
 PAGES = frozenset({"/docs", "/redoc"})
 HEALTH = frozenset({"/livez", "/readyz", "/metrics"})
 # Routes that take images limit their bodies themselves, by settings; for all others this is plenty.
-TAKES_IMAGES = re.compile(r".*/(inspect|inspect/batch|infer)")
+TAKES_IMAGES = re.compile(r".*/(inspect|inspect/batch|infer|feedback)")
 MOST_OTHER_BYTES = 65_536
 
 

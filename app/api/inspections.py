@@ -17,6 +17,7 @@ from app.api.access import Gate
 from app.api.problems import NoHistory, NoImage, UnknownInspection
 from app.draining import Leaving
 from app.engine.inspector import Wish
+from app.engine.places import Places
 from app.judging import Judging
 from app.records.journal import Journal
 from app.records.live import Live
@@ -111,6 +112,7 @@ def watching(routes: APIRouter, live: Live, leaving: Leaving) -> None:
 
 def telling(routes: APIRouter, journal: Journal | None, judging: Judging) -> None:
     """One record, its image, and the heat-map that the image gives again."""
+    one_at_a_time = Places(1, judging.inspector.refusal)
 
     @routes.get("/{inspection_id}")
     async def inspection(inspection_id: str) -> dict[str, Any]:
@@ -128,14 +130,20 @@ def telling(routes: APIRouter, journal: Journal | None, judging: Judging) -> Non
 
     @routes.get("/{inspection_id}/heatmap", response_class=Response)
     async def heatmap(inspection_id: str) -> Response:
-        """The heat-map as a PNG: the kept image is looked at once more by its version, which counts nowhere."""
+        """The heat-map as a PNG: the kept image is looked at once more by its version, which counts nowhere.
+
+        Only while no live image waits, and one at a time; else 503.
+        """
         kept = existing(journal)
         picture = await anyio.to_thread.run_sync(kept_picture, kept, inspection_id)
         record = await anyio.to_thread.run_sync(kept.record, inspection_id)
         if record is None:
             raise UnknownInspection(inspection_id)
-        version = await judging.version(record.product, record.version)
-        again = await judging.inspector.inspect(picture.data, version, Wish(heatmap="png"))
+        with one_at_a_time.taken():
+            if not judging.inspector.is_idle:
+                raise judging.inspector.refusal()
+            version = await judging.version(record.product, record.version)
+            again = await judging.inspector.inspect(picture.data, version, Wish(heatmap="png"))
         if again.heatmap is None:
             raise NoImage(inspection_id)
         return Response(again.heatmap.data, media_type=again.heatmap.media_type)

@@ -46,7 +46,10 @@ class PreviewAnswer(Answer):
 
 
 def router(*, judging: Judging, journal: Journal | None, gate: Gate) -> APIRouter:
-    """``/v1/products/{product}/threshold/preview``; changes nothing, so any key will do."""
+    """``/v1/products/{product}/threshold/preview``; any key will do.
+
+    It changes nothing, but that it wakes a product that rests, as judging does.
+    """
     routes = APIRouter(
         prefix="/v1/products", tags=["products"], dependencies=[Depends(gate.asks("inspect", "operate"))]
     )

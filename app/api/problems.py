@@ -45,6 +45,7 @@ class RequestError(bundle.GoodpartError):
     ├── NoImage             a record without its image
     ├── Unauthorized        no API key, or one that is nobody's
     ├── Forbidden           a key without the scope that the route asks for
+    ├── FromElsewhere       a page of another site that would change something here
     └── ClientGone          a client that hung up before its answer
     """
 
@@ -142,6 +143,13 @@ class Forbidden(RequestError):
         super().__init__(f"this takes a key with the scope {' or '.join(scopes)}")
 
 
+class FromElsewhere(RequestError):
+    """A page of another site that would change something here, with the browser of somebody who is let in."""
+
+    def __init__(self) -> None:
+        super().__init__("a page of another site may change nothing here; give the service API keys to let it in")
+
+
 class ClientGone(RequestError):
     """A client that hung up before its answer; nobody reads this, but the log counts it."""
 
@@ -196,6 +204,7 @@ KINDS: Mapping[type[Exception], Kind] = {
     NoImage: Kind(HTTPStatus.NOT_FOUND, "no-image", "No image"),
     Unauthorized: Kind(HTTPStatus.UNAUTHORIZED, "unauthorized", "API key missing or unknown"),
     Forbidden: Kind(HTTPStatus.FORBIDDEN, "forbidden", "Scope missing"),
+    FromElsewhere: Kind(HTTPStatus.FORBIDDEN, "from-elsewhere", "Another site's page"),
 }
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Annotated, Self
 
 import anyio.to_thread
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.api.access import Gate, KeyName
@@ -14,7 +14,7 @@ from app.api.answers import ProductAnswer, ProductsAnswer, VersionAnswer, Versio
 from app.engine.catalogue import Catalogue, Standing
 from app.engine.drift import Drift
 from app.engine.shadow import Shadows
-from app.store.errors import NothingActive, StoreError
+from app.store.errors import ChangedMeanwhile, NothingActive, StoreError
 from app.store.state import Decided, Override, ShadowOrder
 from model.bundle import BundleError
 
@@ -61,7 +61,9 @@ class Threshold(BaseModel):
 
 
 class ThresholdDecision(Decision, Threshold):
-    """A threshold that shall hold."""
+    """A threshold that shall hold; ``version``: only if that is the one that serves, as whoever looked at it saw."""
+
+    version: str | None = None
 
 
 class ShadowDecision(Decision):
@@ -159,9 +161,9 @@ def choosing_thresholds(catalogue: Catalogue, watch: Watch, gate: Gate) -> APIRo
         return watch.answer(await anyio.to_thread.run_sync(catalogue.override, product, override))
 
     @routes.delete("/{product}/threshold")
-    async def lift_threshold(product: str, key: KeyName) -> ProductAnswer:
+    async def lift_threshold(product: str, key: KeyName, decision: Annotated[Decision, Query()]) -> ProductAnswer:
         """Let the version's own threshold hold again."""
-        decided = Decision().decided(key)
+        decided = decision.decided(key)
         return watch.answer(await anyio.to_thread.run_sync(catalogue.lift_override, product, decided))
 
     return routes
@@ -178,9 +180,9 @@ def shadowing(catalogue: Catalogue, watch: Watch, gate: Gate) -> APIRouter:
         return watch.answer(await anyio.to_thread.run_sync(catalogue.shadow, product, order))
 
     @routes.delete("/{product}/shadow")
-    async def end_shadow(product: str, key: KeyName) -> ProductAnswer:
+    async def end_shadow(product: str, key: KeyName, decision: Annotated[Decision, Query()]) -> ProductAnswer:
         """Let no candidate judge any more."""
-        decided = Decision().decided(key)
+        decided = decision.decided(key)
         return watch.answer(await anyio.to_thread.run_sync(catalogue.end_shadow, product, decided))
 
     return routes
@@ -191,6 +193,8 @@ def override_of(decision: ThresholdDecision, standing: Standing, key: str | None
     serving = standing.serving.name if standing.serving else standing.activated
     if serving is None:
         raise NothingActive(standing.product)
+    if decision.version not in (None, serving):
+        raise ChangedMeanwhile(standing.product)
     return decision.override(serving, decision.decided(key))
 
 

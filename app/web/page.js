@@ -12,8 +12,30 @@ export function h(tag, properties = {}, ...children) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
   return element;
+}
+
+/** Put children into an element, unless the same are there: then the focus stays, and nobody is told twice. */
+export function put(element, ...children) {
+  const made = h(element.tagName, {}, ...children);
+  if (made.innerHTML === element.innerHTML) return;
+  const focused = element.contains(document.activeElement) ? document.activeElement.dataset.focus : undefined;
+  element.replaceChildren(...made.childNodes);
+  if (focused) element.querySelector(`[data-focus="${CSS.escape(focused)}"]`)?.focus();
+}
+
+/** A button that does its work once at a time; what goes wrong is told. `name` finds it again after it was made anew. */
+export function button(label, work, { name, ...properties } = {}) {
+  return h("button", { type: "button", "data-focus": name, onclick: (event) => once(event.currentTarget, work), ...properties }, label);
+}
+
+/** Do the work of a button, unless it is under way. */
+export async function once(element, work) {
+  if (element.getAttribute("aria-busy") === "true") return;
+  element.setAttribute("aria-busy", "true");
+  await attempt(work);
+  element.removeAttribute("aria-busy");
 }
 
 /** What the page knows. Only `change` writes to it. */
@@ -21,41 +43,55 @@ export const known = {
   product: null, // the name of the chosen one
   products: [], // as GET /v1/products gives them
   versions: [], // of the chosen product
-  shown: null, // the inspection before the person's eyes: {answer, image, heatmap, file}
+  shown: null, // the inspection before the person's eyes: {answer, image, heatmap}
   isJudging: false,
+  failure: null, // why the last image has no verdict
+  isFollowing: false, // whether the newest of the line is shown
+  isAway: false, // whether the service does not answer, and so what is shown may be old
+  refusal: null, // why the service tells nothing: it asks for a key
+  previewed: null, // what a threshold would have done
 };
 
 const watchers = [];
 
-/** Call `render` now and whenever one of these members of `known` changes. */
+/** Call `render` now, whenever one of these members of `known` changes, and in another language. */
 export function watch(members, render) {
-  watchers.push({ members, render });
+  watchers.push({ members, run: render, isRender: true });
   render();
+}
+
+/** Do `work` whenever one of these members of `known` changes. */
+export function whenever(members, work) {
+  watchers.push({ members, run: work, isRender: false });
 }
 
 /** Change what is known, and tell who watches. */
 export function change(changes) {
-  const changed = Object.keys(changes).filter((name) => JSON.stringify(known[name]) !== JSON.stringify(changes[name]));
+  const changed = Object.keys(changes).filter((name) => !isSame(known[name], changes[name]));
   Object.assign(known, changes);
-  for (const { members, render } of watchers) if (members.some((name) => changed.includes(name))) render();
+  for (const { members, run } of watchers) if (members.some((name) => changed.includes(name))) run();
 }
+
+/** Whether two values are alike; images are, where they are the same object. */
+const isSame = (first, second) =>
+  JSON.stringify(first) === JSON.stringify(second) && first?.image === second?.image && first?.heatmap === second?.heatmap;
 
 /** Call every `render` again, in another language. */
 export function renderAll() {
-  for (const { render } of watchers) render();
+  for (const { run, isRender } of watchers) if (isRender) run();
 }
 
 /** How the chosen product stands, if there is one. */
 export const standing = () => known.products.find(({ product }) => product === known.product);
 
-/** Do what a button asks for; what goes wrong is told on top of the page. */
+/** Do something; what goes wrong is told on top of the page. */
 export async function attempt(work) {
   const trouble = by("trouble");
   try {
     trouble.hidden = true;
     return await work();
   } catch (error) {
-    trouble.textContent = `${t("trouble")}: ${error.message}`;
+    trouble.textContent = t("trouble", { why: error.message });
     trouble.hidden = false;
     trouble.scrollIntoView({ block: "nearest" });
     return undefined;
@@ -72,7 +108,10 @@ export function ask({ title, text = "", label, value = "", type = "text" }) {
   dialog.returnValue = "no";
   dialog.showModal();
   return new Promise((resolve) => {
-    const answered = () => resolve(dialog.returnValue === "yes" ? by("asking-value").value : null);
+    const answered = () => {
+      resolve(dialog.returnValue === "yes" ? by("asking-value").value : null);
+      by("asking-value").value = "";
+    };
     dialog.addEventListener("close", answered, { once: true });
   });
 }

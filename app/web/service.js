@@ -2,25 +2,46 @@
 
 import { t } from "./words.js";
 
+const LONGEST_MS = 20_000;
+// The service sends a sign of life every second.
+const LONGEST_SILENCE_MS = 5_000;
+const PRINTABLE = /^[\x21-\x7e]*$/;
+
 const KEY = "goodpart.key";
 
-/** What the service refused, in its own words. */
+let apiKey = keptKey();
+
+/** What the service refused, in its own words; status 0 where it does not answer. */
 export class Problem extends Error {
   constructor(status, detail) {
-    super(status === 401 || status === 403 ? `${detail} (${t("key")})` : detail);
+    super(detail);
     this.status = status;
   }
 }
 
-/** The API key of this tab; gone with it. */
-export const key = {
-  get: () => sessionStorage.getItem(KEY) ?? "",
-  set: (value) => sessionStorage.setItem(KEY, value),
-};
+/** The key of before, where this tab has kept one. */
+function keptKey() {
+  try {
+    return sessionStorage.getItem(KEY) ?? "";
+  } catch {
+    return "";
+  }
+}
+
+/** Take the API key; this tab keeps it. Raises Problem where it can be none. */
+export function useKey(typed) {
+  if (!PRINTABLE.test(typed)) throw new Problem(0, t("keyIsNone"));
+  apiKey = typed;
+  try {
+    sessionStorage.setItem(KEY, typed);
+  } catch {
+    // then it is asked for again after a reload
+  }
+}
 
 /** One request; raises Problem. */
-async function request(path, { method = "GET", body, headers = {}, signal } = {}) {
-  const authorization = key.get() ? { Authorization: `Bearer ${key.get()}` } : {};
+async function request(path, { method = "GET", body, headers = {}, signal = AbortSignal.timeout(LONGEST_MS) } = {}) {
+  const authorization = apiKey ? { Authorization: `Bearer ${apiKey}` } : {};
   let response;
   try {
     response = await fetch(path, { method, body, signal, headers: { ...authorization, ...headers } });
@@ -40,7 +61,7 @@ export const get = async (path) => (await request(path)).json();
 /** Text from the service. */
 export const text = async (path) => (await request(path)).text();
 
-/** Bytes from the service, null where it does not keep them. */
+/** Bytes from the service, null where it does not have them. */
 export async function picture(path) {
   try {
     return await (await request(path)).blob();
@@ -54,7 +75,7 @@ export async function picture(path) {
 export async function send(method, path, members) {
   const body = members === undefined ? undefined : JSON.stringify(members);
   const headers = members === undefined ? {} : { "Content-Type": "application/json" };
-  return (await request(path, { method, body, headers })).json();
+  return (await request(path, { method, body, headers, signal: null })).json();
 }
 
 /** Post an image; what the service says of it. */
@@ -66,28 +87,29 @@ export async function post(path, image) {
 /** The path of a product, and what lies under it. */
 export const under = (product, rest = "") => `/v1/products/${encodeURIComponent(product)}${rest}`;
 
-/** Each inspection as it is made, for ever: where the service is away, it is asked again. EventSource sends no key. */
-export async function* inspections({ pause_ms = 2000 } = {}) {
-  for (;;) {
-    try {
-      const { body } = await request("/v1/inspections/live");
-      yield* messages(body.pipeThrough(new TextDecoderStream()));
-    } catch {
-      // asked again
+/** Each inspection as it is made, until `signal` or a silence ends it; `onOpen` is called first. EventSource sends no key. */
+export async function* inspections({ signal, onOpen }) {
+  const silence = new AbortController();
+  const { body } = await request("/v1/inspections/live", { signal: AbortSignal.any([signal, silence.signal]) });
+  onOpen();
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  try {
+    for (;;) {
+      const waiting = setTimeout(() => silence.abort(), LONGEST_SILENCE_MS);
+      const { done, value } = await reader.read().finally(() => clearTimeout(waiting));
+      if (done) return;
+      const events = (rest + value).split("\n\n");
+      rest = events.pop();
+      yield* events.map(dataOf).filter((data) => data !== undefined);
     }
-    await new Promise((resolve) => setTimeout(resolve, pause_ms));
+  } finally {
+    await reader.cancel().catch(() => {}); // it is over in any case
   }
 }
 
-/** The data of server-sent events. */
-async function* messages(stream) {
-  let rest = "";
-  for await (const piece of stream) {
-    const events = (rest + piece).split("\n\n");
-    rest = events.pop();
-    for (const event of events) {
-      const data = event.split("\n").find((line) => line.startsWith("data: "));
-      if (data !== undefined) yield JSON.parse(data.slice("data: ".length));
-    }
-  }
+/** What a server-sent event carries, if it carries anything. */
+function dataOf(event) {
+  const line = event.split("\n").find((one) => one.startsWith("data: "));
+  return line && JSON.parse(line.slice("data: ".length));
 }

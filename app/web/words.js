@@ -7,13 +7,12 @@ export const WORDS = {
     inspect: "Inspect",
     versions: "Versions",
     health: "Health",
-    theme: "Light / dark",
     key: "API key",
-    keyAsk: "The key for this tab; it is forgotten when the tab closes. Leave it empty where none is asked for.",
+    keyAsk: "The key for this tab, which keeps it until it is closed. Leave it empty where none is asked for.",
     yes: "OK",
     no: "Cancel",
     why: "Why (kept in the audit)",
-    trouble: "That did not work",
+    trouble: "That did not work: {why}",
     away: "the service does not answer",
     noProducts: "No product has been learned yet: goodpart train, or make demo",
     choose: "Choose an image…",
@@ -51,11 +50,9 @@ export const WORDS = {
     version: "Version",
     took: "Took",
     image: "Image",
-    warnings: "Warnings",
     confirm: "What is it really?",
     isGood: "It is good",
     isDefective: "It is defective",
-    confirmed: "Kept as {label}; the next training learns from it.",
     thresholdBy: "Choose it",
     byRate: "by the share of good parts that may be thrown away",
     byValue: "by its value",
@@ -65,21 +62,19 @@ export const WORDS = {
     thresholdNow: "Now {threshold}: {from}.",
     fromCalibration: "the version's own, {rate} of good parts may be thrown away",
     fromRate: "chosen by rate, {rate} of good parts may be thrown away",
-    fromValue: "chosen by value, as {rate} of good parts",
+    fromValue: "chosen by value; {rate} of the calibration's good parts are above it",
     lastParts: "Over so many of the last parts",
     preview: "Preview",
     apply: "Let it hold…",
     lift: "Back to the version's own…",
-    previewed: "Threshold {threshold}: of the last {parts} parts, {then} are defective; by the one that holds, {now}.",
-    previewedChange: "{ng} become defective, {ok} become good. It promises at most {rate} false alarms.",
+    previewed: "Threshold {threshold}: of the last {parts} parts, {then} would be defective; by the one that holds, {now} are.",
+    previewedChange: "Good now, defective then: {ng}. Defective now, good then: {ok}. It promises at most {rate} false alarms.",
     previewedNone: "This version has judged no part yet that is still in the history.",
     parts: "Scores of the last parts; the line is the threshold",
-    applyAsk: "Let {threshold} hold for {product}?",
     liftAsk: "Let the version's own threshold hold for {product} again?",
     serves: "Serves",
-    servesNothing: "No version of {product} serves: {fault}",
+    servesNothing: "No version of {product} serves.",
     serving: "Version {version} serves {product}.",
-    resting: "rests until it is asked for",
     candidate: "Candidate, judges {share} beside",
     created: "Made",
     method: "Method",
@@ -92,10 +87,10 @@ export const WORDS = {
     rollback: "Back to the version before…",
     rollbackAsk: "Let the version before serve {product} again?",
     shadow: "Try beside…",
-    shadowAsk: "Let {version} judge 10 % of the live parts beside? Answers stay those of the version that serves.",
+    shadowAsk: "Let {version} judge {share} of the live parts beside? Answers stay those of the version that serves.",
     endShadow: "End the trial…",
     endShadowAsk: "End the candidate's trial?",
-    tally: "Judged otherwise: {disagreed} of {judged}",
+    tally: "judged otherwise: {disagreed} of {judged}",
     ready: "Ready",
     notReady: "Not ready",
     elsewhere: "Health is answered on another port (GOODPART_HEALTH_PORT).",
@@ -104,10 +99,28 @@ export const WORDS = {
     perMinute: "Parts a minute",
     since: "Parts since the start",
     share: "Of these defective",
-    took_ms: "Inference, mean",
     drifted: "Scores differ from those of the calibration: {distance}, more than {limit}. Has the light or the material changed?",
     steady: "Scores look as at calibration: {distance} of at most {limit}.",
     filling: "{seen} of {window} scores for the next look.",
+    themeAuto: "Light: auto",
+    themeLight: "Light: light",
+    themeDark: "Light: dark",
+    keyIsNone: "a key has no such letters",
+    counts: "What is judged here counts like any part of the line: in the history, for drift, and in results that are sent out.",
+    notJudged: "Not judged",
+    oneImage: "one image at a time",
+    noHeatmap: "The heat-map could not be made again; the part may be shown once more later.",
+    warning: "Warning",
+    confirmTakesImage: "This takes the part's image.",
+    confirmedOk: "Kept as good; the next training learns from it.",
+    confirmedNg: "Kept as defective; the next version must find it.",
+    rests: "Version {version} of {product} rests until it is asked for.",
+    fails: "Activated, can't serve",
+    candidateIs: "Candidate {version}, judges {share} beside; {came}",
+    applyValue: "Let the threshold {value} hold for {product}?",
+    applyRate: "Let the threshold for a false-alarm rate of {value} hold for {product}?",
+    inference: "Inference takes {ms} ms, the mean of all products since the start.",
+    noParts: "No part has been judged since the start.",
   },
   zh: {
     skip: "跳到内容",
@@ -115,13 +128,12 @@ export const WORDS = {
     inspect: "检测",
     versions: "版本",
     health: "运行状态",
-    theme: "浅色 / 深色",
     key: "API 密钥",
-    keyAsk: "仅用于此标签页的密钥，关闭标签页后即忘记。不需要密钥时留空。",
+    keyAsk: "用于此标签页的密钥，关闭标签页后即清除。不需要密钥时留空。",
     yes: "确定",
     no: "取消",
     why: "原因（记入审计）",
-    trouble: "操作未成功",
+    trouble: "操作未成功：{why}",
     away: "服务没有响应",
     noProducts: "尚未学习任何产品：请运行 goodpart train 或 make demo",
     choose: "选择图像…",
@@ -143,12 +155,12 @@ export const WORDS = {
     defective: "不合格",
     notKept: "此零件的图像未保留（GOODPART_KEEP_IMAGES）。",
     notShown: "浏览器无法显示此类图像；热力图仍可查看。",
-    score: "得分",
-    scoreOf: "得分 {score}，阈值 {threshold}",
+    score: "异常分数",
+    scoreOf: "异常分数 {score}，阈值 {threshold}",
     scale: "0 为合格件的平均值，1 为其离散程度",
     oddNone: "{of} 个合格件中没有一个如此异常。",
     oddOne: "{of} 个合格件中有 1 个如此异常。",
-    oddMany: "{of} 个合格件中有 {many} 个如此异常。",
+    oddMany: "{of} 个合格件中有 {many} 个同样或更加异常。",
     scales: "各尺度的贡献",
     stride: "步长 {stride} 像素",
     regions: "异常区域",
@@ -159,36 +171,32 @@ export const WORDS = {
     version: "版本",
     took: "耗时",
     image: "图像",
-    warnings: "警告",
     confirm: "实际情况如何？",
     isGood: "是合格件",
     isDefective: "是不合格件",
-    confirmed: "已记为{label}，下次训练将从中学习。",
     thresholdBy: "选择方式",
-    byRate: "按允许误判的合格件比例",
+    byRate: "按误报率（被误判的合格件比例）",
     byValue: "按数值",
     rateLabel: "误报率（0 到 1）",
     valueLabel: "阈值",
     threshold: "阈值",
     thresholdNow: "当前 {threshold}：{from}。",
-    fromCalibration: "版本自带，合格件误判率不超过 {rate}",
-    fromRate: "按比例选择，合格件误判率不超过 {rate}",
-    fromValue: "按数值选择，约 {rate} 的合格件被误判",
-    lastParts: "查看最近的零件数",
+    fromCalibration: "版本自带，误报率不超过 {rate}",
+    fromRate: "按误报率选择，误报率不超过 {rate}",
+    fromValue: "按数值选择，校准用的合格件中有 {rate} 高于它",
+    lastParts: "统计最近多少个零件",
     preview: "预览",
     apply: "启用…",
     lift: "恢复版本自带阈值…",
-    previewed: "阈值 {threshold}：最近 {parts} 个零件中 {then} 个不合格；按当前阈值为 {now} 个。",
-    previewedChange: "{ng} 个变为不合格，{ok} 个变为合格。误报率承诺不超过 {rate}。",
+    previewed: "阈值 {threshold}：最近 {parts} 个零件中将有 {then} 个不合格；按当前阈值为 {now} 个。",
+    previewedChange: "由合格变为不合格：{ng} 个；由不合格变为合格：{ok} 个。误报率承诺不超过 {rate}。",
     previewedNone: "历史记录中还没有此版本检测过的零件。",
-    parts: "最近零件的得分；竖线为阈值",
-    applyAsk: "对 {product} 启用阈值 {threshold}？",
+    parts: "最近零件的异常分数；竖线为阈值",
     liftAsk: "对 {product} 恢复版本自带的阈值？",
     serves: "使用中",
-    servesNothing: "{product} 没有可用的版本：{fault}",
+    servesNothing: "{product} 没有可用的版本。",
     serving: "{product} 使用版本 {version}。",
-    resting: "休眠，需要时再载入",
-    candidate: "候选，同时检测 {share}",
+    candidate: "候选版本，并行检测 {share} 的零件",
     created: "创建时间",
     method: "方法",
     teacher: "教师网络",
@@ -199,23 +207,59 @@ export const WORDS = {
     activateAsk: "对 {product} 启用版本 {version}？",
     rollback: "退回上一版本…",
     rollbackAsk: "对 {product} 退回上一版本？",
-    shadow: "旁路试用…",
-    shadowAsk: "让 {version} 同时检测 10 % 的零件？结果仍以使用中的版本为准。",
+    shadow: "并行试用…",
+    shadowAsk: "让 {version} 并行检测 {share} 的零件？结果仍以使用中的版本为准。",
     endShadow: "结束试用…",
     endShadowAsk: "结束候选版本的试用？",
     tally: "判断不同：{judged} 个中 {disagreed} 个",
     ready: "就绪",
     notReady: "未就绪",
     elsewhere: "运行状态由另一端口提供（GOODPART_HEALTH_PORT）。",
-    throughput: "产量",
+    throughput: "吞吐量",
     drift: "漂移",
     perMinute: "每分钟零件数",
     since: "启动以来零件数",
     share: "其中不合格",
-    took_ms: "平均推理时间",
-    drifted: "得分与校准时不同：{distance}，超过 {limit}。光照或材料是否变化？",
-    steady: "得分与校准时一致：{distance}，上限 {limit}。",
-    filling: "距下次检查：{seen} / {window} 个得分。",
+    drifted: "异常分数与校准时不同：{distance}，超过 {limit}。光照或材料是否发生变化？",
+    steady: "异常分数与校准时一致：{distance}，上限 {limit}。",
+    filling: "已收集 {seen} / {window} 个异常分数，集满后检查。",
+    themeAuto: "外观：自动",
+    themeLight: "外观：浅色",
+    themeDark: "外观：深色",
+    keyIsNone: "密钥中不会有这样的字符",
+    counts: "在此检测的零件与产线上的零件一样计入：历史记录、漂移检查以及对外发送的结果。",
+    notJudged: "未能检测",
+    oneImage: "一次只能检测一张图像",
+    noHeatmap: "未能重新生成热力图；稍后可再次打开此零件。",
+    warning: "警告",
+    confirmTakesImage: "需要此零件的图像。",
+    confirmedOk: "已记为合格，下次训练将从中学习。",
+    confirmedNg: "已记为不合格，下一版本必须能检出。",
+    rests: "{product} 的版本 {version} 处于休眠，需要时再载入。",
+    fails: "已启用，但无法工作",
+    candidateIs: "候选版本 {version}，并行检测 {share} 的零件；{came}",
+    applyValue: "对 {product} 启用阈值 {value}？",
+    applyRate: "对 {product} 启用误报率为 {value} 的阈值？",
+    inference: "推理平均耗时 {ms} 毫秒（启动以来所有产品）。",
+    noParts: "启动以来尚未检测零件。",
+  },
+};
+
+/** What this browser keeps for the next visit; some keep nothing. */
+export const kept = {
+  get(name) {
+    try {
+      return localStorage.getItem(`goodpart.${name}`);
+    } catch {
+      return null;
+    }
+  },
+  set(name, value) {
+    try {
+      localStorage.setItem(`goodpart.${name}`, value);
+    } catch {
+      // then the next visit begins anew
+    }
   },
 };
 
@@ -223,29 +267,32 @@ let language = chosen();
 
 /** The language of before, or the browser's, or English. */
 function chosen() {
-  const wanted = [localStorage.getItem("goodpart.language"), ...navigator.languages].map((tag) => tag?.slice(0, 2));
-  return wanted.find((tag) => tag in WORDS) ?? "en";
+  const wanted = [kept.get("language"), ...navigator.languages].map((one) => one?.slice(0, 2));
+  return wanted.find((one) => one in WORDS) ?? "en";
 }
+
+/** As the browser's person writes numbers and dates in this language: British, say, or American. */
+const tag = () => navigator.languages.find((one) => one.startsWith(language)) ?? language;
 
 /** Words in the language of now. */
 export const t = (word, values = {}) => WORDS[language][word].replace(/\{(\w+)\}/g, (_, name) => values[name]);
 
 /** A number for people. */
-export const number = (value, digits = 2) =>
-  value.toLocaleString(language, { minimumFractionDigits: digits, maximumFractionDigits: digits });
+export const number = (value, digits = 2, most = digits) =>
+  value.toLocaleString(tag(), { minimumFractionDigits: digits, maximumFractionDigits: most });
 
 /** A share of 1 in percent. */
 export const percent = (share) =>
-  share.toLocaleString(language, { style: "percent", minimumSignificantDigits: 1, maximumSignificantDigits: 3 });
+  share.toLocaleString(tag(), { style: "percent", minimumSignificantDigits: 1, maximumSignificantDigits: 3 });
 
-/** A moment for people. `at`: an ISO time, or seconds since 1970. */
+/** A moment for people, from an ISO time. */
 export const moment = (at) =>
-  new Date(typeof at === "number" ? at * 1000 : at).toLocaleString(language, { dateStyle: "medium", timeStyle: "short" });
+  new Date(at).toLocaleString(tag(), { dateStyle: "medium", timeStyle: "short" });
 
 /** Take the other language, and write what stands in the page itself. */
 export function speak(next = language) {
   language = next;
-  localStorage.setItem("goodpart.language", language);
+  kept.set("language", language);
   document.documentElement.lang = language === "zh" ? "zh-Hans" : language;
   for (const element of document.querySelectorAll("[data-word]")) element.textContent = t(element.dataset.word);
   for (const element of document.querySelectorAll("[data-label]")) {

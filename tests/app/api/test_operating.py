@@ -65,7 +65,7 @@ def test_a_value_moves_the_verdict_and_can_be_lifted(client, good_bytes, tiny_ve
 @pytest.mark.parametrize(
     "decision",
     [{}, {"false_alarm_rate": 0.1, "threshold": 1}, {"false_alarm_rate": 0}, {"false_alarm_rate": 1},
-     {"threshold": "NaN"}, {"threshold": 1, "version": "x"}],
+     {"threshold": "NaN"}, {"threshold": 1, "versoin": "x"}],
 )  # fmt: skip
 def test_a_threshold_that_is_none_is_refused_and_nothing_is_written(client, store, decision):
     assert client.put(f"{URL}/threshold", json=decision).status_code == 422
@@ -193,3 +193,21 @@ def test_an_image_unlike_the_products_is_refused_or_warned_of_as_set(client_over
     assert any("contrast is" in warning for warning in warned["warnings"])
     off = client_over(store.root, input_guard="off").post(f"{URL}/inspect", content=dark, headers=PNG).json()
     assert off["warnings"] == []
+
+
+def test_who_lifts_a_threshold_or_ends_a_trial_says_why(client, store_folder, republished):
+    said = {"by": "ann", "why": "enough of it"}
+    client.put(f"{URL}/threshold", json={"false_alarm_rate": 0.2})
+    client.put(f"{URL}/shadow", json={"version": republished()})
+    for path in (f"{URL}/threshold", f"{URL}/shadow"):
+        assert client.delete(path, params=said).status_code == 200
+    events = [json.loads(path.read_text()) for path in (store_folder / "state" / "disc" / "audit").iterdir()]
+    assert sum(said.items() <= event.items() for event in events) == 2
+
+
+def test_a_threshold_for_a_version_that_serves_no_more_is_refused(client, republished):
+    other = republished()
+    answer = client.put(f"{URL}/threshold", json={"threshold": 1.0, "version": other})
+    assert (answer.status_code, answer.json()["type"]) == (409, "urn:goodpart:problem:changed-meanwhile")
+    serving = client.get(URL).json()["serving"]
+    assert client.put(f"{URL}/threshold", json={"threshold": 1.0, "version": serving}).status_code == 200
