@@ -11,13 +11,14 @@ DATA ?= ../shared/data
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(RUNTIME)
+PEERS := bench/peers
 SOURCES := app model training tests bench requirements clients
 
 # Tests that train, and wait for nothing else: two at a time, a thread each. The others measure a service or start many.
 TRAINERS := tests/training tests/test_end_to_end.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check audit fix serve bench load quality demo demo-stop picture screenshots contrast lock sbom image-test
+.PHONY: help setup test check audit fix serve bench load speed quality demo demo-stop picture screenshots contrast lock sbom image-test
 
 help: ## Print these targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +30,7 @@ $(READY): pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip uninstall --quiet --yes $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
-	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable '.[$(RUNTIME),train,otel,mlflow,s3,sinks,dev]'
+	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable '.[$(RUNTIME),train,archive,ray,otel,mlflow,s3,sinks,dev]'
 	rm -f $(VENV)/.ready-*
 	echo $(RUNTIME) > $(VENV)/.runtime
 	touch $@
@@ -70,6 +71,16 @@ bench: $(READY) ## Measure latency, and judge a test set over HTTP; DATA holds t
 
 load: $(READY) ## Measure the service under load on a product that is drawn and learned first; ends within five minutes.
 	$(BIN)/python bench/load.py --quick --json bench/results/load.json
+
+speed: $(READY) $(PEERS)/.models/.ready ## Measure goodpart beside anomalib's models, which are made first; takes about an hour.
+	$(BIN)/python bench/speed.py --json bench/results/speed.json
+
+$(PEERS)/.models/.ready: $(PEERS)/.venv/.ready $(PEERS)/export.py $(PEERS)/networks.py
+	cd bench && peers/.venv/bin/python -m peers.export
+	touch $@
+
+$(PEERS)/.venv/.ready: $(PEERS)/requirements.txt
+	$(PYTHON) $(PEERS)/make_env.py --torch '$(TORCH)'
 
 quality: $(READY) ## Measure the method beside its baselines on the data sets in DATA; takes hours, keeps what is done.
 	$(BIN)/python bench/quality.py --data $(DATA)/magnetic_tile $(DATA)/solar_cell $(DATA)/pill

@@ -23,21 +23,20 @@ from app.doctor import examine, lines
 from app.draining import DrainingServer
 from app.engine.errors import ImageError
 from app.engine.inspector import Inspection, Wish, judge
-from app.engine.sessions import chosen_device
-from app.engine.version import Loader, Version
 from app.logs import configure
 from app.main import catalogue_of, create_app
 from app.operating import STORE, feedback_command, store_commands
 from app.settings import Settings, read_settings
-from app.store.errors import NothingActive
 from app.store.files import write_synced
 from app.store.signing import new_key_pair
-from app.stores import stored_by
+from app.stores import loaded_version
 from app.watch import Patience, Watcher
 from model.bundle import GoodpartError
 
 COMMANDS = "goodpart.commands"
 SUFFIX = ".heatmap.png"
+# Which extra brings a package that a command needs; all others come with 'train'.
+EXTRAS = {"pyarrow": "archive", "ray": "ray"}
 BACKLOG = 2048
 # How long a thread that computes in Python may hold up the event loop; Python's own default is ten times as long.
 SWITCH_INTERVAL_S = 0.0005
@@ -263,19 +262,6 @@ def doctor(*, store: str | None, host: str | None, port: int | None) -> None:
     sys.exit(1 if any(finding.trouble for finding in findings) else 0)
 
 
-def loaded_version(settings: Settings, product: str, name: str | None) -> Version:
-    """A version ready to judge; by default the one that serves. Raises GoodpartError."""
-    stored = stored_by(settings)
-    versions = stored.store.versions(product)
-    orders = stored.state.orders(product)
-    if name is None:
-        if orders.current is None or not versions:
-            raise NothingActive(product)
-        name = orders.current.version
-    device = chosen_device(settings.provider, num_threads=settings.threads)
-    return Loader(device).load(stored.store.bundle(product, name)).ruled(orders.override)
-
-
 def refuse_twins(paths: Iterable[Path]) -> None:
     """Raise HeatmapsCollide where two images have one name: one heat-map would overwrite the other."""
     seen: dict[str, Path] = {}
@@ -334,8 +320,9 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in {"app", "model", "training"}:
             raise
+        extra = EXTRAS.get(error.name or "", "train")
         click.echo(
-            f"goodpart: error: this command needs the package {error.name}: pip install 'goodpart[train]'",
+            f"goodpart: error: this command needs the package {error.name}: pip install 'goodpart[{extra}]'",
             err=True,
         )
         sys.exit(1)

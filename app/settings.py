@@ -132,7 +132,8 @@ class Settings(BaseSettings):
     )
     images_mb: float = Field(default=1000, gt=0, description="Megabytes that kept images may take; old ones go first.")
     sinks_file: Path | None = Field(
-        default=None, description="TOML file of webhooks, MQTT brokers and Modbus registers for every result; docs/integration.md."
+        default=None,
+        description="TOML file of webhooks, MQTT brokers and Modbus registers for every result; docs/integration.md.",
     )
     instance: str = Field(
         default_factory=socket.gethostname,

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.engine.sessions import chosen_device
+from app.engine.version import Loader, Version
 from app.settings import Settings
+from app.store.errors import NothingActive
 from app.store.places import LOCAL, MOST_COPIED_GIB, place_of
 from app.store.signing import read_public_keys
 from app.store.state import State
@@ -45,3 +48,16 @@ def stored_by(settings: Settings) -> Stored:
         most_copied_gib=settings.most_copied_gib,
         keys=settings.require_signature,
     )
+
+
+def loaded_version(settings: Settings, product: str, name: str | None = None) -> Version:
+    """A version ready to judge; by default the one that serves. Raises GoodpartError."""
+    stored = stored_by(settings)
+    versions = stored.store.versions(product)
+    orders = stored.state.orders(product)
+    if name is None:
+        if orders.current is None or not versions:
+            raise NothingActive(product)
+        name = orders.current.version
+    device = chosen_device(settings.provider, num_threads=settings.threads)
+    return Loader(device).load(stored.store.bundle(product, name)).ruled(orders.override)

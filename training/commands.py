@@ -306,3 +306,32 @@ def demo_command(*, folder: Path, port: int, stops: bool) -> None:
         demo.stop(folder)
     else:
         demo.demonstrate(folder, port=port)
+
+
+@click.command("train-all")
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.option("--ray", "address", help="Train on a Ray cluster: its address, 'auto', or 'local' for this machine.")
+@click.option("--json", "as_json", type=click.Path(path_type=Path), help="Write what came of each product here too.")
+def train_all_command(*, plan: Path, address: str | None, as_json: Path | None) -> None:
+    """Train every product of PLAN, a YAML file; what has been made already is not made again.
+
+    Ends with 1 where a product failed, else with 3 where the gate did not let one serve.
+    """
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from training.on_ray import train_on_ray
+    from training.plan import read_plan
+    from training.train_all import summary, train_here
+
+    read = read_plan(plan)
+    with narrator() as telling:
+        outcomes = list(train_here(read, telling) if address is None else train_on_ray(read, address=address))
+    console = Console()
+    (console if console.is_terminal else Console(width=COLUMNS)).print(summary(outcomes))
+    if as_json is not None:
+        as_json.write_text(json.dumps([asdict(one) for one in outcomes], indent=1) + "\n")
+    whats = {one.what for one in outcomes}
+    sys.exit(1 if "failed" in whats else NEEDS_A_PERSON if "held back" in whats else 0)

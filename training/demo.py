@@ -68,7 +68,7 @@ def demonstrate(folder: Path, *, port: int) -> None:
         click.echo(json.dumps(shortened(answer), indent=1))
         (folder / f"{name}.json").write_text(json.dumps(shortened(answer), indent=1) + "\n")
     write_picture(folder)
-    click.echo(f"\nThe service runs on; its console is {service.url}/ (and {service.url}/docs its routes); `make demo-stop` ends it.")
+    click.echo(f"\nThe service runs on; open {service.url}/ for its console. `make demo-stop` ends it.")
 
 
 def stop(folder: Path) -> None:

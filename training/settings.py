@@ -251,6 +251,11 @@ def read_train_settings(
         assign(given, assignment)
     if quick is not None:
         given["quick"] = quick
+    return settings_of(given)
+
+
+def settings_of(given: Mapping[str, Any]) -> TrainSettings:
+    """Settings from nested names and values; what is not given is the preset's, or the default. Raises BadSettings."""
     preset = PRESETS.get(str(given.get("preset")), {})
     try:
         return TrainSettings.model_validate({**preset, **given})

@@ -1,0 +1,108 @@
+"""``goodpart score-archive``: judges a folder of millions of images into Parquet files, a shard each.
+
+A file appears whole and says which images it is of. So what was killed goes on where it was, and the files are the same
+however often that happened and wherever they were made.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from app.archive.scoring import Scorer
+from app.archive.shards import Shard, file_of
+from app.store.files import remove_file, replace_file
+from model.bundle import GoodpartError
+
+ABOUT = "archive.json"
+DIGEST = b"goodpart.shard"
+SIZE = 1000
+
+
+class OtherArchive(GoodpartError):
+    """A folder with results by another version, threshold or size of shard."""
+
+    def __init__(self, folder: Path, difference: str) -> None:
+        super().__init__(f"{folder} holds other results: {difference}; take another folder, or empty this one")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """By what the images of an archive are judged; two runs into one folder must agree on it."""
+
+    product: str
+    version: str
+    threshold: float
+    guard: str
+    shard_size: int = SIZE
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Results in a folder."""
+
+    folder: Path
+    judge: Judge
+
+    @classmethod
+    def opened(cls, folder: Path, judge: Judge) -> "Archive":
+        """A new one, or one to go on with. Raises OtherArchive, StoreUnusable."""
+        about = folder / ABOUT
+        mine = asdict(judge)
+        if about.exists():
+            before = json.loads(about.read_text())
+            for name, value in mine.items():
+                if before.get(name) != value:
+                    raise OtherArchive(folder, f"{name} is {before.get(name)}, not {value}")
+        else:
+            replace_file(about, (json.dumps(mine, indent=1) + "\n").encode())
+        return cls(folder, judge)
+
+    def check(self, scorer: Scorer) -> None:
+        """Raise OtherArchive where the threshold has been changed meanwhile."""
+        if scorer.version.threshold != self.judge.threshold:
+            raise OtherArchive(self.folder, f"threshold is {self.judge.threshold}, not {scorer.version.threshold}")
+
+    def has(self, shard: Shard) -> bool:
+        """Whether the results of just these images are there."""
+        try:
+            known = pq.read_schema(self.folder / shard.file).metadata or {}
+        except (OSError, pa.ArrowException):
+            return False
+        return bool(known.get(DIGEST) == shard.digest.encode())
+
+    def put(self, shard: Shard, table: pa.Table) -> None:
+        """Let the results of a shard appear. Raises StoreUnusable."""
+        buffer = pa.BufferOutputStream()
+        named = table.replace_schema_metadata({DIGEST: shard.digest.encode()})
+        pq.write_table(named, buffer, compression="zstd")
+        replace_file(self.folder / shard.file, buffer.getvalue().to_pybytes())
+
+    def missing(self, all_shards: Iterable[Shard]) -> Iterator[Shard]:
+        """The shards without results; at their end, results of images that are gone go too. Raises StoreUnusable."""
+        last = -1
+        for shard in all_shards:
+            last = shard.number
+            if not self.has(shard):
+                yield shard
+        for path in self.folder.glob("part-*.parquet"):
+            if path.name > file_of(last):
+                remove_file(path)
+
+    def counted(self) -> dict[str, int]:
+        """How many images are ok, ng, and could not be judged."""
+        verdicts: Counter[str | None] = Counter()
+        for path in sorted(self.folder.glob("part-*.parquet")):
+            verdicts.update(pq.read_table(path, columns=["verdict"])["verdict"].to_pylist())
+        return {"ok": verdicts["ok"], "ng": verdicts["ng"], "not judged (see the column 'error')": verdicts[None]}
+
+
+def score_here(archive: Archive, source: Path, missing: Iterable[Shard], scorer: Scorer) -> Iterator[int]:
+    """Judge one shard after the other; how many images each had, as it is done."""
+    for shard in missing:
+        archive.put(shard, scorer.table(source, shard))
+        yield len(shard.paths)

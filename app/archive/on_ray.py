@@ -1,0 +1,56 @@
+"""The same on a Ray cluster: Ray Data hands out shards, and hands out again what was with a node that is lost."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.archive.archive import Archive
+from app.archive.scoring import Scorer
+from app.archive.shards import Shard
+from app.settings import Settings
+
+
+class Scoring:
+    """A worker: it loads the version once, and judges shard after shard."""
+
+    def __init__(self, archive: Archive, source: Path, settings: Settings) -> None:
+        self.archive = archive
+        self.source = source
+        judge = archive.judge
+        self.scorer = Scorer.of(settings, judge.product, judge.version)
+        archive.check(self.scorer)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Judge the shards of a batch; how many images each has."""
+        for number, paths, digest in zip(batch["number"], batch["paths"], batch["digest"], strict=True):
+            shard = Shard(int(number), tuple(paths), str(digest))
+            if not self.archive.has(shard):  # one that was judged by a worker that is lost since
+                self.archive.put(shard, self.scorer.table(self.source, shard))
+        return {"num_images": np.array([len(paths) for paths in batch["paths"]])}
+
+
+def score_on_ray(
+    archive: Archive, source: Path, missing: Iterable[Shard], settings: Settings, *, address: str, num_gpus: float
+) -> Iterator[int]:
+    """Judge shards on nodes that all see source, archive and store; how many images each had, as it is done."""
+    import ray  # noqa: PLC0415  # an extra
+    import ray.data  # noqa: PLC0415
+
+    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    waiting = [{"number": one.number, "paths": list(one.paths), "digest": one.digest} for one in missing]
+    if not waiting:
+        return
+    done = ray.data.from_items(waiting, override_num_blocks=len(waiting)).map_batches(
+        Scoring,
+        fn_constructor_args=(archive, source, settings),
+        batch_size=1,
+        num_cpus=settings.threads,
+        num_gpus=num_gpus or None,
+        concurrency=(1, len(waiting)),
+    )
+    for row in done.iter_rows():
+        yield int(row["num_images"])

@@ -1,0 +1,44 @@
+"""The plan on a Ray cluster: a task a product, begun again elsewhere where a node is lost, from its checkpoint."""
+
+import logging
+import time
+from collections.abc import Iterator
+
+from training.errors import AlreadyRunning
+from training.plan import Plan
+from training.train_all import Outcome, narrator_of_worker, outcome
+
+# How long a training that was lost may still hold its place: its process ends with its node, not at once.
+PATIENCE_S = 30.0
+
+
+def train_on_ray(plan: Plan, *, address: str) -> Iterator[Outcome]:
+    """Each product as it is done, on nodes that all see images and store."""
+    import ray  # noqa: PLC0415  # an extra
+    from ray.exceptions import RayError  # noqa: PLC0415
+
+    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING)
+    task = ray.remote(max_retries=plan.retries)(patient_outcome)
+    running = {
+        task.options(name=product, num_cpus=entry.num_cpus, num_gpus=entry.num_gpus).remote(plan, product): product
+        for product, entry in plan.products.items()
+    }
+    while running:
+        (done, *_), _ = ray.wait(list(running))
+        product = running.pop(done)
+        try:
+            yield ray.get(done)
+        except RayError as error:
+            yield Outcome(product, "failed", why=str(error).splitlines()[0])
+
+
+def patient_outcome(plan: Plan, product: str) -> Outcome:
+    """What came of one product; one that another worker seems to train still is waited for a while."""
+    ends = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return outcome(plan, product, narrator_of_worker())
+        except AlreadyRunning as error:
+            if time.monotonic() > ends:
+                return Outcome(product, "failed", why=str(error))
+            time.sleep(1.0)
