@@ -17,6 +17,8 @@ from model.measure import direction
 FADE = 2.0
 # What is left of an item that has faded, so that weights can always be divided by their sum.
 LEAST = 1e-4
+# Into how many rows items are laid to find the largest: what divides their number.
+ROWS = (8, 4, 2)
 # The similarity of what is not to be read, far below all others.
 UNLIKE = -1e4
 
@@ -83,7 +85,7 @@ class RecallMemory(nn.Module):
         logits: Tensor = asked @ known  # (batch, positions, items)
         if hidden_items is not None:
             logits = logits.masked_fill(hidden_items[:, None, :], UNLIKE)
-        best, items = logits.topk(min(self.num_read + 1, self.num_items), dim=-1)
+        best, items = largest(logits, min(self.num_read + 1, self.num_items))
         return Reading(items[..., : self.num_read], self.weights(best))
 
     def weights(self, best: Float[Tensor, "batch positions best"]) -> Float[Tensor, "batch positions read"]:
@@ -111,3 +113,20 @@ class RecallMemory(nn.Module):
         features = (weights[..., None] * values).sum(-2)  # (batch, positions, channels)
         usual = (weights * self.usual_distances[items]).sum(-1)
         return Recalled(torch.unflatten(features.mT, 2, size), torch.unflatten(usual, 1, size), items, weights)
+
+
+def largest(
+    values: Float[Tensor, "batch positions items"], number: int
+) -> tuple[Float[Tensor, "batch positions best"], Int[Tensor, "batch positions best"]]:
+    """As ``topk`` over the last axis, in half its time: what is among the largest lies in the columns whose own is.
+
+    A column is every so many-th item, so that their maxima are taken along memory (`docs/performance.md`).
+    """
+    num_items = values.shape[-1]
+    num_rows = next((rows for rows in ROWS if num_items % rows == 0 and num_items // rows >= number), 1)
+    num_columns = num_items // num_rows
+    best_columns = torch.unflatten(values.detach(), -1, (num_rows, num_columns)).amax(-2).topk(number, dim=-1).indices
+    firsts = torch.arange(0, num_items, num_columns, device=values.device)
+    candidates = (best_columns[..., None, :] + firsts[:, None]).flatten(-2)  # (batch, positions, rows * number)
+    best, places = values.gather(-1, candidates).topk(number, dim=-1)
+    return best, candidates.gather(-1, places)

@@ -22,6 +22,9 @@ COLOURS = (
     (238, 96, 32),
     (196, 12, 44),
 )
+PALETTE = np.rint(
+    [np.interp(np.arange(256), np.linspace(0, 255, len(COLOURS)), band) for band in zip(*COLOURS, strict=True)]
+).T.astype(np.uint8)
 # On the map's scale: 0 is the mean of good positions, 1 their spread.
 RANGE = (0.0, 12.0)
 MOST_SIDE_PX = 1024
@@ -46,14 +49,19 @@ def render(map_: NDArray[np.float32], image: Image, *, kind: Kind) -> Heatmap | 
     """
     if kind == "none":
         return None
-    unit = (covering(map_, image) - RANGE[0]) / (RANGE[1] - RANGE[0])
-    unit = np.clip(unit, 0, 1)
+    steps = 65535 if kind == "raw" else 255
+    levels = covering(map_, image)
+    levels -= RANGE[0]
+    levels *= steps / (RANGE[1] - RANGE[0])
+    np.rint(np.clip(levels, 0, steps, out=levels), out=levels)
     if kind == "raw":
-        picture = Pillow.fromarray(np.rint(unit * 65535).astype(np.uint16))
+        picture = Pillow.fromarray(levels.astype(np.uint16))
     elif kind == "png":
-        picture = Pillow.fromarray(coloured(unit))
+        # A palette: a third of the bytes to pack, and so a ninth of the time (docs/performance.md).
+        picture = Pillow.fromarray(levels.astype(np.uint8))
+        picture.putpalette(PALETTE.tobytes())
     else:
-        picture = Pillow.fromarray(laid_over(coloured(unit), unit, image))
+        picture = Pillow.fromarray(laid_over(levels.astype(np.uint8), image))
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", compress_level=1)
     return Heatmap("image/png", picture.width, picture.height, RANGE, buffer.getvalue())
@@ -69,7 +77,10 @@ def covering(map_: NDArray[np.float32], image: Image) -> NDArray[np.float32]:
 def enlarged(
     map_: NDArray[np.float32], content: Box, *, canvas: tuple[int, ...], size: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """The part of a map over ``content`` of a canvas (height, width), interpolated to ``size`` (width, height)."""
+    """The part of a map over ``content`` of a canvas (height, width), interpolated to ``size`` (width, height).
+
+    It is the caller's own.
+    """
     step_y, step_x = canvas[0] / map_.shape[0], canvas[1] / map_.shape[1]
     box = (
         content.x / step_x,
@@ -78,23 +89,15 @@ def enlarged(
         (content.y + content.height) / step_y,
     )
     grown = Pillow.fromarray(map_).resize(size, Pillow.Resampling.BILINEAR, box=box)
-    return np.asarray(grown, dtype=np.float32)
+    return np.array(grown, dtype=np.float32)
 
 
-def coloured(unit: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Values 0 to 1 as RGB (height, width, 3)."""
-    stops = np.linspace(0, 255, len(COLOURS))
-    table = np.stack([np.interp(np.arange(256), stops, band) for band in zip(*COLOURS, strict=True)])
-    colours: NDArray[np.uint8] = np.rint(table.T).astype(np.uint8)[np.rint(unit * 255).astype(np.uint8)]
-    return colours
-
-
-def laid_over(colours: NDArray[np.uint8], unit: NDArray[np.float32], image: Image) -> NDArray[np.uint8]:
-    """Colours over the image as the model saw it; ordinary positions stay clear."""
-    height, width = unit.shape
+def laid_over(levels: NDArray[np.uint8], image: Image) -> NDArray[np.uint8]:
+    """Colours of these levels (height, width) over the image as the model saw it; ordinary positions stay clear."""
+    height, width = levels.shape
     box = image.content
     part = image.pixels[box.y : box.y + box.height, box.x : box.x + box.width]
     under = np.asarray(Pillow.fromarray(part).resize((width, height), Pillow.Resampling.BILINEAR), dtype=np.float32)
-    opacity = OVERLAY_OPACITY * np.clip(4 * unit, 0, 1)[:, :, None]
-    blended: NDArray[np.uint8] = np.rint(under * (1 - opacity) + colours * opacity).astype(np.uint8)
+    opacity = (OVERLAY_OPACITY * np.clip(4 * np.linspace(0, 1, 256, dtype=np.float32), 0, 1))[levels][:, :, None]
+    blended: NDArray[np.uint8] = np.rint(under * (1 - opacity) + PALETTE[levels] * opacity).astype(np.uint8)
     return blended

@@ -63,7 +63,7 @@ def test_the_answer_is_what_the_engine_says(client, good_bytes, tiny_version):
     assert answer["verdict"] == "ok"
 
 
-@pytest.mark.parametrize(("kind", "mode"), [("png", "RGB"), ("overlay", "RGB"), ("raw", "I;16")])
+@pytest.mark.parametrize(("kind", "mode"), [("png", "P"), ("overlay", "RGB"), ("raw", "I;16")])
 def test_a_heatmap_of_each_kind_is_a_picture_of_the_images_size(client, defective_bytes, kind, mode):
     answer = client.post(URL, content=defective_bytes, headers=PNG, params={"heatmap": kind}).json()
     picture = Image.open(io.BytesIO(base64.b64decode(answer["heatmap"]["data"])))

@@ -13,7 +13,8 @@ def image(*, width=96, height=80, content=Box(0, 0, 64, 64)):  # noqa: B008  # f
 
 
 def opened(heatmap):
-    return np.asarray(Pillow.open(io.BytesIO(heatmap.data)))
+    picture = Pillow.open(io.BytesIO(heatmap.data))
+    return np.asarray(picture.convert("RGB") if picture.mode == "P" else picture)
 
 
 def test_none_is_none():

@@ -1,0 +1,172 @@
+"""Where the time of an inspection goes: each graph beside what the machine can do, by operator; then a whole request.
+
+The peak is what is measured here in the same run: a product of two large matrices, and a copy of an array that no cache
+holds. Everything runs at one thread, so that shares can be told.
+"""
+
+import argparse
+import base64
+import json
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+
+from app.api.answers import InspectionAnswer
+from app.engine.decode import decode
+from app.engine.detector import Graphs, batch_of
+from app.engine.heatmap import render
+from app.engine.inspector import Wish, compared, judge, standard_map
+from app.engine.sessions import Device, options_for
+from app.engine.version import Version
+from app.settings import read_settings
+from app.store.files import replace_file
+from app.stores import loaded_version, stored_by
+from model.bundle import COMPARE, STUDENT
+from training.data import find_images
+from training.model_info import networks_info
+from training.settings import read_train_settings
+
+RUNS = 60
+WARM_UP = 8
+MATRIX = 1024
+COPIED_BYTES = 256 * 2**20
+MOST_OPERATORS = 5
+MAX_PIXELS = 10**8
+
+
+def main() -> None:
+    """Measure, print, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with images of the product")
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--product", required=True)
+    parser.add_argument("--json", type=Path, default=Path("bench/results/cost.json"))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    settings = read_settings(store=str(given.store), threads=1, provider="cpu")
+    version = loaded_version(settings, given.product)
+    bundle = stored_by(settings).store.bundle(given.product, version.name)
+    graphs = Graphs(bundle.teacher, bundle.files[STUDENT], bundle.files[COMPARE])
+    data = find_images(given.data).good[0].read_bytes()
+    peak = {"macs_per_s": matrix_macs_per_s(), "bytes_per_s": copied_bytes_per_s()}
+    figures = {
+        "peak": {**peak, "kinds": f"product of {MATRIX} x {MATRIX} float32, copy of {COPIED_BYTES // 2**20} MiB"},
+        "parts": parts(version, graphs, data, peak),
+        "request_ms": request(version, data),
+    }
+    text = json.dumps(figures, indent=1) + "\n"
+    print(text, end="")
+    replace_file(given.json, text.encode())
+
+
+def matrix_macs_per_s() -> float:
+    """Multiply-adds a second of a matrix product."""
+    left, right = torch.rand(MATRIX, MATRIX), torch.rand(MATRIX, MATRIX)
+    return MATRIX**3 / (median_ms(lambda: left @ right) / 1000)
+
+
+def copied_bytes_per_s() -> float:
+    """Bytes read and written a second by a copy."""
+    source = np.ones(COPIED_BYTES, np.uint8)
+    target = np.empty_like(source)
+    return 2 * COPIED_BYTES / (median_ms(lambda: np.copyto(target, source), runs=10) / 1000)
+
+
+def parts(version: Version, graphs: Graphs, data: bytes, peak: Mapping[str, float]) -> dict[str, Any]:
+    """Each graph: what it costs, how long it takes, what share of the peak that is, and where the rest goes."""
+    manifest = version.manifest
+    sizes = [f"height={manifest.input.height}", f"width={manifest.input.width}"]
+    described = read_train_settings(None, [f"teacher={manifest.teacher.name}", *sizes])
+    macs = {network.name: network.macs for network in networks_info(described)}
+    image = decode(data, manifest.input, max_pixels=MAX_PIXELS)
+    batch = batch_of([image], map_size=manifest.map_size, interest=version.interest)
+    feeds: dict[str, Any] = {"image": batch.pixels, "valid": batch.valid}
+    told = {}
+    for name, graph in (("teacher", graphs.teacher), ("student", graphs.student), ("comparison", graphs.compare)):
+        session = profiled(graph)
+        given = {one.name: feeds[one.name] for one in session.get_inputs()}
+        names = [one.name for one in session.get_outputs()]
+        feeds.update(zip(names, session.run(names, given), strict=True))
+        spent_ms = median_ms(lambda session=session, given=given: session.run(None, given))
+        moved_bytes = (
+            len(graph) + sum(array.nbytes for array in given.values()) + sum(feeds[one].nbytes for one in names)
+        )
+        told[name] = {
+            "multiply_adds": macs[name],
+            "bytes": moved_bytes,
+            "ms": round(spent_ms, 2),
+            "share_of_peak": round(macs[name] / peak["macs_per_s"] / (spent_ms / 1000), 3),
+            "share_of_copy": round(moved_bytes / peak["bytes_per_s"] / (spent_ms / 1000), 3),
+            "operators_ms": operators(session),
+        }
+    return told
+
+
+def profiled(graph: bytes) -> ort.InferenceSession:
+    """The graph as the service runs it at one thread, with a profile."""
+    options = options_for(Device("cpu", 1))
+    options.enable_profiling = True
+    options.profile_file_prefix = str(Path(tempfile.mkdtemp()) / "profile")
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def operators(session: ort.InferenceSession) -> dict[str, float]:
+    """Milliseconds a run by kind of operator, the median of each node; those that take most."""
+    events = json.loads(Path(session.end_profiling()).read_text())
+    nodes: dict[tuple[str, str], list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("kernel_time"):
+            nodes.setdefault((event["args"]["op_name"], event["name"]), []).append(event["dur"] / 1000)
+    spent: Counter[str] = Counter()
+    for (kind, _), times in nodes.items():
+        spent[kind] += statistics.median(times)
+    return {kind: round(ms, 2) for kind, ms in spent.most_common(MOST_OPERATORS)}
+
+
+def request(version: Version, data: bytes) -> dict[str, float]:
+    """What each step of a request takes, in milliseconds: but for the line between the client and the service."""
+    manifest = version.manifest
+    image = decode(data, manifest.input, max_pixels=MAX_PIXELS)
+    batch = batch_of([image], map_size=manifest.map_size, interest=version.interest)
+    detector = version.detector
+    seen = detector.extract(batch)
+    rebuilt = detector.rebuild(seen)
+    comparison = compared(batch, version)
+    map_ = standard_map(comparison.map, batch.valid[0], version)
+    inspection = judge(data, version, max_pixels=MAX_PIXELS, wish=Wish(heatmap="png"))
+    answer = InspectionAnswer.of(inspection, inspection_id="0" * 32, request_id="0" * 32, part_id=None)
+    shown = inspection.heatmap.data if inspection.heatmap else b""
+    steps = {
+        "decode": lambda: decode(data, manifest.input, max_pixels=MAX_PIXELS),
+        "batch": lambda: batch_of([image], map_size=manifest.map_size, interest=version.interest),
+        "teacher": lambda: detector.extract(batch),
+        "student": lambda: detector.rebuild(seen),
+        "comparison": lambda: detector.judge(seen, rebuilt, batch),
+        "heat-map": lambda: render(map_, image, kind="png"),
+        "base64": lambda: base64.b64encode(shown).decode(),
+        "JSON": answer.model_dump_json,
+        "all by judge()": lambda: judge(data, version, max_pixels=MAX_PIXELS, wish=Wish(heatmap="png")),
+    }
+    return {name: round(median_ms(step), 3) for name, step in steps.items()}
+
+
+def median_ms(work: Callable[[], object], *, runs: int = RUNS) -> float:
+    """The median time of a call in milliseconds, warmed up."""
+    spent = []
+    for _ in range(WARM_UP + runs):
+        began = time.perf_counter()
+        work()
+        spent.append((time.perf_counter() - began) * 1000)
+    return statistics.median(spent[WARM_UP:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""What a GPU makes of a version: providers, precisions, batch sizes, several products; then a service and a training.
+
+    bench/gpu.sh
+
+Each form is the three graphs bound to the device, so that features stay there (``DeviceDetector``). One that does not
+run is told with its reason and not left out. With ``--provider cpu`` the program itself can be tried without a GPU.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from load import GOODPART, drawn
+from loading.client import Outcome, closed, line_to
+from loading.served import served
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from app.engine.detector import DeviceDetector, Graphs, blank_batch
+from app.engine.sessions import CUDA_OPTIONS
+from app.store.files import replace_file
+from app.stores import stored_at
+from model.bundle import COMPARE, STUDENT, Manifest
+from training.data import find_images
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+RUNS, WARM_UP = 50, 10
+NUM_PRODUCTS = 8
+NUM_CLIENTS, SERVICE_S = 32, 20.0
+PRECISIONS = (("float32", torch.float32, False), ("TF32", torch.float32, True), ("float16", torch.float16, False))
+MATRIX = 8192
+CPU = "CPUExecutionProvider"
+
+
+@dataclass(frozen=True)
+class Form:
+    """A provider with its options; ``is_half``: graphs converted to float16, inputs and outputs left as they are."""
+
+    name: str
+    provider: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    is_half: bool = False
+
+
+CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
+FORMS = (
+    Form("cuda float32", CUDA, CUDA_OPTIONS),
+    Form("cuda TF32", CUDA, {**CUDA_OPTIONS, "use_tf32": "1"}),
+    Form("cuda float16", CUDA, CUDA_OPTIONS, is_half=True),
+    Form("cuda float32, exhaustive search", CUDA, {**CUDA_OPTIONS, "cudnn_conv_algo_search": "EXHAUSTIVE"}),
+    Form("cuda float32, channels last", CUDA, {**CUDA_OPTIONS, "prefer_nhwc": "1"}),
+    Form("tensorrt float32", TENSORRT),
+    Form("tensorrt float16", TENSORRT, {"trt_fp16_enable": "1"}),
+    Form("tensorrt float16, CUDA graph", TENSORRT, {"trt_fp16_enable": "1", "trt_cuda_graph_enable": "1"}),
+)
+
+
+def main() -> None:
+    """Measure all of it; what is there is written after each part, so that a run that is ended leaves what it has."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--provider", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
+    parser.add_argument("--json", type=Path, default=Path("bench/results/gpu.json"))
+    given = parser.parse_args()
+    is_gpu = given.provider == "cuda"
+    device = torch.cuda.get_device_name() if is_gpu else "cpu"
+    figures: dict[str, Any] = {"device": device, "peak_macs_per_s": peaks(is_gpu=is_gpu)}
+    with TemporaryDirectory() as name:
+        began = time.monotonic()
+        store = drawn(Path(name), product="flange")
+        figures["drawn_and_learned_quick_s"] = round(time.monotonic() - began, 1)
+        graphs, manifest = graphs_of(store)
+        chosen = FORMS if is_gpu else (Form("cpu", CPU),)
+        figures["forms"] = [row for form in chosen for row in rows(form, graphs, manifest, given.batches)]
+        write(given.json, figures)
+        figures["products"] = many_products(chosen[0], graphs, manifest)
+        figures["service"] = service(store, given.provider)
+        write(given.json, figures)
+        figures["training_s"] = training_s(Path(name), given.provider)
+        write(given.json, figures)
+
+
+def write(path: Path, figures: Mapping[str, Any]) -> None:
+    """What is known so far."""
+    text = json.dumps(figures, indent=1) + "\n"
+    replace_file(path, text.encode())
+    print(text)
+
+
+def peaks(*, is_gpu: bool) -> dict[str, float]:
+    """Multiply-adds a second of a large matrix product, by precision."""
+    device = torch.device("cuda" if is_gpu else "cpu")
+    size = MATRIX if is_gpu else 1024
+    found = {}
+    for name, kind, has_tf32 in PRECISIONS if is_gpu else PRECISIONS[:1]:
+        torch.backends.cuda.matmul.allow_tf32 = has_tf32
+        left = torch.rand(size, size, device=device, dtype=kind)
+
+        def product(left: torch.Tensor = left) -> None:
+            left @ left
+            if is_gpu:
+                torch.cuda.synchronize()
+
+        found[name] = size**3 / (statistics.median(times_ms(product)) / 1000)
+    return found
+
+
+def graphs_of(store: Path) -> tuple[Graphs, Manifest]:
+    """The graphs of the product that was learned."""
+    stored = stored_at(store, None)
+    current = stored.state.current("flange")
+    bundle = stored.store.bundle("flange", current.version if current else "")
+    return Graphs(bundle.teacher, bundle.files[STUDENT], bundle.files[COMPARE]), bundle.manifest
+
+
+def rows(form: Form, graphs: Graphs, manifest: Manifest, batches: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """A row a batch size."""
+    try:
+        detector = detector_of(form, graphs)
+    except Exception as error:  # noqa: BLE001  # whatever a provider says, it is told
+        yield {"form": form.name, "fault": str(error).splitlines()[0]}
+        return
+    for size in batches:
+        batch = blank_batch(manifest, size=size)
+        try:
+            spent = times_ms(lambda batch=batch: detector.run(batch))
+        except Exception as error:  # noqa: BLE001  # as above
+            yield {"form": form.name, "batch": size, "fault": str(error).splitlines()[0]}
+            continue
+        p50_ms, p99_ms = statistics.median(spent), float(np.percentile(spent, 99))
+        yield {
+            "form": form.name,
+            "batch": size,
+            "p50_ms": round(p50_ms, 3),
+            "p99_ms": round(p99_ms, 3),
+            "images_per_s": round(1000 * size / p50_ms, 1),
+        }
+
+
+def detector_of(form: Form, graphs: Graphs) -> DeviceDetector:
+    """The three graphs in this form, on the device."""
+    chain = [(form.provider, dict(form.options)), *([] if form.provider == CPU else [(CPU, {})])]
+
+    def opened(graph: bytes) -> ort.InferenceSession:
+        model = half(graph) if form.is_half else graph
+        session = ort.InferenceSession(model, providers=chain)
+        if session.get_providers()[0] != form.provider:
+            raise RuntimeError(f"asked for {form.provider}, got {session.get_providers()[0]}")
+        return session
+
+    device = "cpu" if form.provider == CPU else "cuda"
+    return DeviceDetector(opened(graphs.teacher), opened(graphs.student), opened(graphs.compare), device=device)
+
+
+def half(graph: bytes) -> bytes:
+    """The graph in float16."""
+    converted: bytes = convert_float_to_float16(onnx.load_from_string(graph), keep_io_types=True).SerializeToString()
+    return converted
+
+
+def many_products(form: Form, graphs: Graphs, manifest: Manifest) -> dict[str, float]:
+    """One image of each of several products in turn, by the time of as many of one."""
+    detectors = [detector_of(form, graphs) for _ in range(NUM_PRODUCTS)]
+    batch = blank_batch(manifest, size=1)
+    one = statistics.median(times_ms(lambda: [detectors[0].run(batch) for _ in detectors]))
+    many = statistics.median(times_ms(lambda: [detector.run(batch) for detector in detectors]))
+    return {"products": NUM_PRODUCTS, "ms": round(many, 2), "ratio_to_one": round(many / one, 3)}
+
+
+def service(store: Path, provider: str) -> dict[str, float]:
+    """Images a second through the whole service, with decoding on all processors."""
+    images = [path.read_bytes() for path in find_images(store.with_name("data")).good]
+    with served(store, provider=provider, max_batch=8) as running:
+        outcomes = asyncio.run(answers(running.address, images))
+    return {"clients": NUM_CLIENTS, "images_per_s": round(sum(one.is_good for one in outcomes) / SERVICE_S, 1)}
+
+
+async def answers(address: str, images: Sequence[bytes]) -> list[Outcome]:
+    """What so many clients were answered, each of which waits for its answer before it asks again."""
+    async with line_to(address, "flange", images) as line:
+        return await closed(line, num_clients=NUM_CLIENTS, seconds=SERVICE_S)
+
+
+def training_s(folder: Path, provider: str) -> float:
+    """How long a full training of the drawn product takes."""
+    began = time.monotonic()
+    chosen = ["--set", f"device={provider}", "--set", "false_alarm_rate=0.05", "--no-activate"]
+    command = [GOODPART, "train", "--data", folder / "data", "--product", "full", "--store", folder / "store", *chosen]
+    subprocess.run(command, check=True)
+    return round(time.monotonic() - began, 1)
+
+
+def times_ms(work: Callable[[], object]) -> list[float]:
+    """Milliseconds of each call, warmed up."""
+    spent = []
+    for _ in range(WARM_UP + RUNS):
+        began = time.perf_counter()
+        work()
+        spent.append((time.perf_counter() - began) * 1000)
+    return spent[WARM_UP:]
+
+
+if __name__ == "__main__":
+    main()
