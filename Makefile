@@ -30,7 +30,7 @@ $(READY): pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip uninstall --quiet --yes $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
-	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable '.[$(RUNTIME),train,archive,ray,otel,mlflow,s3,sinks,dev]'
+	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable '.[$(RUNTIME),train,archive,otel,mlflow,s3,sinks,dev]'
 	rm -f $(VENV)/.ready-*
 	echo $(RUNTIME) > $(VENV)/.runtime
 	touch $@

@@ -17,6 +17,8 @@ from many_images import GOODPART, vary
 
 from app.engine.sessions import available_cpus
 from app.store.files import replace_file
+from app.stores import stored_at
+from model.bundle import METRICS
 from training.data import find_images
 
 NUM_KILLS = 3
@@ -50,12 +52,32 @@ def main() -> None:
             "parquet_bytes_per_image": round(sum(path.stat().st_size for path in whole.glob("*.parquet")) / given.num),
             "kills": kills,
             "is_same": is_same,
+            **about_version(given.store, given.product),
         }
     text = json.dumps(figures, indent=1) + "\n"
     print(text, end="")
     replace_file(given.json, text.encode())
     if not is_same:
         raise SystemExit(1)
+
+
+def about_version(store: Path, product: str) -> dict[str, float]:
+    """How long the version took to train, what it takes on disk, and what only the trainer keeps of it."""
+    stored = stored_at(store, None)
+    current = stored.state.current(product)
+    name = current.version if current else ""
+    served, trained = store / "products" / product / "versions" / name, store / "products" / product / "training" / name
+    metrics = json.loads((served / METRICS).read_text())
+    return {
+        "training_s": metrics["training_s"],
+        "version_mb": round(size_bytes(served) / 1e6, 1),
+        "training_mb": round(size_bytes(trained) / 1e6, 1),
+    }
+
+
+def size_bytes(folder: Path) -> int:
+    """What the files under a folder take."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def scored_with_kills(command: list[str | Path], target: Path) -> int:

@@ -23,6 +23,13 @@ DIGEST = b"goodpart.shard"
 SIZE = 1000
 
 
+class NoArchive(GoodpartError):
+    """A folder without images; perhaps a share that is not mounted, so nothing of its results is taken away."""
+
+    def __init__(self) -> None:
+        super().__init__("there is no image to judge, in this folder or below it")
+
+
 class OtherArchive(GoodpartError):
     """A folder with results by another version, threshold or size of shard."""
 
@@ -54,7 +61,10 @@ class Archive:
         about = folder / ABOUT
         mine = asdict(judge)
         if about.exists():
-            before = json.loads(about.read_text())
+            try:
+                before = json.loads(about.read_text())
+            except ValueError:
+                raise OtherArchive(folder, f"{ABOUT} can't be read") from None
             for name, value in mine.items():
                 if before.get(name) != value:
                     raise OtherArchive(folder, f"{name} is {before.get(name)}, not {value}")
@@ -83,12 +93,17 @@ class Archive:
         replace_file(self.folder / shard.file, buffer.getvalue().to_pybytes())
 
     def missing(self, all_shards: Iterable[Shard]) -> Iterator[Shard]:
-        """The shards without results; at their end, results of images that are gone go too. Raises StoreUnusable."""
+        """The shards without results; at their end, results of images that are gone go too.
+
+        Raises StoreUnusable, NoArchive.
+        """
         last = -1
         for shard in all_shards:
             last = shard.number
             if not self.has(shard):
                 yield shard
+        if last < 0:
+            raise NoArchive
         for path in self.folder.glob("part-*.parquet"):
             if path.name > file_of(last):
                 remove_file(path)

@@ -34,6 +34,10 @@ function begun() {
 async function follow() {
   for (;;) {
     await visible();
+    if (known.refusal !== null) {
+      await pause();
+      continue;
+    }
     const hidden = new AbortController();
     const onChange = () => document.hidden && hidden.abort();
     document.addEventListener("visibilitychange", onChange);
@@ -43,9 +47,11 @@ async function follow() {
       if (!document.hidden) change({ isAway: error.status !== 401 && error.status !== 403 });
     }
     document.removeEventListener("visibilitychange", onChange);
-    await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+    await pause();
   }
 }
+
+const pause = () => new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
 
 const visible = () =>
   new Promise((resolve) => {

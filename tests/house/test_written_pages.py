@@ -10,7 +10,13 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = "import {0}; text = {0}.PAGE.read_text(); print({0}.filled(text) == text)"
 
 
-@pytest.mark.parametrize("writer", ["page", "service_page", "training_page", "containers_page", "integration_page"])
+WRITERS = (
+    *("page", "service_page", "training_page", "containers_page", "integration_page"),
+    *("performance_page", "scale_page"),
+)
+
+
+@pytest.mark.parametrize("writer", WRITERS)
 def test_the_tables_are_those_of_the_results(writer):
     """In a process of its own: the bench's modules lie beside its programs."""
     command = [sys.executable, "-c", PROGRAM.format(writer)]

@@ -118,3 +118,11 @@ def test_images_come_in_one_order_and_a_shard_knows_its_own(tmp_path):
     (tmp_path / "a.png").write_bytes(b"more")
     changed = [one.digest != other.digest for one, other in zip(first, shards(tmp_path, size=2), strict=True)]
     assert changed == [False, True, False]
+
+
+def test_a_share_that_is_not_there_takes_no_results_away(source, tmp_path):
+    scored(source, tmp_path / "target")
+    (tmp_path / "empty").mkdir()
+    done = scored(tmp_path / "empty", tmp_path / "target")
+    assert (done.returncode, done.stderr.count("\n"), "no image to judge" in done.stderr) == (1, 1, True)
+    assert tables(tmp_path / "target")
