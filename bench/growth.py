@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from latency import detector_of, median_ms
+from latency import detector_of, graphs_of, median_ms
 from load import GOODPART
 from loading.client import Outcome, closed, line_to
 from loading.served import served
@@ -23,6 +23,7 @@ from many_images import vary
 from matplotlib.figure import Figure
 
 from app.engine.sessions import Device, available_cpus
+from app.engine.version import Loader
 from app.store.files import replace_file
 from training.data import find_images
 from training.settings import read_train_settings
@@ -106,15 +107,14 @@ def judged_ms(*assignments: str) -> float:
 
 
 def by_products() -> Iterator[tuple[float, float]]:
-    """Memory of this process with so many products open, each with graphs of its own, over that with none."""
-    settings = read_train_settings(None, [])
-    detector_of(settings, ONE_THREAD)
-    before_mb, opened = rss_mb(), []
-    for number in (4, 8, 16, 32):
+    """Memory of this process with so many products open, which share a teacher, over that with none."""
+    graphs, batch = graphs_of(read_train_settings(None, []))
+    loader, opened = Loader(ONE_THREAD), []
+    before_mb = rss_mb()
+    for number in (4, 8, 16, 32, 64):
         while len(opened) < number:
-            detector, batch = detector_of(settings, ONE_THREAD)
-            detector.run(batch)
-            opened.append(detector)
+            opened.append(loader.detector(graphs))
+            opened[-1].run(batch)
         yield number, rss_mb() - before_mb
 
 
@@ -128,7 +128,7 @@ def by_training_images(data: Path) -> Iterator[tuple[float, float]]:
     """Seconds of `train --quick`, by the number of good images."""
     good = find_images(data).good
     with TemporaryDirectory() as name:
-        for number in (100, 200, 400, 800):
+        for number in (100, 200, 400):
             images = Path(name) / str(number)
             vary(good, images, number)
             command = [GOODPART, "train", "--quick", "--data", images, "--product", f"p{number}", "--no-activate"]

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from app.engine.detector import Batch, Detector
+from app.engine.detector import Batch, Detector, Graphs
 from app.engine.sessions import Device, chosen_device
 from app.engine.version import Loader
 from training.export import export
@@ -71,12 +71,17 @@ def measured(settings: TrainSettings, device: Device, *, runs: int) -> dict[str,
 
 def detector_of(settings: TrainSettings, device: Device) -> tuple[Detector, Batch]:
     """The exported graphs and one image of noise."""
+    graphs, batch = graphs_of(settings)
+    return Loader(device).detector(graphs), batch
+
+
+def graphs_of(settings: TrainSettings) -> tuple[Graphs, Batch]:
+    """What a training with these settings exports, and one image of noise."""
     torch.manual_seed(settings.seed)
     networks = new_networks(settings)
     pixels = torch.randint(0, 256, (2, settings.height, settings.width, 3), dtype=torch.uint8)
     graphs = export(networks.teacher, networks.student, networks.compare, pixels)
-    detector = Loader(device).detector(graphs)
-    return detector, Batch(pixels[:1].numpy(), np.ones((1, *settings.map_size), np.float32))
+    return graphs, Batch(pixels[:1].numpy(), np.ones((1, *settings.map_size), np.float32))
 
 
 def median_ms(work: Callable[[], object], runs: int) -> float:

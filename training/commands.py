@@ -333,5 +333,5 @@ def train_all_command(*, plan: Path, address: str | None, as_json: Path | None) 
     (console if console.is_terminal else Console(width=COLUMNS)).print(summary(outcomes))
     if as_json is not None:
         as_json.write_text(json.dumps([asdict(one) for one in outcomes], indent=1) + "\n")
-    whats = {one.what for one in outcomes}
-    sys.exit(1 if "failed" in whats else NEEDS_A_PERSON if "held back" in whats else 0)
+    came = {one.what for one in outcomes}
+    sys.exit(1 if "failed" in came else NEEDS_A_PERSON if "held back" in came else 0)

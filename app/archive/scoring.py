@@ -69,7 +69,7 @@ class Scorer:
         readable = path.encode("utf-8", "replace").decode()
         try:
             data = (source / path).read_bytes()
-        except PermissionError as error:  # anything else, a share that is gone say, ends the run, which can be gone on with
+        except PermissionError as error:  # anything else ends the run, a share that is gone say
             return {"path": readable, "error": error.strerror}
         try:
             inspection = judge(data, self.version, max_pixels=self.max_pixels, guard=self.guard)

@@ -65,7 +65,7 @@ def test_a_value_moves_the_verdict_and_can_be_lifted(client, good_bytes, tiny_ve
 @pytest.mark.parametrize(
     "decision",
     [{}, {"false_alarm_rate": 0.1, "threshold": 1}, {"false_alarm_rate": 0}, {"false_alarm_rate": 1},
-     {"threshold": "NaN"}, {"threshold": 1, "versoin": "x"}],
+     {"threshold": "NaN"}, {"threshold": 1, "until": "x"}],
 )  # fmt: skip
 def test_a_threshold_that_is_none_is_refused_and_nothing_is_written(client, store, decision):
     assert client.put(f"{URL}/threshold", json=decision).status_code == 422
