@@ -28,7 +28,7 @@ from loading.served import served
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from app.engine.detector import DeviceDetector, Graphs, blank_batch
-from app.engine.sessions import CUDA_OPTIONS
+from app.engine.sessions import CHAINS, CUDA_OPTIONS
 from app.store.files import replace_file
 from app.stores import stored_at
 from model.bundle import COMPARE, STUDENT, Manifest
@@ -62,7 +62,6 @@ FORMS = (
     Form("cuda float32, channels last", CUDA, {**CUDA_OPTIONS, "prefer_nhwc": "1"}),
     Form("tensorrt float32", TENSORRT),
     Form("tensorrt float16", TENSORRT, {"trt_fp16_enable": "1"}),
-    Form("tensorrt float16, CUDA graph", TENSORRT, {"trt_fp16_enable": "1", "trt_cuda_graph_enable": "1"}),
 )
 
 
@@ -129,14 +128,14 @@ def rows(form: Form, graphs: Graphs, manifest: Manifest, batches: Sequence[int])
     try:
         detector = detector_of(form, graphs)
     except Exception as error:  # noqa: BLE001  # whatever a provider says, it is told
-        yield {"form": form.name, "fault": str(error).splitlines()[0]}
+        yield {"form": form.name, "fault": in_one_line(error)}
         return
     for size in batches:
         batch = blank_batch(manifest, size=size)
         try:
             spent = times_ms(lambda batch=batch: detector.run(batch))
         except Exception as error:  # noqa: BLE001  # as above
-            yield {"form": form.name, "batch": size, "fault": str(error).splitlines()[0]}
+            yield {"form": form.name, "batch": size, "fault": in_one_line(error)}
             continue
         p50_ms, p99_ms = statistics.median(spent), float(np.percentile(spent, 99))
         yield {
@@ -148,9 +147,16 @@ def rows(form: Form, graphs: Graphs, manifest: Manifest, batches: Sequence[int])
         }
 
 
+def in_one_line(error: Exception) -> str:
+    """What it says first, or what it is."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def detector_of(form: Form, graphs: Graphs) -> DeviceDetector:
     """The three graphs in this form, on the device."""
-    chain = [(form.provider, dict(form.options)), *([] if form.provider == CPU else [(CPU, {})])]
+    ort.preload_dlls()
+    names = next(chain for chain in CHAINS.values() if chain[0] == form.provider)
+    chain = [(name, dict(form.options) if name == form.provider else {}) for name in names]
 
     def opened(graph: bytes) -> ort.InferenceSession:
         model = half(graph) if form.is_half else graph

@@ -4,6 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 make setup RUNTIME=gpu
-.venv/bin/python -m pytest -m gpu -ra
+failed=0
+.venv/bin/python -m pytest -m gpu -ra || failed=1
 .venv/bin/python bench/latency.py --provider cuda --threads 1 --out bench/results/latency_cuda.json
 .venv/bin/python bench/gpu.py
+exit "$failed"

@@ -1,6 +1,7 @@
 """Writes what a million parts a day and a thousand products take into docs/scale.md, from measured unit costs."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,13 +78,13 @@ def needs() -> Iterator[str]:
     yield f"| memory to have {PRODUCTS:,} products loaded at once, GB | {memory_gb:.1f} |"
     yield f"| a version of each on disk, GB | {disk_gb:.1f} |"
     yield f"| processor hours to train {PRODUCTS:,} products | {training_h:.0f} |"
-    yield f"| the same in a night of {DAY_H // 3} h, processors | {training_h / (DAY_H / 3):.0f} |"
+    yield f"| the same in a night of {DAY_H // 3} h, processors | {math.ceil(training_h / (DAY_H / 3))} |"
 
 
 def ray() -> Iterator[str]:
     """What came of a plan while a node was killed."""
     told = results("ray")
-    yield "| product | under way at the kill | what | minutes |"
+    yield "| product | under way at the kill | what | minutes of its last try |"
     yield "| --- | --- | --- | --- |"
     for one in told["outcomes"]:
         was = "yes" if one["product"] in told["under_way_at_the_kill"] else ""

@@ -322,16 +322,22 @@ def train_all_command(*, plan: Path, address: str | None, as_json: Path | None) 
 
     from rich.console import Console
 
+    from app.store.files import replace_file
     from training.on_ray import train_on_ray
     from training.plan import read_plan
-    from training.train_all import summary, train_here
+    from training.train_all import Outcome, summary, train_here
 
     read = read_plan(plan)
-    with narrator() as telling:
-        outcomes = list(train_here(read, telling) if address is None else train_on_ray(read, address=address))
-    console = Console()
-    (console if console.is_terminal else Console(width=COLUMNS)).print(summary(outcomes))
-    if as_json is not None:
-        as_json.write_text(json.dumps([asdict(one) for one in outcomes], indent=1) + "\n")
+    outcomes: list[Outcome] = []
+    try:
+        with narrator() as telling:
+            outcomes.extend(
+                train_here(read, telling) if address is None else train_on_ray(read, telling, address=address)
+            )
+    finally:  # what was stopped has done something, too
+        console = Console()
+        (console if console.is_terminal else Console(width=COLUMNS)).print(summary(outcomes))
+        if as_json is not None:
+            replace_file(as_json, json.dumps([asdict(one) for one in outcomes], indent=1).encode() + b"\n")
     came = {one.what for one in outcomes}
     sys.exit(1 if "failed" in came else NEEDS_A_PERSON if "held back" in came else 0)

@@ -41,6 +41,8 @@ from training.verify import verified
 from training.workplace import Workplace, opened_workplace, workplace_of
 from training.write import NUM_GOLDEN, Draft, Looks, fingerprint, training_files
 
+# What a version's metrics call all that it was made from.
+KEY = "training_key"
 # The exporter must see more than one image, or it takes the batch for fixed.
 NUM_TRACED = 2
 # How torch's messages name a lack of memory, on the CPU and on CUDA.
@@ -92,7 +94,8 @@ class Job:
         expects = self.check_images()
         self.narrator.say(data_in_words(self.dataset, self.split))
         digest = fingerprint((*self.dataset.good, *self.split.confirmed), self.settings)
-        folder = workplace_of(self.order.store.machine_folder, self.order.product, self.key(digest))
+        key = self.key(digest)
+        folder = workplace_of(self.order.store.machine_folder, self.order.product, key)
         with (
             self.telling_of_checkpoint(folder),
             reporting_lack_of_memory(),
@@ -102,7 +105,8 @@ class Job:
                 self.narrator.say("there is no checkpoint of these data and settings: beginning at the beginning")
             self.take_confirmed(place)
             made = self.made(place, expects, digest)
-            made = replace(made, metrics={**made.metrics, "training_s": round(time.monotonic() - began, 1)})
+            told = {"training_s": round(time.monotonic() - began, 1), KEY: key}
+            made = replace(made, metrics={**made.metrics, **told})
             done = Publisher(self.order, self.settings, self.narrator).published(made, self.parts())
         self.track(done)
         return done

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 
 from training.errors import AlreadyRunning
 from training.plan import Plan
+from training.progress import Narrator
 from training.train_all import Outcome, narrator_of_worker, outcome
 
 # How long a training that was lost may still hold its place: its process ends with its node, not at once.
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
+LOOK_EVERY_S = 1.0
 
 
-def train_on_ray(plan: Plan, *, address: str) -> Iterator[Outcome]:
-    """Each product as it is done, on nodes that all see images and store."""
+def train_on_ray(plan: Plan, narrator: Narrator, *, address: str) -> Iterator[Outcome]:
+    """Each product as it is done, on nodes that all see images and store. Raises Stopped."""
     import ray  # noqa: PLC0415  # an extra
     from ray.exceptions import RayError  # noqa: PLC0415
 
@@ -24,12 +26,14 @@ def train_on_ray(plan: Plan, *, address: str) -> Iterator[Outcome]:
         for product, entry in plan.products.items()
     }
     while running:
-        (done, *_), _ = ray.wait(list(running))
-        product = running.pop(done)
-        try:
-            yield ray.get(done)
-        except RayError as error:
-            yield Outcome(product, "failed", why=str(error).splitlines()[0])
+        narrator.interruption.check()
+        done, _ = ray.wait(list(running), timeout=LOOK_EVERY_S)
+        for one in done:
+            product = running.pop(one)
+            try:
+                yield ray.get(one)
+            except RayError as error:
+                yield Outcome(product, "failed", why=(str(error).strip() or type(error).__name__).splitlines()[-1])
 
 
 def patient_outcome(plan: Plan, product: str) -> Outcome:

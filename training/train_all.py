@@ -4,6 +4,7 @@ What has been made from the same images and settings is not made again, and what
 checkpoint: so a plan can be run again and again until all of it is there.
 """
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,10 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 from app.store.errors import StoreError
+from app.store.places import read_fixed
+from app.store.store import Store
 from app.stores import stored_at
-from model.bundle import BundleError, GoodpartError
+from model.bundle import METRICS, BundleError, GoodpartError
 from training.errors import AlreadyRunning, Stopped
-from training.job import Job, Manner
+from training.job import KEY, Job, Manner
 from training.plan import Plan
 from training.progress import Narrator
 from training.publish import Order, Published
@@ -42,7 +45,10 @@ def train_here(plan: Plan, narrator: Narrator) -> Iterator[Outcome]:
     """One product after another. Raises Stopped."""
     for product in plan.products:
         narrator.say(f"-- {product}")
-        yield outcome(plan, product, narrator)
+        try:
+            yield outcome(plan, product, narrator)
+        except AlreadyRunning as error:
+            yield Outcome(product, "failed", why=str(error))
 
 
 def outcome(plan: Plan, product: str, narrator: Narrator) -> Outcome:
@@ -52,7 +58,7 @@ def outcome(plan: Plan, product: str, narrator: Narrator) -> Outcome:
         found = trained(plan, product, narrator)
     except (Stopped, AlreadyRunning):
         raise
-    except (GoodpartError, OSError) as error:
+    except (GoodpartError, OSError, RuntimeError, ValueError) as error:
         found = Outcome(product, "failed", why=str(error))
     return replace(found, minutes=round((time.monotonic() - began) / 60, 2))
 
@@ -67,17 +73,26 @@ def trained(plan: Plan, product: str, narrator: Narrator) -> Outcome:
 
 
 def made_before(job: Job) -> Outcome | None:
-    """The newest version of the same images and settings, None where there is none."""
-    digest = fingerprint((*job.dataset.good, *job.split.confirmed), job.settings)
+    """The version that serves, or where none is to, the newest, if it was made from all the same; else None."""
+    job.check_images()
+    key = job.key(fingerprint((*job.dataset.good, *job.split.confirmed), job.settings))
     product, store = job.order.product, job.order.store
+    current = job.order.state.current(product)
+    serving = current.version if current else None
     for version in reversed(store.versions(product) if product in store.products() else ()):
-        try:
-            manifest = store.manifest(product, version)
-        except (StoreError, BundleError):
+        if version != serving and job.order.activates:
             continue
-        if manifest.fingerprint == digest:
-            return Outcome(product, "made already", version, manifest.promise.supported)
+        if made_from(store, product, version) == key:
+            return Outcome(product, "made already", version, store.manifest(product, version).promise.supported)
     return None
+
+
+def made_from(store: Store, product: str, version: str) -> object:
+    """All that a version was made from, as one digest; None where that can't be told."""
+    try:
+        return json.loads(read_fixed(store.version_folder(product, version) / METRICS, METRICS)).get(KEY)
+    except (StoreError, BundleError, ValueError):
+        return None
 
 
 def told(product: str, done: Published, order: Order) -> Outcome:

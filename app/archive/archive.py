@@ -4,9 +4,11 @@ A file appears whole and says which images it is of. So what was killed goes on 
 however often that happened and wherever they were made.
 """
 
+import fcntl
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from app.archive.scoring import Scorer
-from app.archive.shards import Shard, file_of
+from app.archive.shards import Shard
 from app.store.files import remove_file, replace_file
-from model.bundle import GoodpartError
+from model.bundle import GoodpartError, sha256_hex
 
-ABOUT = "archive.json"
+# Readers of data sets leave alone what begins so.
+ABOUT, LOCK = "_archive.json", "_archive.lock"
 DIGEST = b"goodpart.shard"
 SIZE = 1000
 
@@ -41,11 +44,17 @@ class OtherArchive(GoodpartError):
 class Judge:
     """By what the images of an archive are judged; two runs into one folder must agree on it."""
 
+    source: str
     product: str
     version: str
     threshold: float
     guard: str
+    max_pixels: int
     shard_size: int = SIZE
+
+    def mark(self, shard: Shard) -> bytes:
+        """What the results of a shard carry: of which images they are, and by whom."""
+        return sha256_hex(f"{json.dumps(asdict(self))}\n{shard.digest}".encode()).encode()
 
 
 @dataclass(frozen=True)
@@ -62,8 +71,8 @@ class Archive:
         mine = asdict(judge)
         if about.exists():
             try:
-                before = json.loads(about.read_text())
-            except ValueError:
+                before = dict(json.loads(about.read_text()))
+            except (ValueError, TypeError):
                 raise OtherArchive(folder, f"{ABOUT} can't be read") from None
             for name, value in mine.items():
                 if before.get(name) != value:
@@ -83,30 +92,36 @@ class Archive:
             known = pq.read_schema(self.folder / shard.file).metadata or {}
         except (OSError, pa.ArrowException):
             return False
-        return bool(known.get(DIGEST) == shard.digest.encode())
+        return bool(known.get(DIGEST) == self.judge.mark(shard))
 
     def put(self, shard: Shard, table: pa.Table) -> None:
         """Let the results of a shard appear. Raises StoreUnusable."""
         buffer = pa.BufferOutputStream()
-        named = table.replace_schema_metadata({DIGEST: shard.digest.encode()})
+        named = table.replace_schema_metadata({DIGEST: self.judge.mark(shard)})
         pq.write_table(named, buffer, compression="zstd")
         replace_file(self.folder / shard.file, buffer.getvalue().to_pybytes())
 
     def missing(self, all_shards: Iterable[Shard]) -> Iterator[Shard]:
-        """The shards without results; at their end, results of images that are gone go too.
+        """The shards without results."""
+        return (shard for shard in all_shards if not self.has(shard))
 
-        Raises StoreUnusable, NoArchive.
-        """
-        last = -1
-        for shard in all_shards:
-            last = shard.number
-            if not self.has(shard):
-                yield shard
-        if last < 0:
+    def finish(self, num_shards: int) -> None:
+        """Once all is judged: results of images that are gone go too. Raises StoreUnusable, NoArchive."""
+        if num_shards == 0:
             raise NoArchive
         for path in self.folder.glob("part-*.parquet"):
-            if path.name > file_of(last):
+            if int(path.stem.removeprefix("part-")) >= num_shards:
                 remove_file(path)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else writes here meanwhile. Raises OtherArchive; the lock ends with the process."""
+        with (self.folder / LOCK).open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise OtherArchive(self.folder, "another run is writing them") from None
+            yield
 
     def counted(self) -> dict[str, int]:
         """How many images are ok, ng, and could not be judged."""

@@ -6,9 +6,17 @@ from pathlib import Path
 import click
 
 from app.operating import STORE
-from app.settings import read_settings
+from app.settings import Settings, read_settings
 
 # ruff: noqa: PLC0415  # what is heavy, or an extra, is imported when the command is called
+
+
+def whole(settings: Settings) -> Settings:
+    """The settings with places as they are called from anywhere: workers of a cluster begin in other folders."""
+    named = {name: getattr(settings, name) for name in ("store", "state", "local")}
+    return settings.model_copy(
+        update={name: place.absolute() for name, place in named.items() if isinstance(place, Path)}
+    )
 
 
 @click.command("score-archive")
@@ -35,22 +43,32 @@ def score_archive_command(  # noqa: PLR0913  # click hands over one argument an 
     from app.archive.archive import Archive, Judge, score_here
     from app.archive.on_ray import score_on_ray
     from app.archive.scoring import Scorer
-    from app.archive.shards import shards
+    from app.archive.shards import Count, shards
 
-    settings = read_settings(store=store)
+    settings = whole(read_settings(store=store))
+    source, target = source.absolute(), target.absolute()
     scorer = Scorer.of(settings, product, name)
     version = scorer.version
-    judge = Judge(product, version.name, version.threshold, settings.input_guard, shard_size)
-    archive = Archive.opened(target, judge)
-    missing = archive.missing(shards(source, size=shard_size))
+    judge = Judge(
+        source=str(source),
+        product=product,
+        version=version.name,
+        threshold=version.threshold,
+        guard=settings.input_guard,
+        max_pixels=settings.max_pixels,
+        shard_size=shard_size,
+    )
+    archive, count = Archive.opened(target, judge), Count()
+    missing = archive.missing(count.over(shards(source, size=shard_size)))
     if address is None:
         done = score_here(archive, source, missing, scorer)
     else:
         done = score_on_ray(archive, source, missing, settings, address=address, num_gpus=num_gpus)
-    began = time.monotonic()
-    num_images = 0
-    for more in done:
-        num_images += more
-        rate = num_images / (time.monotonic() - began)
-        click.echo(f"{num_images:,} images judged, {rate:.1f} a second", err=True)
+    began, num_images = time.monotonic(), 0
+    with archive.held():
+        for more in done:
+            num_images += more
+            rate = num_images / (time.monotonic() - began)
+            click.echo(f"{num_images:,} images judged, {rate:.1f} a second", err=True)
+        archive.finish(count.number)
     click.echo(", ".join(f"{number:,} {what}" for what, number in archive.counted().items()))

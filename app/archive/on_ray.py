@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,19 @@ from app.archive.archive import Archive
 from app.archive.scoring import Scorer
 from app.archive.shards import Shard
 from app.settings import Settings
+from model.bundle import GoodpartError
+
+# Shards that are handed out together: their paths are in memory, on the driver and in Ray.
+MOST_WAITING = 256
+# How often a worker is begun again that is lost, and a shard that it had.
+MOST_RESTARTS = 3
+
+
+class NotOnRay(GoodpartError):
+    """A cluster that did not judge the images; the last thing that it said."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"Ray ended the run: {(why.strip() or 'without a reason').splitlines()[-1]}")
 
 
 class Scoring:
@@ -35,22 +50,28 @@ class Scoring:
 def score_on_ray(
     archive: Archive, source: Path, missing: Iterable[Shard], settings: Settings, *, address: str, num_gpus: float
 ) -> Iterator[int]:
-    """Judge shards on nodes that all see source, archive and store; how many images each had, as it is done."""
+    """Judge shards on nodes that all see source, archive and store; how many images each had, as it is done.
+
+    Raises NotOnRay.
+    """
     import ray  # noqa: PLC0415  # an extra
     import ray.data  # noqa: PLC0415
+    from ray.exceptions import RayError  # noqa: PLC0415
 
     ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    waiting = [{"number": one.number, "paths": list(one.paths), "digest": one.digest} for one in missing]
-    if not waiting:
-        return
-    done = ray.data.from_items(waiting, override_num_blocks=len(waiting)).map_batches(
-        Scoring,
-        fn_constructor_args=(archive, source, settings),
-        batch_size=1,
-        num_cpus=settings.threads,
-        num_gpus=num_gpus or None,
-        concurrency=(1, len(waiting)),
-    )
-    for row in done.iter_rows():
-        yield int(row["num_images"])
+    while waiting := [asdict(shard) for shard in islice(missing, MOST_WAITING)]:
+        done = ray.data.from_items(waiting, override_num_blocks=len(waiting)).map_batches(
+            Scoring,
+            fn_constructor_args=(archive, source, settings),
+            batch_size=1,
+            num_cpus=settings.threads,
+            num_gpus=num_gpus or None,
+            concurrency=(1, len(waiting)),
+            max_restarts=MOST_RESTARTS,
+            max_task_retries=MOST_RESTARTS,
+        )
+        try:
+            yield from (int(row["num_images"]) for row in done.iter_rows())
+        except (RayError, ValueError) as error:
+            raise NotOnRay(str(error)) from error

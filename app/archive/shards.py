@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -21,12 +21,20 @@ class Shard:
     @property
     def file(self) -> str:
         """What the file of its results is called."""
-        return file_of(self.number)
+        return f"part-{self.number:06}.parquet"
 
 
-def file_of(number: int) -> str:
-    """What the file of a shard's results is called."""
-    return f"part-{number:06}.parquet"
+@dataclass
+class Count:
+    """How many shards have gone by."""
+
+    number: int = 0
+
+    def over(self, all_shards: Iterable[Shard]) -> Iterator[Shard]:
+        """The same shards, counted."""
+        for shard in all_shards:
+            self.number += 1
+            yield shard
 
 
 def shards(source: Path, *, size: int) -> Iterator[Shard]:

@@ -14,6 +14,7 @@ ROLLBACK = "/v1/products/disc/rollback"
         {"sec-fetch-site": "same-site", "origin": "http://testserver:81"},
         {"origin": "http://elsewhere.example"},
         {"origin": "null"},
+        {"origin": "http://["},
     ],
 )
 def test_a_page_of_another_site_changes_nothing(client, headers):

@@ -3,6 +3,7 @@
 import shutil
 import signal
 import subprocess
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -107,6 +108,18 @@ def test_results_of_another_version_or_threshold_are_not_mixed(source, tmp_path)
     assert "shard_size is 7, not 8" in done.stderr
 
 
+def test_the_folder_is_one_table_for_whatever_reads_parquet(source, tmp_path, undisturbed):
+    scored(source, tmp_path)
+    assert pq.read_table(tmp_path).num_rows == sum(table.num_rows for table in undisturbed[0].values())
+
+
+def test_images_of_another_folder_are_not_taken_for_these(source, tmp_path):
+    scored(source, tmp_path / "target")
+    shutil.copytree(source, tmp_path / "other")
+    done = scored(tmp_path / "other", tmp_path / "target")
+    assert (done.returncode, "source is" in done.stderr) == (1, True)
+
+
 def test_images_come_in_one_order_and_a_shard_knows_its_own(tmp_path):
     for name in ("b/1.png", "a/2.png", "a/10.png", "a.png", "c/d/e.JPG", "x.txt"):
         path = tmp_path / name
@@ -121,8 +134,10 @@ def test_images_come_in_one_order_and_a_shard_knows_its_own(tmp_path):
 
 
 def test_a_share_that_is_not_there_takes_no_results_away(source, tmp_path):
-    scored(source, tmp_path / "target")
-    (tmp_path / "empty").mkdir()
-    done = scored(tmp_path / "empty", tmp_path / "target")
+    images = Path(shutil.copytree(source, tmp_path / "images"))
+    scored(images, tmp_path / "target")
+    for path in images.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    done = scored(images, tmp_path / "target")
     assert (done.returncode, done.stderr.count("\n"), "no image to judge" in done.stderr) == (1, 1, True)
     assert tables(tmp_path / "target")
