@@ -14,8 +14,8 @@ READY := $(VENV)/.ready-$(RUNTIME)
 PEERS := bench/peers
 SOURCES := app model training tests bench requirements clients
 
-# Tests that train, and wait for nothing else: two at a time, a thread each. The others measure a service or start many.
-TRAINERS := tests/training tests/test_end_to_end.py
+# Tests that compute, and wait for nothing else: two at a time, a thread each. The others measure a service or start many.
+TRAINERS := tests/training tests/test_end_to_end.py tests/app/archive tests/claims tests/model
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test check audit fix serve bench load speed quality demo demo-stop picture screenshots contrast lock sbom image-test

@@ -68,8 +68,7 @@ def score_on_ray(
             num_cpus=settings.threads,
             num_gpus=num_gpus or None,
             concurrency=(1, len(waiting)),
-            max_restarts=MOST_RESTARTS,
-            max_task_retries=MOST_RESTARTS,
+            ray_remote_args_fn=lambda: {"max_restarts": MOST_RESTARTS, "max_task_retries": MOST_RESTARTS},
         )
         try:
             yield from (int(row["num_images"]) for row in done.iter_rows())
