@@ -14,9 +14,6 @@ READY := $(VENV)/.ready-$(RUNTIME)
 PEERS := bench/peers
 SOURCES := app model training tests bench requirements clients
 
-# Tests that compute, and wait for nothing else: two at a time, a thread each. The others measure a service or start many.
-TRAINERS := tests/training tests/test_end_to_end.py tests/app/archive tests/claims tests/model
-
 .DEFAULT_GOAL := help
 .PHONY: help setup test check audit fix serve bench load speed quality demo demo-stop picture screenshots contrast lock sbom image-test
 
@@ -35,9 +32,8 @@ $(READY): pyproject.toml requirements/constraints.txt
 	echo $(RUNTIME) > $(VENV)/.runtime
 	touch $@
 
-test: $(READY) ## Run every test, with branch coverage.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report= $(TRAINERS)
-	$(BIN)/python -m pytest --cov --cov-append --cov-report=term $(TRAINERS:%=--ignore=%)
+test: $(READY) ## Run every test, two files at a time, a thread each, with branch coverage.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term
 
 check: $(READY) audit ## Check format, lint, types, import rules, dead code, spelling, container files and the lock.
 	$(BIN)/ruff format --check $(SOURCES)
