@@ -18,7 +18,7 @@ SOURCES := app model training tests bench requirements clients
 .PHONY: help setup test check audit fix serve bench load speed quality demo demo-stop picture screenshots contrast lock sbom image-test
 
 help: ## Print these targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make a virtual environment in .venv with everything in it.
 

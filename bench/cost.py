@@ -9,15 +9,15 @@ import base64
 import json
 import statistics
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import torch
+from latency import median_ms
 
 from app.api.answers import InspectionAnswer
 from app.engine.decode import decode
@@ -25,17 +25,15 @@ from app.engine.detector import Graphs, batch_of
 from app.engine.heatmap import render
 from app.engine.inspector import Wish, compared, judge, standard_map
 from app.engine.sessions import Device, options_for
-from app.engine.version import Version
+from app.engine.version import Version, graphs_of
 from app.settings import read_settings
 from app.store.files import replace_file
 from app.stores import loaded_version, stored_by
-from model.bundle import COMPARE, STUDENT
 from training.data import find_images
 from training.model_info import networks_info
 from training.settings import read_train_settings
 
 RUNS = 60
-WARM_UP = 8
 MATRIX = 1024
 COPIED_BYTES = 256 * 2**20
 MOST_OPERATORS = 5
@@ -54,7 +52,7 @@ def main() -> None:
     settings = read_settings(store=str(given.store), threads=1, provider="cpu")
     version = loaded_version(settings, given.product)
     bundle = stored_by(settings).store.bundle(given.product, version.name)
-    graphs = Graphs(bundle.teacher, bundle.files[STUDENT], bundle.files[COMPARE])
+    graphs = graphs_of(bundle)
     data = find_images(given.data).good[0].read_bytes()
     peak = {"macs_per_s": matrix_macs_per_s(), "bytes_per_s": copied_bytes_per_s()}
     figures = {
@@ -70,14 +68,14 @@ def main() -> None:
 def matrix_macs_per_s() -> float:
     """Multiply-adds a second of a matrix product."""
     left, right = torch.rand(MATRIX, MATRIX), torch.rand(MATRIX, MATRIX)
-    return MATRIX**3 / (median_ms(lambda: left @ right) / 1000)
+    return MATRIX**3 / (median_ms(lambda: left @ right, RUNS) / 1000)
 
 
 def copied_bytes_per_s() -> float:
     """Bytes read and written a second by a copy."""
     source = np.ones(COPIED_BYTES, np.uint8)
     target = np.empty_like(source)
-    return 2 * COPIED_BYTES / (median_ms(lambda: np.copyto(target, source), runs=10) / 1000)
+    return 2 * COPIED_BYTES / (median_ms(lambda: np.copyto(target, source), 10) / 1000)
 
 
 def parts(version: Version, graphs: Graphs, data: bytes, peak: Mapping[str, float]) -> dict[str, Any]:
@@ -95,7 +93,7 @@ def parts(version: Version, graphs: Graphs, data: bytes, peak: Mapping[str, floa
         given = {one.name: feeds[one.name] for one in session.get_inputs()}
         names = [one.name for one in session.get_outputs()]
         feeds.update(zip(names, session.run(names, given), strict=True))
-        spent_ms = median_ms(lambda session=session, given=given: session.run(None, given))
+        spent_ms = median_ms(lambda session=session, given=given: session.run(None, given), RUNS)
         moved_bytes = (
             len(graph) + sum(array.nbytes for array in given.values()) + sum(feeds[one].nbytes for one in names)
         )
@@ -155,17 +153,7 @@ def request(version: Version, data: bytes) -> dict[str, float]:
         "JSON": answer.model_dump_json,
         "all by judge()": lambda: judge(data, version, max_pixels=MAX_PIXELS, wish=Wish(heatmap="png")),
     }
-    return {name: round(median_ms(step), 3) for name, step in steps.items()}
-
-
-def median_ms(work: Callable[[], object], *, runs: int = RUNS) -> float:
-    """The median time of a call in milliseconds, warmed up."""
-    spent = []
-    for _ in range(WARM_UP + runs):
-        began = time.perf_counter()
-        work()
-        spent.append((time.perf_counter() - began) * 1000)
-    return statistics.median(spent[WARM_UP:])
+    return {name: round(median_ms(step, RUNS), 3) for name, step in steps.items()}
 
 
 if __name__ == "__main__":

@@ -25,10 +25,9 @@ from sklearn.metrics import roc_auc_score
 from app.engine.decode import Image
 from app.engine.detector import Batch, Comparison, Detector, Graphs, batch_of
 from app.engine.sessions import Device
-from app.engine.version import Loader
+from app.engine.version import Loader, graphs_of
 from app.store.files import replace_file
 from app.stores import stored_at
-from model.bundle import COMPARE, STUDENT
 from training.adapt import Parent, parent_of
 from training.calibrate import calibrate
 from training.data import find_images, split
@@ -97,7 +96,7 @@ def compared(data: Path, parent: Parent) -> Iterator[dict[str, object]]:
 def forms(parent: Parent, shown: Sequence[Image]) -> dict[str, Graphs]:
     """The graphs of each form by its name."""
     bundle, networks = parent.bundle, parent.networks
-    published = Graphs(bundle.teacher, bundle.files[STUDENT], bundle.files[COMPARE])
+    published = graphs_of(bundle)
     today = export(networks.teacher, networks.student, networks.compare, pixels_of(list(shown[:2])))
     images: list[Feeds] = [{"image": image.pixels[None]} for image in shown]
     teacher = ort.InferenceSession(published.teacher, providers=["CPUExecutionProvider"])

@@ -12,7 +12,7 @@ import json
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
+from latency import times_ms
 from load import GOODPART, drawn
 from loading.client import Outcome, closed, line_to
 from loading.served import served
@@ -29,13 +30,14 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from app.engine.detector import DeviceDetector, Graphs, blank_batch
 from app.engine.sessions import CHAINS, CUDA_OPTIONS
+from app.engine.version import graphs_of
 from app.store.files import replace_file
 from app.stores import stored_at
-from model.bundle import COMPARE, STUDENT, Manifest
+from model.bundle import Manifest
 from training.data import find_images
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
-RUNS, WARM_UP = 50, 10
+RUNS = 50
 NUM_PRODUCTS = 8
 NUM_CLIENTS, SERVICE_S = 32, 20.0
 PRECISIONS = (("float32", torch.float32, False), ("TF32", torch.float32, True), ("float16", torch.float16, False))
@@ -79,7 +81,7 @@ def main() -> None:
         began = time.monotonic()
         store = drawn(Path(name), product="flange")
         figures["drawn_and_learned_quick_s"] = round(time.monotonic() - began, 1)
-        graphs, manifest = graphs_of(store)
+        graphs, manifest = learned(store)
         chosen = FORMS if is_gpu else (Form("cpu", CPU),)
         figures["forms"] = [row for form in chosen for row in rows(form, graphs, manifest, given.batches)]
         write(given.json, figures)
@@ -111,16 +113,16 @@ def peaks(*, is_gpu: bool) -> dict[str, float]:
             if is_gpu:
                 torch.cuda.synchronize()
 
-        found[name] = size**3 / (statistics.median(times_ms(product)) / 1000)
+        found[name] = size**3 / (statistics.median(times_ms(product, RUNS)) / 1000)
     return found
 
 
-def graphs_of(store: Path) -> tuple[Graphs, Manifest]:
+def learned(store: Path) -> tuple[Graphs, Manifest]:
     """The graphs of the product that was learned."""
     stored = stored_at(store, None)
     current = stored.state.current("flange")
     bundle = stored.store.bundle("flange", current.version if current else "")
-    return Graphs(bundle.teacher, bundle.files[STUDENT], bundle.files[COMPARE]), bundle.manifest
+    return graphs_of(bundle), bundle.manifest
 
 
 def rows(form: Form, graphs: Graphs, manifest: Manifest, batches: Sequence[int]) -> Iterator[dict[str, Any]]:
@@ -133,7 +135,7 @@ def rows(form: Form, graphs: Graphs, manifest: Manifest, batches: Sequence[int])
     for size in batches:
         batch = blank_batch(manifest, size=size)
         try:
-            spent = times_ms(lambda batch=batch: detector.run(batch))
+            spent = times_ms(lambda batch=batch: detector.run(batch), RUNS)
         except Exception as error:  # noqa: BLE001  # as above
             yield {"form": form.name, "batch": size, "fault": in_one_line(error)}
             continue
@@ -179,8 +181,8 @@ def many_products(form: Form, graphs: Graphs, manifest: Manifest) -> dict[str, f
     """One image of each of several products in turn, by the time of as many of one."""
     detectors = [detector_of(form, graphs) for _ in range(NUM_PRODUCTS)]
     batch = blank_batch(manifest, size=1)
-    one = statistics.median(times_ms(lambda: [detectors[0].run(batch) for _ in detectors]))
-    many = statistics.median(times_ms(lambda: [detector.run(batch) for detector in detectors]))
+    one = statistics.median(times_ms(lambda: [detectors[0].run(batch) for _ in detectors], RUNS))
+    many = statistics.median(times_ms(lambda: [detector.run(batch) for detector in detectors], RUNS))
     return {"products": NUM_PRODUCTS, "ms": round(many, 2), "ratio_to_one": round(many / one, 3)}
 
 
@@ -205,16 +207,6 @@ def training_s(folder: Path, provider: str) -> float:
     command = [GOODPART, "train", "--data", folder / "data", "--product", "full", "--store", folder / "store", *chosen]
     subprocess.run(command, check=True)
     return round(time.monotonic() - began, 1)
-
-
-def times_ms(work: Callable[[], object]) -> list[float]:
-    """Milliseconds of each call, warmed up."""
-    spent = []
-    for _ in range(WARM_UP + RUNS):
-        began = time.perf_counter()
-        work()
-        spent.append((time.perf_counter() - began) * 1000)
-    return spent[WARM_UP:]
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from latency import detector_of, graphs_of, median_ms
+from latency import detector_of, exported, median_ms
 from load import GOODPART
 from loading.client import Outcome, closed, line_to
 from loading.served import served
@@ -108,7 +108,7 @@ def judged_ms(*assignments: str) -> float:
 
 def by_products() -> Iterator[tuple[float, float]]:
     """Memory of this process with so many products open, which share a teacher, over that with none."""
-    graphs, batch = graphs_of(read_train_settings(None, []))
+    graphs, batch = exported(read_train_settings(None, []))
     loader, opened = Loader(ONE_THREAD), []
     before_mb = rss_mb()
     for number in (4, 8, 16, 32, 64):

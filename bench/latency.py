@@ -71,11 +71,11 @@ def measured(settings: TrainSettings, device: Device, *, runs: int) -> dict[str,
 
 def detector_of(settings: TrainSettings, device: Device) -> tuple[Detector, Batch]:
     """The exported graphs and one image of noise."""
-    graphs, batch = graphs_of(settings)
+    graphs, batch = exported(settings)
     return Loader(device).detector(graphs), batch
 
 
-def graphs_of(settings: TrainSettings) -> tuple[Graphs, Batch]:
+def exported(settings: TrainSettings) -> tuple[Graphs, Batch]:
     """What a training with these settings exports, and one image of noise."""
     torch.manual_seed(settings.seed)
     networks = new_networks(settings)
@@ -86,12 +86,17 @@ def graphs_of(settings: TrainSettings) -> tuple[Graphs, Batch]:
 
 def median_ms(work: Callable[[], object], runs: int) -> float:
     """The median time of a call in milliseconds, warmed up."""
+    return statistics.median(times_ms(work, runs))
+
+
+def times_ms(work: Callable[[], object], runs: int) -> list[float]:
+    """The time of each call in milliseconds, warmed up."""
     spent = []
     for _ in range(WARM_UP + runs):
         began = time.perf_counter()
         work()
         spent.append((time.perf_counter() - began) * 1000)
-    return statistics.median(spent[WARM_UP:])
+    return spent[WARM_UP:]
 
 
 def print_table(macs: dict[str, int], rows: list[dict[str, float]]) -> None:

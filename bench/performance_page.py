@@ -1,15 +1,14 @@
 """Writes what was measured of speed, cost, forms and growth into docs/performance.md and docs/scale.md."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import marks
+from marks import results
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "performance.md"
-RESULTS = ROOT / "bench" / "results"
 PARTS = ("teacher", "student", "comparison")
 GROWTH = {
     "image_size": "side of the image",
@@ -30,11 +29,6 @@ def filled(page: str) -> str:
     for name, table in (("speed", speed), ("parts", parts), ("request", request), ("forms", forms), ("growth", growth)):
         page = marks.filled(page, name, "\n".join(table()))
     return page
-
-
-def results(name: str) -> Any:  # noqa: ANN401  # JSON
-    """What a program has measured."""
-    return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def speed() -> Iterator[str]:

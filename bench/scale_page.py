@@ -1,16 +1,14 @@
 """Writes what a million parts a day and a thousand products take into docs/scale.md, from measured unit costs."""
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import marks
+from marks import results
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "scale.md"
-RESULTS = ROOT / "bench" / "results"
 PARTS_A_DAY, PRODUCTS = 1_000_000, 1000
 DAY_S, DAY_H = 86_400, 24
 # A line does not bring its parts evenly, and no processor should be busy all the time.
@@ -27,11 +25,6 @@ def filled(page: str) -> str:
     for name, table in (("unit-costs", unit_costs), ("needs", needs), ("ray", ray)):
         page = marks.filled(page, name, "\n".join(table()))
     return page
-
-
-def results(name: str) -> Any:  # noqa: ANN401  # JSON
-    """What a program has measured."""
-    return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def served_per_s() -> float:

@@ -35,7 +35,7 @@ def parts_of(folder: Path) -> list[Path]:
     """Good and defective parts in turn, a scratched one last."""
     good = sorted(folder.glob("good/*.png"))
     defective = sorted(path for path in folder.glob("*/*.png") if path.parent.name != "good")
-    mixed = [path for four in zip(good, good[::-1], defective, strict=False) for path in four][: NUM_PARTS - 1]
+    mixed = [path for three in zip(good, good[::-1], defective, strict=False) for path in three][: NUM_PARTS - 1]
     return [*mixed, next(path for path in defective if path.parent.name == "scratch")]
 
 
@@ -45,7 +45,8 @@ def judge(address: str, parts: list[Path]) -> None:
         for part in parts:
             query = {"heatmap": "none", "part_id": f"{part.parent.name}-{part.stem}"}
             headers = {"Content-Type": "image/png"}
-            client.post("/v1/products/flange/inspect", content=part.read_bytes(), headers=headers, params=query)
+            url = "/v1/products/flange/inspect"
+            client.post(url, content=part.read_bytes(), headers=headers, params=query).raise_for_status()
 
 
 def opened(browser: Browser, address: str, *, view: str = "", **options: object) -> Page:

@@ -14,6 +14,7 @@ from app.store.places import MOST_COPIED_GIB
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+    from rich.table import Table
 
     from app.stores import Stored
     from training.progress import Narrator
@@ -209,6 +210,17 @@ def tell(done: "Published", order: "Order", narrator: "Narrator") -> None:
         sys.exit(NEEDS_A_PERSON)
 
 
+def show(*tables: "Table") -> None:
+    """Print tables; where there is no terminal, wide ones."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=COLUMNS)
+    for table in tables:
+        console.print(table)
+
+
 @click.command("check-data")
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--sheet", type=click.Path(path_type=Path), help="Write a contact sheet of what was found, as HTML.")
@@ -222,8 +234,6 @@ def check_data_command(
 
     Ends with 0 where nothing is wrong, with 1 where images would stop a training, with 3 where somebody should look.
     """
-    from rich.console import Console
-
     from app.settings import train_variables
     from training.check_data import DataCheck
     from training.contact_sheet import write_contact_sheet
@@ -232,11 +242,7 @@ def check_data_command(
     settings = read_train_settings(config, assignments, variables=train_variables())
     with narrator() as telling:
         found = DataCheck(data, settings, telling).found(looks_for_outliers=looks_for_outliers)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=COLUMNS)
-    for table in found.tables():
-        console.print(table)
+    show(*found.tables())
     if sheet is not None:
         write_contact_sheet(sheet, found)
         click.echo(f"the contact sheet is {sheet}")
@@ -320,8 +326,6 @@ def train_all_command(*, plan: Path, address: str | None, as_json: Path | None) 
     import json
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from app.store.files import replace_file
     from training.on_ray import train_on_ray
     from training.plan import read_plan
@@ -335,8 +339,7 @@ def train_all_command(*, plan: Path, address: str | None, as_json: Path | None) 
                 train_here(read, telling) if address is None else train_on_ray(read, telling, address=address)
             )
     finally:  # what was stopped has done something, too
-        console = Console()
-        (console if console.is_terminal else Console(width=COLUMNS)).print(summary(outcomes))
+        show(summary(outcomes))
         if as_json is not None:
             replace_file(as_json, json.dumps([asdict(one) for one in outcomes], indent=1).encode() + b"\n")
     came = {one.what for one in outcomes}

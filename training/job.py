@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,18 @@ class Manner:
     skip_bad: bool = False
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What is known of the images once each has been decoded. ``digest``: of good ones and settings.
+
+    ``key``: of all else, too, that the result depends on.
+    """
+
+    expects: ExpectsRecord | None
+    digest: str
+    key: str
+
+
 class Job:
     """One training: what is fixed from its start, and the steps, each of which tells what it does."""
 
@@ -91,11 +104,9 @@ class Job:
     def run(self) -> Published:
         """Train, publish, and activate if it may be. Raises GoodpartError; then nothing was published."""
         began = time.monotonic()
-        expects = self.check_images()
+        checked = self.checked
         self.narrator.say(data_in_words(self.dataset, self.split))
-        digest = fingerprint((*self.dataset.good, *self.split.confirmed), self.settings)
-        key = self.key(digest)
-        folder = workplace_of(self.order.store.machine_folder, self.order.product, key)
+        folder = workplace_of(self.order.store.machine_folder, self.order.product, checked.key)
         with (
             self.telling_of_checkpoint(folder),
             reporting_lack_of_memory(),
@@ -104,12 +115,19 @@ class Job:
             if self.manner.resume and not place.has_checkpoint:
                 self.narrator.say("there is no checkpoint of these data and settings: beginning at the beginning")
             self.take_confirmed(place)
-            made = self.made(place, expects, digest)
-            told = {"training_s": round(time.monotonic() - began, 1), KEY: key}
+            made = self.made(place, checked.expects, checked.digest)
+            told = {"training_s": round(time.monotonic() - began, 1), KEY: checked.key}
             made = replace(made, metrics={**made.metrics, **told})
             done = Publisher(self.order, self.settings, self.narrator).published(made, self.parts())
         self.track(done)
         return done
+
+    @cached_property
+    def checked(self) -> Checked:
+        """Every image checked, once, and before any is copied. Raises as ``check_images``."""
+        expects = self.check_images()
+        digest = fingerprint((*self.dataset.good, *self.split.confirmed), self.settings)
+        return Checked(expects, digest, self.key(digest))
 
     @contextmanager
     def telling_of_checkpoint(self, folder: Path) -> Iterator[None]:

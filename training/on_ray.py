@@ -1,13 +1,15 @@
 """The plan on a Ray cluster: a task a product, begun again elsewhere where a node is lost, from its checkpoint."""
 
-import logging
 import time
 from collections.abc import Iterator
 
+from rich.console import Console
+
+from app.cluster import in_one_line, join
 from training.errors import AlreadyRunning
 from training.plan import Plan
 from training.progress import Narrator
-from training.train_all import Outcome, narrator_of_worker, outcome
+from training.train_all import Outcome, outcome
 
 # How long a training that was lost may still hold its place: its process ends with its node, not at once.
 PATIENCE_S = 120.0
@@ -19,7 +21,7 @@ def train_on_ray(plan: Plan, narrator: Narrator, *, address: str) -> Iterator[Ou
     import ray  # noqa: PLC0415  # an extra
     from ray.exceptions import RayError  # noqa: PLC0415
 
-    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING)
+    join(address)
     task = ray.remote(max_retries=plan.retries)(patient_outcome)
     running = {
         task.options(name=product, num_cpus=entry.num_cpus, num_gpus=entry.num_gpus).remote(plan, product): product
@@ -33,7 +35,7 @@ def train_on_ray(plan: Plan, narrator: Narrator, *, address: str) -> Iterator[Ou
             try:
                 yield ray.get(one)
             except RayError as error:
-                yield Outcome(product, "failed", why=(str(error).strip() or type(error).__name__).splitlines()[-1])
+                yield Outcome(product, "failed", why=in_one_line(error))
 
 
 def patient_outcome(plan: Plan, product: str) -> Outcome:
@@ -41,7 +43,7 @@ def patient_outcome(plan: Plan, product: str) -> Outcome:
     ends = time.monotonic() + PATIENCE_S
     while True:
         try:
-            return outcome(plan, product, narrator_of_worker())
+            return outcome(plan, product, Narrator(Console(stderr=True)))
         except AlreadyRunning as error:
             if time.monotonic() > ends:
                 return Outcome(product, "failed", why=str(error))

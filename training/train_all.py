@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from app.store.errors import StoreError
@@ -23,7 +22,6 @@ from training.job import KEY, Job, Manner
 from training.plan import Plan
 from training.progress import Narrator
 from training.publish import Order, Published
-from training.write import fingerprint
 
 What = Literal["serves", "published", "held back", "made already", "failed"]
 
@@ -74,8 +72,7 @@ def trained(plan: Plan, product: str, narrator: Narrator) -> Outcome:
 
 def made_before(job: Job) -> Outcome | None:
     """The version that serves, or where none is to, the newest, if it was made from all the same; else None."""
-    job.check_images()
-    key = job.key(fingerprint((*job.dataset.good, *job.split.confirmed), job.settings))
+    key = job.checked.key
     product, store = job.order.product, job.order.store
     current = job.order.state.current(product)
     serving = current.version if current else None
@@ -110,8 +107,3 @@ def summary(outcomes: list[Outcome]) -> Table:
         auroc = "" if one.image_auroc is None else f"{one.image_auroc:.4f}"
         table.add_row(one.product, one.what, one.version or "", promise, auroc, f"{one.minutes:.1f}", one.why)
     return table
-
-
-def narrator_of_worker() -> Narrator:
-    """Who tells of a training in a process that nobody watches."""
-    return Narrator(Console(stderr=True))

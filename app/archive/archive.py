@@ -23,7 +23,6 @@ from model.bundle import GoodpartError, sha256_hex
 # Readers of data sets leave alone what begins so.
 ABOUT, LOCK = "_archive.json", "_archive.lock"
 DIGEST = b"goodpart.shard"
-SIZE = 1000
 
 
 class NoArchive(GoodpartError):
@@ -50,7 +49,7 @@ class Judge:
     threshold: float
     guard: str
     max_pixels: int
-    shard_size: int = SIZE
+    shard_size: int
 
     def mark(self, shard: Shard) -> bytes:
         """What the results of a shard carry: of which images they are, and by whom."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from app.archive.shards import SIZE, Count, shards
 from app.operating import STORE
 from app.settings import Settings, read_settings
 
@@ -25,7 +26,7 @@ def whole(settings: Settings) -> Settings:
 @STORE
 @click.option("--product", required=True, help="Name of the product.")
 @click.option("--version", "name", help="A version other than the one that serves.")
-@click.option("--shard-size", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="Images a file.")
+@click.option("--shard-size", type=click.IntRange(1, 100_000), default=SIZE, show_default=True, help="Images a file.")
 @click.option("--ray", "address", help="Judge on a Ray cluster: its address, 'auto', or 'local' for this machine.")
 @click.option("--num-gpus", type=click.FloatRange(min=0), default=0.0, help="GPUs of a Ray worker; may be a fraction.")
 def score_archive_command(  # noqa: PLR0913  # click hands over one argument an option
@@ -43,7 +44,6 @@ def score_archive_command(  # noqa: PLR0913  # click hands over one argument an 
     from app.archive.archive import Archive, Judge, score_here
     from app.archive.on_ray import score_on_ray
     from app.archive.scoring import Scorer
-    from app.archive.shards import Count, shards
 
     settings = whole(read_settings(store=store))
     source, target = source.absolute(), target.absolute()

@@ -12,6 +12,7 @@ import numpy as np
 from app.archive.archive import Archive
 from app.archive.scoring import Scorer
 from app.archive.shards import Shard
+from app.cluster import in_one_line, join
 from app.settings import Settings
 from model.bundle import GoodpartError
 
@@ -24,8 +25,8 @@ MOST_RESTARTS = 3
 class NotOnRay(GoodpartError):
     """A cluster that did not judge the images; the last thing that it said."""
 
-    def __init__(self, why: str) -> None:
-        super().__init__(f"Ray ended the run: {(why.strip() or 'without a reason').splitlines()[-1]}")
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"Ray ended the run: {in_one_line(error)}")
 
 
 class Scoring:
@@ -54,11 +55,10 @@ def score_on_ray(
 
     Raises NotOnRay.
     """
-    import ray  # noqa: PLC0415  # an extra
-    import ray.data  # noqa: PLC0415
+    import ray.data  # noqa: PLC0415  # an extra
     from ray.exceptions import RayError  # noqa: PLC0415
 
-    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING)
+    join(address)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     while waiting := [asdict(shard) for shard in islice(missing, MOST_WAITING)]:
         done = ray.data.from_items(waiting, override_num_blocks=len(waiting)).map_batches(
@@ -73,4 +73,4 @@ def score_on_ray(
         try:
             yield from (int(row["num_images"]) for row in done.iter_rows())
         except (RayError, ValueError) as error:
-            raise NotOnRay(str(error)) from error
+            raise NotOnRay(error) from error

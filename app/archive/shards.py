@@ -9,6 +9,8 @@ from pathlib import Path
 
 from app.engine.decode import SUFFIXES
 
+SIZE = 1000
+
 
 @dataclass(frozen=True)
 class Shard:

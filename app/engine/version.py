@@ -70,6 +70,11 @@ class Version:
         return None, "calibration"
 
 
+def graphs_of(bundle: Bundle) -> Graphs:
+    """The three graphs among a version's bytes."""
+    return Graphs(bundle.teacher, bundle.files[STUDENT], bundle.files[COMPARE])
+
+
 class Loader:
     """Turns verified bytes into versions. Products with the same teacher share its session while any of them lives."""
 
@@ -79,11 +84,10 @@ class Loader:
 
     def load(self, bundle: Bundle) -> Version:
         """A version with its sessions open. Raises ModelError or BundleError."""
-        graphs = Graphs(bundle.teacher, bundle.files[STUDENT], bundle.files[COMPARE])
         return Version(
             name=bundle.version,
             manifest=bundle.manifest,
-            detector=self.detector(graphs),
+            detector=self.detector(graphs_of(bundle)),
             calibration=unpacked(bundle.files[CALIBRATION]),
             interest=unpacked_region(bundle.files[REGION]) if bundle.manifest.region else None,
             patches=unpacked_patches(bundle.files[PATCHES]) if PATCHES in bundle.files else None,
