@@ -10,31 +10,32 @@ import anyio.to_thread
 import structlog
 from fastapi import FastAPI
 
-from app.access import Keyring, NoKeys, read_keys
-from app.api import console, feedback, health, inspect, inspections, open_inference, preview, problems, products
-from app.api.access import Gate
-from app.api.envelope import Envelope, Rules
-from app.api.recording import Recording, Replays
-from app.draining import Leaving
-from app.engine.catalogue import Catalogue
-from app.engine.drift import Drift, DriftRule
-from app.engine.inspector import Inspector, Room
-from app.engine.proving import proven
-from app.engine.sessions import chosen_device
-from app.engine.shadow import Shadows
-from app.engine.version import Loader
-from app.engine.worker import Limits
-from app.judging import Judging
-from app.metrics import Metrics, Observed
-from app.records.journal import Journal
-from app.records.live import Live
-from app.records.records import Bounds
+from app.api import problems
+from app.api.auth import Gate
+from app.api.idempotency import Recording, Replays
+from app.api.keys import Keyring, NoKeys, read_keys
+from app.api.middleware import Envelope, Rules
+from app.api.routes import console, feedback, health, inspect, inspections, open_inference, preview, products
+from app.bootstrap import stored_by
+from app.history.broadcast import Live
+from app.history.journal import Journal
+from app.history.records import Bounds
+from app.inference.registry import Catalogue
+from app.inference.sessions import chosen_device
+from app.inference.version import Loader
+from app.inspection.batcher import Limits
+from app.inspection.drift import Drift, DriftRule
+from app.inspection.pipeline import Inspector, Room
+from app.inspection.service import Judging
+from app.inspection.shadow import Shadows
+from app.inspection.verification import proven
+from app.server.metrics import Metrics, Observed
+from app.server.shutdown import Leaving
+from app.server.tracing import traced
 from app.settings import Settings
 from app.sinks.outbox import Outbox
 from app.sinks.settings import BadSinks, read_sinks
 from app.store.errors import StoreUnusable
-from app.stores import stored_by
-from app.tracing import traced
 
 log = structlog.stdlib.get_logger("goodpart")
 

@@ -11,12 +11,12 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.engine.decode import MOST_PIXELS
-from app.engine.guard import Guard
-from app.engine.sessions import Provider, available_cpus
-from app.logs import LogFormat
-from app.records.records import Keep
-from app.store.places import LOCAL, MOST_COPIED_GIB, Location
+from app.history.records import Keep
+from app.imaging.decode import MOST_PIXELS
+from app.imaging.input_check import Guard
+from app.inference.sessions import Provider, available_cpus
+from app.server.logging import LogFormat
+from app.store.paths import LOCAL, MOST_COPIED_GIB, Location
 from model.bundle import GoodpartError
 
 PREFIX = "GOODPART_"

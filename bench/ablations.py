@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from model.recall import Recalled
 from model.student import FirstModule, Student, StudentSpec
-from training.learn import Lesson, learn
-from training.memory import Exemplars, Origins, recalled_by, teach_memory, tell_usual_distances
+from training.fit.distillation import Lesson, learn
+from training.fit.memory import Exemplars, Origins, recalled_by, teach_memory, tell_usual_distances
 from training.settings import read_train_settings
 
 NUM_STEPS = 300

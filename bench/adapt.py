@@ -20,13 +20,13 @@ import numpy as np
 from PIL import Image as Pillow
 from scipy.stats import binomtest
 
-from app.engine.decode import MOST_PIXELS
-from app.engine.inspector import judge
-from app.engine.sessions import Device, available_cpus
-from app.engine.version import Loader, Version
+from app.imaging.decode import MOST_PIXELS
+from app.inference.sessions import Device, available_cpus
+from app.inference.version import Loader, Version
+from app.inspection.pipeline import judge
 from app.store.state import State
 from app.store.store import Store
-from training.data import find_images
+from training.data.dataset import find_images
 
 GOODPART = Path(sys.executable).with_name("goodpart")
 # A brighter, warmer lamp: red, green and blue gain; a grey camera sees their mean.

@@ -15,11 +15,11 @@ from tempfile import TemporaryDirectory
 import pyarrow.parquet as pq
 from many_images import GOODPART, vary
 
-from app.engine.sessions import available_cpus
+from app.bootstrap import stored_at
+from app.inference.sessions import available_cpus
 from app.store.files import replace_file
-from app.stores import stored_at
 from model.bundle import METRICS
-from training.data import find_images
+from training.data.dataset import find_images
 
 NUM_KILLS = 3
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.store.state import State
 from app.store.store import Store
-from training.sample_data import CONTRASTS, DEFECTS
+from training.demo.sample_data import CONTRASTS, DEFECTS
 
 
 def main() -> None:

@@ -19,17 +19,17 @@ import onnxruntime as ort
 import torch
 from latency import median_ms
 
-from app.api.answers import InspectionAnswer
-from app.engine.decode import decode
-from app.engine.detector import Graphs, batch_of
-from app.engine.heatmap import render
-from app.engine.inspector import Wish, compared, judge, standard_map
-from app.engine.sessions import Device, options_for
-from app.engine.version import Version, graphs_of
+from app.api.schemas import InspectionAnswer
+from app.bootstrap import loaded_version, stored_by
+from app.imaging.decode import decode
+from app.imaging.heatmap import render
+from app.inference.detector import Graphs, batch_of
+from app.inference.sessions import Device, options_for
+from app.inference.version import Version, graphs_of
+from app.inspection.pipeline import Wish, compared, judge, standard_map
 from app.settings import read_settings
 from app.store.files import replace_file
-from app.stores import loaded_version, stored_by
-from training.data import find_images
+from training.data.dataset import find_images
 from training.model_info import networks_info
 from training.settings import read_train_settings
 

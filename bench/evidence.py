@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.bundle import InputRecord
-from training.data import Dataset, Sample, channels_of, decoded, find_images
-from training.evaluate import opened_mask
-from training.weights import load_teacher
+from training.data.dataset import Dataset, Sample, channels_of, decoded, find_images
+from training.evaluation.evaluate import opened_mask
+from training.fit.weights import load_teacher
 
 CACHE = Path(".cache/features")
 MASK_SIZE = 256

@@ -6,14 +6,14 @@ import statistics
 import time
 from pathlib import Path
 
-from app.api.answers import InspectionAnswer
-from app.engine.inspector import Wish, judge
-from app.engine.sessions import chosen_device
-from app.engine.version import Loader
+from app.api.schemas import InspectionAnswer
+from app.inference.sessions import chosen_device
+from app.inference.version import Loader
+from app.inspection.pipeline import Wish, judge
 from app.store.state import State
 from app.store.store import Store
 from model.bundle import PATCHES
-from training.data import find_images
+from training.data.dataset import find_images
 
 MAX_PIXELS = 50_000_000
 WISHES = {"plain": Wish(), "explained": Wish(explain=True)}

@@ -22,18 +22,18 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from sklearn.metrics import roc_auc_score
 
-from app.engine.decode import Image
-from app.engine.detector import Batch, Comparison, Detector, Graphs, batch_of
-from app.engine.sessions import Device
-from app.engine.version import Loader, graphs_of
+from app.bootstrap import stored_at
+from app.imaging.decode import Image
+from app.inference.detector import Batch, Comparison, Detector, Graphs, batch_of
+from app.inference.sessions import Device
+from app.inference.version import Loader, graphs_of
 from app.store.files import replace_file
-from app.stores import stored_at
 from training.adapt import Parent, parent_of
-from training.calibrate import calibrate
-from training.data import find_images, split
-from training.export import export
-from training.features import Reader, pixels_of
-from training.publish import Order
+from training.data.dataset import find_images, split
+from training.export.calibrate import calibrate
+from training.export.onnx import export
+from training.fit.features import Reader, pixels_of
+from training.release.publish import Order
 
 NUM_CALIBRATED = 64
 ROUNDS, RUNS = 12, 15

@@ -9,11 +9,11 @@ from torch import Tensor
 from model.compare import Compare
 from model.student import Student
 from model.teacher import locally_aware
-from training.learn import Lesson, learn
-from training.memory import Exemplars, Origins, fill_memory, recalled_by, teach_memory, tell_usual_distances
-from training.networks import compare_spec, student_spec
+from training.fit.distillation import Lesson, learn
+from training.fit.memory import Exemplars, Origins, fill_memory, recalled_by, teach_memory, tell_usual_distances
+from training.fit.networks import compare_spec, student_spec
+from training.fit.statistics import fit_comparison
 from training.settings import TrainSettings
-from training.standardise import fit_comparison
 
 BATCH_SIZE = 16
 # Images that tell the constants of the comparison where all train and none is held out.

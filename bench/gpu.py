@@ -28,13 +28,13 @@ from loading.client import Outcome, closed, line_to
 from loading.served import served
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from app.engine.detector import DeviceDetector, Graphs, blank_batch
-from app.engine.sessions import CHAINS, CUDA_OPTIONS
-from app.engine.version import graphs_of
+from app.bootstrap import stored_at
+from app.inference.detector import DeviceDetector, Graphs, blank_batch
+from app.inference.sessions import CHAINS, CUDA_OPTIONS
+from app.inference.version import graphs_of
 from app.store.files import replace_file
-from app.stores import stored_at
 from model.bundle import Manifest
-from training.data import find_images
+from training.data.dataset import find_images
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 RUNS = 50

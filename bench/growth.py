@@ -22,10 +22,10 @@ from loading.served import served
 from many_images import vary
 from matplotlib.figure import Figure
 
-from app.engine.sessions import Device, available_cpus
-from app.engine.version import Loader
+from app.inference.sessions import Device, available_cpus
+from app.inference.version import Loader
 from app.store.files import replace_file
-from training.data import find_images
+from training.data.dataset import find_images
 from training.settings import read_train_settings
 
 RUNS = 25

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 
 from posting import Load
 
-from training.demo import free_port
+from training.demo.demo import free_port
 
 ROOT = Path(__file__).parents[1]
 BASE = "localhost/goodpart-stand-in"
@@ -278,7 +278,7 @@ print(json.dumps({
 IMPORTED = """
 import json, sys
 from importlib.metadata import packages_distributions
-import app.main, app.cli, uvloop, s3fs, aiomqtt, httpx2, opentelemetry.instrumentation.fastapi
+import app.main, app.cli.main, uvloop, s3fs, aiomqtt, httpx2, opentelemetry.instrumentation.fastapi
 import opentelemetry.exporter.otlp.proto.http.trace_exporter
 named = packages_distributions()
 print(json.dumps(sorted({one for module in sys.modules for one in named.get(module.partition(".")[0], ())})))

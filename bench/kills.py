@@ -19,7 +19,7 @@ from loading.served import served
 
 from app.store.state import State
 from app.store.store import Store
-from training.data import find_images
+from training.data.dataset import find_images
 
 NUM_KILLS, NUM_RESTARTS = 50, 5
 RATE_PER_S = 10.0

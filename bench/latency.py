@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from app.engine.detector import Batch, Detector, Graphs
-from app.engine.sessions import Device, chosen_device
-from app.engine.version import Loader
-from training.export import export
+from app.inference.detector import Batch, Detector, Graphs
+from app.inference.sessions import Device, chosen_device
+from app.inference.version import Loader
+from training.export.onnx import export
+from training.fit.networks import new_networks
 from training.model_info import networks_info
-from training.networks import new_networks
 from training.settings import TrainSettings, read_train_settings
 
 WARM_UP = 5

@@ -28,11 +28,11 @@ from loading.client import DEADLINE_S, Line, Outcome, closed, line_to, poisson, 
 from loading.engine import engine_ratio
 from loading.served import GOODPART, Served, served
 
-from app.engine.sessions import Device
-from app.engine.version import Loader
+from app.inference.sessions import Device
+from app.inference.version import Loader
 from app.store.state import State
 from app.store.store import Store
-from training.data import find_images
+from training.data.dataset import find_images
 
 SERVICE_PROCESSOR, GENERATOR_PROCESSOR = 0, 1
 OVERLOAD = 3.0

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as Pillow
 
-from training.data import find_images
+from training.data.dataset import find_images
 
 GOODPART = Path(sys.executable).with_name("goodpart")
 GIB_OF_KIB = 2**20

@@ -22,7 +22,7 @@ from receivers import MOSQUITTO, Broker
 from serving import Service, until
 
 from app.store.files import replace_file
-from training.demo import free_port
+from training.demo.demo import free_port
 
 URL = "/v1/products/{}/inspect"
 PNG = {"content-type": "image/png"}

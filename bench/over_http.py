@@ -20,7 +20,7 @@ from sklearn.metrics import roc_auc_score
 
 from app.store.state import State
 from app.store.store import Store
-from training.data import Sample, find_images
+from training.data.dataset import Sample, find_images
 
 AUROC_TOLERANCE = 1e-3
 SCORE_TOLERANCE = 1e-4

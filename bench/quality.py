@@ -27,9 +27,9 @@ from evidence import MASK_SIZE, Evidence, chosen, evidence_of
 from goodpart import Goodpart
 from scipy.stats import beta
 
-from app.engine.calibration import parts_needed, promise
-from training.data import good_images_needed, split
-from training.metrics import image_metrics, pixel_metrics
+from app.inference.calibration import parts_needed, promise
+from training.data.dataset import good_images_needed, split
+from training.evaluation.metrics import image_metrics, pixel_metrics
 from training.settings import TrainSettings, read_train_settings
 
 DEVELOPMENT = "magnetic_tile"

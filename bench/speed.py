@@ -28,7 +28,7 @@ from peers.rows import Measured, Row, Setting, print_table, rounded, rows_of
 from peers.timing import BATCHES, SIZE_PX
 from PIL import Image as Pillow
 
-from training.data import find_images
+from training.data.dataset import find_images
 
 BENCH = Path(__file__).parent.resolve()
 NUM_IMAGES = 16

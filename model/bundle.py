@@ -42,7 +42,7 @@ class GoodpartError(Exception):
     ├── BundleError
     │   ├── BadManifest         not a manifest, or of a format that this program does not know
     │   └── DigestMismatch      bytes that are not those that were published
-    ├── app.engine.errors       images that can't be judged, models that don't run
+    ├── app.errors       images that can't be judged, models that don't run
     ├── app.store.errors        products and versions that are not there, stores that can't be used
     ├── app.api.problems        requests that are not understood
     └── training.errors         data and settings that can't be trained on

@@ -28,8 +28,8 @@ install_import_hook([f"model.{name}" for name in TYPED], "beartype.beartype")
 
 from drawing import defective_part, encoded, good_part  # noqa: E402  # after the path and the hook
 
-from app.engine.sessions import Device  # noqa: E402
-from app.engine.version import Loader  # noqa: E402
+from app.inference.sessions import Device  # noqa: E402
+from app.inference.version import Loader  # noqa: E402
 from app.store.store import Store  # noqa: E402
 from model.bundle import file_records  # noqa: E402
 

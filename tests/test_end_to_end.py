@@ -270,8 +270,10 @@ def test_a_region_of_interest_goes_from_the_data_to_the_answer(data, tmp_path):
 def test_parity_that_fails_writes_nothing(data, tmp_path, monkeypatch):
     from rich.console import Console
 
-    from training import export, job, verify
+    from training import job
     from training.errors import ParityFailed
+    from training.export import onnx as export
+    from training.export import parity
     from training.progress import Narrator
     from training.settings import read_train_settings
 
@@ -279,7 +281,7 @@ def test_parity_that_fails_writes_nothing(data, tmp_path, monkeypatch):
         answer = export.network_comparison(*features_and_networks)
         return answer._replace(score=answer.score + 0.01)
 
-    monkeypatch.setattr(verify, "network_comparison", shifted)
+    monkeypatch.setattr(parity, "network_comparison", shifted)
     order = job.Order("disc", Store(tmp_path), State(tmp_path / "state"))
     settings = read_train_settings(None, SMALL, quick=True)
     with pytest.raises(ParityFailed, match="score by 1"):

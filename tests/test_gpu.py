@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from drawing import write_mvtec
 
-from app.engine.inspector import judge
-from app.engine.sessions import Device, has_device
-from app.engine.version import Loader
+from app.inference.sessions import Device, has_device
+from app.inference.version import Loader
+from app.inspection.pipeline import judge
 from app.store.store import Store
 
 GOODPART = Path(sys.executable).with_name("goodpart")

@@ -6,9 +6,9 @@ import pytest
 import storage as s3
 from serving import Service, until
 
-from app.store import places
+from app.bootstrap import stored_at
+from app.store import paths
 from app.store.store import Store
-from app.stores import stored_at
 
 URL = "/v1/products/disc/inspect"
 PNG = {"content-type": "image/png"}
@@ -87,7 +87,7 @@ def test_half_a_version_never_serves(shared, store, republished, tmp_path, good_
         for path in sorted(store.version_folder("disc", second).rglob("*")):
             if path.is_file() and path.name != "compare.onnx":
                 relative = path.relative_to(store.version_folder("disc", second))
-                places.replace(folder / str(relative), path.read_bytes())
+                paths.replace(folder / str(relative), path.read_bytes())
         activate(stored, second)
         reasons = until(lambda: service.client.get("/readyz").json()["reasons"])
         assert "compare.onnx is missing" in reasons[0]

@@ -18,34 +18,34 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from app.engine.detector import Comparison, Detector, Graphs, comparisons
-from app.engine.explain import packed_patches, unpacked_patches
-from app.engine.guard import measured
-from app.engine.interest import unpacked_region
-from app.engine.sessions import Device, available_cpus
-from app.engine.version import Loader
-from app.store import places
+from app.imaging.input_check import measured
+from app.imaging.roi import unpacked_region
+from app.inference.detector import Comparison, Detector, Graphs, comparisons
+from app.inference.explain import packed_patches, unpacked_patches
+from app.inference.sessions import Device, available_cpus
+from app.inference.version import Loader
+from app.store import paths
 from app.store.errors import NothingActive, StoreError
 from app.store.store import Bundle
 from model.bundle import MEASURES, PATCHES, REGION, ExpectsRecord, RangeRecord, sha256_hex
-from training.calibrate import Calibrated, calibrate
-from training.data import by_digest, find_images
+from training.data.dataset import by_digest, find_images
+from training.data.input_ranges import widened
 from training.errors import CanNotAdapt
-from training.expects import widened
-from training.export import Parity, export
-from training.features import Reader, pixels_of, valid_at_scales
-from training.gate import GOOD_GOLDEN
-from training.kept import CALIBRATION_FEATURES, Kept, kept_parts
-from training.networks import Networks, new_networks
-from training.patches import patch_picture
+from training.export.bundle import NUM_GOLDEN, Draft, Looks, training_files
+from training.export.calibrate import Calibrated, calibrate
+from training.export.calibration_features import CALIBRATION_FEATURES, Kept, kept_parts
+from training.export.onnx import Parity, export
+from training.export.parity import MOST_KEPT, verified
+from training.export.patches import patch_picture
+from training.fit.features import Reader, pixels_of, valid_at_scales
+from training.fit.memory import Added, remember
+from training.fit.networks import Networks, new_networks
+from training.fit.statistics import fit_comparison
 from training.progress import Narrator
-from training.publish import Made, Order, Parts, Published, Publisher
-from training.remember import Added, remember
-from training.report import promise_in_words
+from training.release.gate import GOOD_GOLDEN
+from training.release.publish import Made, Order, Parts, Published, Publisher
+from training.report.report import promise_in_words
 from training.settings import TrainSettings
-from training.standardise import fit_comparison
-from training.verify import MOST_KEPT, verified
-from training.write import NUM_GOLDEN, Draft, Looks, training_files
 
 # With fewer there is nothing to say; more are a training.
 FEWEST_IMAGES, MOST_IMAGES = 4, 200
@@ -262,9 +262,9 @@ def parent_of(order: Order) -> Parent:
     folder = order.store.training_folder(order.product, current.version)
     kept = kept_parts(folder / CALIBRATION_FEATURES, num_scales=len(bundle.manifest.scales))
     try:
-        settings = TrainSettings.model_validate_json(places.read_fixed(folder / SETTINGS, SETTINGS))
-        student = load(places.read_fixed(folder / STUDENT_WEIGHTS, STUDENT_WEIGHTS))
-        compare = load(places.read_fixed(folder / COMPARE_WEIGHTS, COMPARE_WEIGHTS))
+        settings = TrainSettings.model_validate_json(paths.read_fixed(folder / SETTINGS, SETTINGS))
+        student = load(paths.read_fixed(folder / STUDENT_WEIGHTS, STUDENT_WEIGHTS))
+        compare = load(paths.read_fixed(folder / COMPARE_WEIGHTS, COMPARE_WEIGHTS))
     except (StoreError, ValidationError, SafetensorError) as error:
         raise CanNotAdapt(f"what training kept of version {current.version} can't be read: {error}") from error
     if kept is None:

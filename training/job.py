@@ -15,32 +15,32 @@ from typing import Any
 
 import torch
 
-from app.engine.explain import packed_patches
-from app.engine.guard import measured
-from app.engine.sessions import Device, available_cpus
-from app.engine.version import Loader
-from app.store.confirmed import Feedback
+from app.imaging.input_check import measured
+from app.inference.explain import packed_patches
+from app.inference.sessions import Device, available_cpus
+from app.inference.version import Loader
+from app.store.labels import Feedback
 from model.bundle import ExpectsRecord, MeasureName, sha256_hex
 from model.teacher import teacher_spec
-from training.calibrate import calibrate
-from training.data import Dataset, Sample, Split, channels_of, find_images, odd_sizes, sound, split
+from training.data.dataset import Dataset, Sample, Split, channels_of, find_images, odd_sizes, sound, split
+from training.data.input_ranges import expects_of
+from training.data.roi import region_of_interest
 from training.errors import AlreadyRunning, BadCheckpoint, BadImage, DeviceMissing, OutOfMemory
-from training.evaluate import opened_mask
-from training.expects import expects_of
-from training.export import export
-from training.features import Reader, pixels_of
-from training.interest import region_of_interest
-from training.lessons import Learned, Lessons
-from training.memory import Origins
-from training.patches import patch_pictures
+from training.evaluation.evaluate import opened_mask
+from training.export.bundle import NUM_GOLDEN, Draft, Looks, fingerprint, training_files
+from training.export.calibrate import calibrate
+from training.export.onnx import export
+from training.export.parity import verified
+from training.export.patches import patch_pictures
+from training.fit.features import Reader, pixels_of
+from training.fit.memory import Origins
+from training.fit.run_directory import Workplace, opened_workplace, workplace_of
+from training.fit.trainer import Learned, Lessons
 from training.progress import Narrator
-from training.publish import Made, Order, Parts, Published, Publisher
-from training.report import data_in_words, promise_in_words
+from training.release.publish import Made, Order, Parts, Published, Publisher
+from training.report.report import data_in_words, promise_in_words
 from training.settings import TrainSettings
 from training.tracking import check_tracking, tracked
-from training.verify import verified
-from training.workplace import Workplace, opened_workplace, workplace_of
-from training.write import NUM_GOLDEN, Draft, Looks, fingerprint, training_files
 
 # What a version's metrics call all that it was made from.
 KEY = "training_key"

@@ -8,7 +8,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.networks import new_networks
+from training.fit.networks import new_networks
 from training.settings import TrainSettings
 
 

@@ -1,16 +1,54 @@
 """What a person sees while a training runs: a bar a step on a terminal, plain lines elsewhere."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from training.interruption import Interruption
+from training.errors import Stopped
 
 # Where there is no terminal: seconds between two lines of one step.
 LINE_INTERVAL_S = 10.0
+# SIGTERM and Ctrl-C: a training ends between two steps, with what it has done kept.
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interruption:
+    """Whether somebody asked the training to end; a second signal ends it at once."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether it was asked to end."""
+        return self.signal is not None
+
+    def check(self) -> None:
+        """Raise Stopped where it was asked to end."""
+        if self.signal is not None:
+            raise Stopped(self.signal)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals meanwhile."""
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+
+        def note(number: int, _: FrameType | None) -> None:
+            self.signal = signal.Signals(number)
+            signal.signal(number, signal.SIG_DFL)
+
+        for number in SIGNALS:
+            signal.signal(number, note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 class Narrator:

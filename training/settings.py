@@ -83,7 +83,7 @@ class LearningSettings(BaseModel):
 
 
 class GateSettings(BaseModel):
-    """What a new version is held to before it may serve (``training/gate.py``)."""
+    """What a new version is held to before it may serve (``training/release/gate.py``)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -5,10 +5,10 @@ import time
 from importlib.util import find_spec
 from typing import Any
 
-from app.store.places import local_file
+from app.store.paths import local_file
 from model.bundle import METRICS, REPORT
 from training.errors import BadSettings
-from training.publish import Order, Published
+from training.release.publish import Order, Published
 from training.settings import TrainSettings
 
 # The longest value, and the most metrics at once, that MLflow takes.

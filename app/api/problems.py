@@ -9,9 +9,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from app.engine import errors as engine
-from app.engine.catalogue import VersionUnusable
-from app.records.live import TooManyWatchers
+from app import errors as engine
+from app.history.broadcast import TooManyWatchers
+from app.inference.registry import VersionUnusable
 from app.store import errors as store
 from model import bundle
 

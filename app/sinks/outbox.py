@@ -15,8 +15,8 @@ from typing import Protocol, Self
 
 import structlog
 
-from app.records.journal import Journal
-from app.records.records import Record, Standing
+from app.history.journal import Journal
+from app.history.records import Record, Standing
 
 log = structlog.stdlib.get_logger("goodpart.sinks")
 

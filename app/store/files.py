@@ -13,6 +13,8 @@ from app.store.errors import StorageAway, StoreUnusable
 INCOMING = ".incoming-"
 LOCK = ".lock"
 READ_ONLY = 0o444
+# What a spreadsheet takes for the beginning of a formula.
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 class Away(OSError):
@@ -144,3 +146,8 @@ def is_locked(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def safe(value: object) -> object:
+    """A cell that no spreadsheet takes for a formula; numbers are left alone."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value

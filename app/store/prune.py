@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from app.store import places
-from app.store.confirmed import Feedback
+from app.store import paths
 from app.store.errors import MissingFile, StoreUnusable, UnknownProduct
 from app.store.files import INCOMING, is_locked, reporting_trouble
-from app.store.places import Place
+from app.store.labels import Feedback
+from app.store.paths import Place
 from app.store.state import State
 from app.store.store import Store
 from model.bundle import MANIFEST, VERSION_PATTERN, BundleError, check_product
@@ -60,9 +60,9 @@ class Pruner:
     def remove(self, product: str, *, even_if_active: bool) -> Iterator[Place]:
         """A product with all that is known of it. Raises UnknownProduct, StillServes, StillTrained."""
         folder, state = self.store.product_folder(product), self.state.root / check_product(product)
-        if not places.is_folder(folder) and not places.is_folder(state):
+        if not paths.is_folder(folder) and not paths.is_folder(state):
             raise UnknownProduct(product)
-        with places.only_fresh(self.state.root):
+        with paths.only_fresh(self.state.root):
             current = self.state.current(product)
         if not even_if_active and current is not None:
             raise StillServes(self.store, product)
@@ -70,7 +70,7 @@ class Pruner:
         if any(is_locked(lock) for lock in work.glob("*/lock")):
             raise StillTrained(self.store, product)
         for place in (state, folder, work):  # the state first: then nothing serves
-            if places.is_folder(place):
+            if paths.is_folder(place):
                 yield removed(place)
         yield from self._orphaned_teachers()
 
@@ -91,7 +91,7 @@ class Pruner:
 
     def _needed(self, product: str) -> set[str]:
         """What serves, what served before it, and what judges in the shadow."""
-        with places.only_fresh(self.state.root):
+        with paths.only_fresh(self.state.root):
             orders = self.state.orders(product)
         shadowed = {orders.shadow.version} if orders.shadow else set()
         if orders.current is None:
@@ -101,13 +101,13 @@ class Pruner:
     def _remove_version(self, product: str, version: str) -> Iterator[Place]:
         """A version, then what the trainer keeps of it."""
         for place in (self.store.version_folder(product, version), self.store.training_folder(product, version)):
-            if places.is_folder(place):
+            if paths.is_folder(place):
                 yield removed(place)
 
     def _orphaned_training(self, product: str) -> Iterator[Place]:
         """The trainer's folders of versions that are not there."""
         versions = set(self._versions(product))
-        for name in places.names_in(self.store.product_folder(product) / "training", VERSION_PATTERN):
+        for name in paths.names_in(self.store.product_folder(product) / "training", VERSION_PATTERN):
             place = self.store.training_folder(product, name)
             if name not in versions and self._is_old(place):
                 yield removed(place)
@@ -121,10 +121,10 @@ class Pruner:
                     needed.add(self.store.manifest(product, version).teacher.sha256)
                 except (BundleError, MissingFile):
                     return
-        for name in places.files_in(self.store.root / "teachers", r"[0-9a-f]{64}\.onnx"):
+        for name in paths.files_in(self.store.root / "teachers", r"[0-9a-f]{64}\.onnx"):
             place = self.store.root / "teachers" / name
             if name.removesuffix(".onnx") not in needed and self._is_old(place):
-                places.remove(place)
+                paths.remove(place)
                 yield place
 
     def _leftovers(self) -> Iterator[Place]:
@@ -132,7 +132,7 @@ class Pruner:
         for product in self._products():
             folder = self.store.product_folder(product) / "versions"
             whole = set(self._versions(product))
-            for name in places.names_in(folder, VERSION_PATTERN):
+            for name in paths.names_in(folder, VERSION_PATTERN):
                 if name not in whole and self._is_old(folder / name):
                     yield removed(folder / name)
         here = self.store.machine_folder
@@ -143,16 +143,16 @@ class Pruner:
                 if path.is_dir():
                     yield removed(path)
                 else:
-                    places.remove(path)
+                    paths.remove(path)
                     yield path
 
     def _products(self) -> list[str]:
         """The store's own products: what is to go is decided by nothing that was seen some time ago."""
-        with places.only_fresh(self.store.root):
+        with paths.only_fresh(self.store.root):
             return self.store.products()
 
     def _versions(self, product: str) -> list[str]:
-        with places.only_fresh(self.store.root):
+        with paths.only_fresh(self.store.root):
             return self.store.versions(product)
 
     @property
@@ -161,10 +161,10 @@ class Pruner:
 
     def _is_old(self, place: Place) -> bool:
         """Whether nobody can still be at work on it."""
-        return datetime.fromtimestamp(places.modified(place), self.now.tzinfo) < self.now - GRACE
+        return datetime.fromtimestamp(paths.modified(place), self.now.tzinfo) < self.now - GRACE
 
 
 def removed(place: Place) -> Place:
     """A folder, once it is gone; a version's manifest goes first. Raises StoreUnusable."""
-    places.remove_folder(place, first=MANIFEST)
+    paths.remove_folder(place, first=MANIFEST)
     return place

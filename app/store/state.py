@@ -14,9 +14,9 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from app.store import places
+from app.store import paths
 from app.store.errors import ChangedMeanwhile, DamagedState, NoTransition
-from app.store.places import Place
+from app.store.paths import Place
 from model.bundle import BadName, check_product, check_version
 
 
@@ -93,7 +93,7 @@ class State:
     @property
     def trouble(self) -> str | None:
         """Why copies stand in for the state, None where they do not."""
-        return places.trouble_of(self.root)
+        return paths.trouble_of(self.root)
 
     def current_path(self, product: str) -> Place:
         """Where a product's ``current.json`` lies; raises BadName."""
@@ -128,7 +128,7 @@ class State:
 
     def check_writable(self, product: str) -> None:
         """Raise StoreUnusable where this user could not activate a version."""
-        places.check_writable(self.root / check_product(product))
+        paths.check_writable(self.root / check_product(product))
 
     def activate(  # a decision says who, when and why
         self,
@@ -145,7 +145,7 @@ class State:
         ``after``: what must have been activated last. Raises StoreUnusable, ChangedMeanwhile.
         """
         path = self.current_path(product)
-        before, tag = places.tagged(path, lambda: self.current(product))
+        before, tag = paths.tagged(path, lambda: self.current(product))
         if not isinstance(after, Whatever) and before != after:
             raise ChangedMeanwhile(product)
         previous = before.previous if before and before.version == version else before and before.version
@@ -157,28 +157,28 @@ class State:
     def override(self, product: str, override: Override) -> None:
         """Let another threshold hold. Raises StoreUnusable, ChangedMeanwhile."""
         path = self.override_path(product)
-        before, tag = places.tagged(path, lambda: read_decision(path, Override))
+        before, tag = paths.tagged(path, lambda: read_decision(path, Override))
         change = {"from": in_short(before), "to": in_short(override)}
         self._decide(product, "threshold", override, change, swapping(path, override, instead_of=tag))
 
     def lift_override(self, product: str, decided: Decided) -> None:
         """Let the version's own threshold hold again."""
         path = self.override_path(product)
-        before, tag = places.tagged(path, lambda: read_decision(path, Override))
+        before, tag = paths.tagged(path, lambda: read_decision(path, Override))
         change = {"from": in_short(before), "to": None}
-        self._decide(product, "threshold", decided, change, partial(places.discard, path, instead_of=tag))
+        self._decide(product, "threshold", decided, change, partial(paths.discard, path, instead_of=tag))
 
     def shadow(self, product: str, order: ShadowOrder) -> None:
         """Let a candidate judge beside the version that serves. The caller has made sure that it can."""
         path = self.shadow_path(product)
         change = {"to": order.version, "share": order.share}
-        self._decide(product, "shadow", order, change, swapping(path, order, instead_of=places.tag(path)))
+        self._decide(product, "shadow", order, change, swapping(path, order, instead_of=paths.tag(path)))
 
     def end_shadow(self, product: str, decided: Decided) -> None:
         """Let no candidate judge any more."""
         path = self.shadow_path(product)
-        tag = places.tag(path)
-        self._decide(product, "shadow", decided, {"to": None}, partial(places.discard, path, instead_of=tag))
+        tag = paths.tag(path)
+        self._decide(product, "shadow", decided, {"to": None}, partial(paths.discard, path, instead_of=tag))
 
     def _decide(
         self,
@@ -206,12 +206,12 @@ class State:
         name = f"{decided.at:%Y%m%dt%H%M%S.%fz}-{uuid4().hex[:8]}.json"
         entry = {"event": event, "at": decided.at.isoformat(), "by": decided.by, **change, "why": decided.why}
         path = self.root / check_product(product) / "audit" / name
-        places.replace(path, json.dumps(entry, indent=1).encode() + b"\n")
+        paths.replace(path, json.dumps(entry, indent=1).encode() + b"\n")
 
 
 def read_decision(place: Place, kind: type[AnyDecision]) -> AnyDecision | None:
     """The decision in a file, None where there is no such file. Raises DamagedState, StoreUnusable."""
-    data = places.read(place)
+    data = paths.read(place)
     if data is None:
         return None
     try:
@@ -222,7 +222,7 @@ def read_decision(place: Place, kind: type[AnyDecision]) -> AnyDecision | None:
 
 def swapping(place: Place, decision: Decided, *, instead_of: str) -> Callable[[], bool]:
     """What puts a decision in place of what has this tag, if it still has it."""
-    return partial(places.swap, place, decision.model_dump_json(indent=1).encode() + b"\n", instead_of=instead_of)
+    return partial(paths.swap, place, decision.model_dump_json(indent=1).encode() + b"\n", instead_of=instead_of)
 
 
 def in_short(override: Override | None) -> dict[str, object] | None:

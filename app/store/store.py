@@ -6,10 +6,10 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from app.store import places
+from app.store import paths
 from app.store.errors import MissingFile, UnknownProduct, UnknownVersion
 from app.store.files import READ_ONLY
-from app.store.places import Place
+from app.store.paths import Place
 from app.store.signing import SIGNATURE, check_signature, signed
 from model.bundle import (
     MANIFEST,
@@ -49,22 +49,22 @@ class Store:
     @property
     def trouble(self) -> str | None:
         """Why copies stand in for the store, None where they do not."""
-        return places.trouble_of(self.root)
+        return paths.trouble_of(self.root)
 
     @property
     def machine_folder(self) -> Path:
         """A folder of this machine for what is done with the store."""
-        return places.machine_folder(self.root)
+        return paths.machine_folder(self.root)
 
     def products(self) -> list[str]:
         """The names of all products that have a folder, sorted. Raises StoreUnusable."""
-        return places.names_in(self.root / "products", NAME_PATTERN)
+        return paths.names_in(self.root / "products", NAME_PATTERN)
 
     def versions(self, product: str) -> list[str]:
         """A product's versions, oldest first; raises UnknownProduct where it has no folder."""
         folder = self.product_folder(product)
-        names = places.names_in(folder / "versions", VERSION_PATTERN, holding=MANIFEST)
-        if not names and not places.is_folder(folder):
+        names = paths.names_in(folder / "versions", VERSION_PATTERN, holding=MANIFEST)
+        if not names and not paths.is_folder(folder):
             raise UnknownProduct(product)
         return names
 
@@ -88,12 +88,12 @@ class Store:
         """A version's manifest, held against the version's name and signature. Raises StoreError or BundleError."""
         folder = self.version_folder(product, version)
         try:
-            data = places.read_fixed(folder / MANIFEST, f"{version}/{MANIFEST}")
+            data = paths.read_fixed(folder / MANIFEST, f"{version}/{MANIFEST}")
         except MissingFile:
-            if places.is_folder(folder):
+            if paths.is_folder(folder):
                 raise
             raise UnknownVersion(product, version) from None
-        with places.forgetting_damage(folder, error=BundleError):
+        with paths.forgetting_damage(folder, error=BundleError):
             manifest = read_manifest(data)
             expected = version_of(data)
             if expected != version or manifest.product != product:
@@ -105,7 +105,7 @@ class Store:
 
     def _signature(self, product: str, version: str) -> bytes | None:
         try:
-            return places.read_fixed(self.version_folder(product, version) / SIGNATURE, f"{version}/{SIGNATURE}")
+            return paths.read_fixed(self.version_folder(product, version) / SIGNATURE, f"{version}/{SIGNATURE}")
         except MissingFile:
             return None
 
@@ -115,32 +115,32 @@ class Store:
         folder = self.version_folder(product, version)
         digest = manifest.teacher.sha256
         path = self.teacher_path(digest)
-        with places.forgetting_damage(folder, path, error=BundleError):
+        with paths.forgetting_damage(folder, path, error=BundleError):
             files = {
-                name: check_digest(name, places.read_fixed(folder / name, f"{version}/{name}"), record.sha256)
+                name: check_digest(name, paths.read_fixed(folder / name, f"{version}/{name}"), record.sha256)
                 for name, record in manifest.files.items()
             }
-            teacher = check_digest("teacher.onnx", places.read_fixed(path, f"teacher {digest[:16]}"), digest)
+            teacher = check_digest("teacher.onnx", paths.read_fixed(path, f"teacher {digest[:16]}"), digest)
         return Bundle(version, manifest, teacher, files)
 
     def mark_used(self, product: str, version: str, teacher: str) -> None:
         """Let the copies of a version and its teacher, where there are any, be the last to go for want of room."""
-        places.mark_used(self.version_folder(product, version), self.teacher_path(teacher))
+        paths.mark_used(self.version_folder(product, version), self.teacher_path(teacher))
 
     def check_writable(self, product: str) -> None:
         """Raise StoreUnusable where this user could not publish; found out before an hour is spent on training."""
         folder = self.product_folder(product)
         for place in (self.root / "teachers", folder / "versions", folder / "training"):
-            places.check_writable(place)
+            paths.check_writable(place)
 
     def add_teacher(self, sha256: str, graph: bytes) -> None:
         """Keep a teacher's graph once; bytes that are there already are checked and replaced if damaged."""
         path = self.teacher_path(sha256)
         check_digest("teacher.onnx", graph, sha256)
-        if places.read(path) == graph:
-            places.touch(path)  # so that pruning leaves it until a version names it
+        if paths.read(path) == graph:
+            paths.touch(path)  # so that pruning leaves it until a version names it
         else:
-            places.replace(path, graph, mode=READ_ONLY)
+            paths.replace(path, graph, mode=READ_ONLY)
 
     def publish(
         self,
@@ -158,6 +158,6 @@ class Store:
         version = version_of(manifest)
         signature = {} if sign_key is None else {SIGNATURE: signed(manifest, sign_key)}
         if training:
-            places.write_folder(self.training_folder(product, version), training)
-        places.write_folder(self.version_folder(product, version), {**files, **signature, MANIFEST: manifest})
+            paths.write_folder(self.training_folder(product, version), training)
+        paths.write_folder(self.version_folder(product, version), {**files, **signature, MANIFEST: manifest})
         return version

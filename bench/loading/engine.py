@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnxruntime as ort
 
-from app.engine.detector import Batch
-from app.engine.inspector import acquired
-from app.engine.version import Version
-from app.engine.worker import Job, Limits, Worker
+from app.inference.detector import Batch
+from app.inference.version import Version
+from app.inspection.batcher import Job, Limits, Worker
+from app.inspection.pipeline import acquired
 
 MAX_PIXELS = 50_000_000
 ROUNDS = 7

@@ -9,11 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from app import cli, main
-from app.engine import inspector
-from app.engine.decode import Image, decode
-from app.engine.detector import Batch, Comparison
-from app.engine.version import Version
+from app import main as service
+from app.cli import main
+from app.imaging.decode import Image, decode
+from app.inference.detector import Batch, Comparison
+from app.inference.version import Version
+from app.inspection import pipeline
 from app.store.store import Bundle
 from model.bundle import InputRecord
 
@@ -58,6 +59,6 @@ def remembering() -> Callable[..., Image]:
 
 
 if __name__ == "__main__":
-    inspector.decode = remembering()  # type: ignore[assignment]
-    main.proven = stubbed  # type: ignore[assignment]
-    cli.commands(["serve", *sys.argv[1:]])
+    pipeline.decode = remembering()  # type: ignore[assignment]
+    service.proven = stubbed  # type: ignore[assignment]
+    main.commands(["serve", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""Goodpart through ``app.engine``, as one process of the speed bench; runs in the project's own environment.
+"""Goodpart through ``app.inference``, as one process of the speed bench; runs in the project's own environment.
 
 A form is an entry in ``FORMS``: which files of a version it takes, and how they are opened.
 """
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from app.engine.decode import Box, Image
-from app.engine.detector import Detector, Graphs, batch_of
-from app.engine.heatmap import enlarged
-from app.engine.sessions import Device
-from app.engine.version import Loader
+from app.imaging.decode import Box, Image
+from app.imaging.heatmap import enlarged
+from app.inference.detector import Detector, Graphs, batch_of
+from app.inference.sessions import Device
+from app.inference.version import Loader
 from app.store.store import Bundle
 from model.bundle import COMPARE, MANIFEST, STUDENT, read_manifest
 from peers.timing import Floats, Judge, Pixels, Turn, main

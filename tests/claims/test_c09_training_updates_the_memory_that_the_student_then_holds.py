@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from model.measure import distance
-from training.learn import Lesson, learn, num_steps_for
-from training.memory import Exemplars, fill_memory, recalled_by, teach_memory, tell_usual_distances
+from training.fit.distillation import Lesson, learn, num_steps_for
+from training.fit.memory import Exemplars, fill_memory, recalled_by, teach_memory, tell_usual_distances
 from training.settings import LearningSettings, MemorySettings
 
 TEACHING = {"num_steps": 3, "batch_size": 4, "num_orthogonal_keys": 5, "learning_rate": 0.01}

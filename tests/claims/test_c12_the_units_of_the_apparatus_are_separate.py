@@ -1,4 +1,6 @@
-from app.engine import decode, detector, inspector
+from app.imaging import decode
+from app.inference import detector
+from app.inspection import pipeline
 
 
 def test_each_unit_takes_what_the_one_before_it_gave(tiny_version, good_bytes):
@@ -7,11 +9,9 @@ def test_each_unit_takes_what_the_one_before_it_gave(tiny_version, good_bytes):
     first = tiny_version.detector.extract(batch)
     second = tiny_version.detector.rebuild(first)
     (comparison,) = tiny_version.detector.judge(first, second, batch)
-    taken = inspector.Taken(image, batch, warnings=())
-    inspection = inspector.concluded(
-        taken, comparison, tiny_version, wish=inspector.Wish(), watch=inspector.Stopwatch()
-    )
-    whole = inspector.judge(good_bytes, tiny_version, max_pixels=10**6)
+    taken = pipeline.Taken(image, batch, warnings=())
+    inspection = pipeline.concluded(taken, comparison, tiny_version, wish=pipeline.Wish(), watch=pipeline.Stopwatch())
+    whole = pipeline.judge(good_bytes, tiny_version, max_pixels=10**6)
     assert inspection.verdict == whole.verdict
     assert inspection.score == whole.score
     assert {name[0] for name in first} == {"t"}

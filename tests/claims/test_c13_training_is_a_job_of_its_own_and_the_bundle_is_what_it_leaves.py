@@ -6,9 +6,9 @@ import sys
 PROGRAM = """
 import sys
 from pathlib import Path
-from app.engine.inspector import judge
-from app.engine.sessions import Device
-from app.engine.version import Loader
+from app.inspection.pipeline import judge
+from app.inference.sessions import Device
+from app.inference.version import Loader
 from app.store.store import Store
 store = Store(Path(sys.argv[1]))
 (name,) = store.versions("disc")

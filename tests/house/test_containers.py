@@ -11,8 +11,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from app.api import health
-from app.health import PATHS
+from app.api.routes import health
+from app.cli.health import PATHS
 from app.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]

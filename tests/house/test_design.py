@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.api.problems import KINDS, RequestError, kind_of
-from app.engine.errors import EngineError
+from app.errors import EngineError
 from app.store.errors import StoreError
 from model.bundle import BundleError, GoodpartError
 
@@ -20,7 +20,7 @@ HEAVY = ("torch", "training", "onnx", "sklearn", "scipy", "model.student", "mode
 
 def test_the_service_imports_neither_torch_nor_training():
     """In a fresh interpreter, since import-linter misses what an ``__init__`` does."""
-    program = "import app.main, app.cli, sys; print('\\n'.join(sys.modules))"
+    program = "import app.main, app.cli.main, sys; print('\\n'.join(sys.modules))"
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     loaded = set(output.splitlines())
     assert "app.main" in loaded
@@ -30,7 +30,7 @@ def test_the_service_imports_neither_torch_nor_training():
 def test_help_imports_no_torch():
     program = """
 import contextlib, sys
-from app.cli import main
+from app.cli.main import main
 sys.argv = ["goodpart", "--help"]
 with contextlib.suppress(SystemExit):
     main()
@@ -62,7 +62,7 @@ def test_problem_types_are_distinct():
     assert len(set(slugs)) == len(slugs)
 
 
-@pytest.mark.parametrize("name", ["app.engine.errors", "app.store.errors", "app.api.problems", "training.errors"])
+@pytest.mark.parametrize("name", ["app.errors", "app.store.errors", "app.api.problems", "training.errors"])
 def test_every_error_of_ours_has_one_root(name):
     module = importlib.import_module(name)
     ours = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Exception)]

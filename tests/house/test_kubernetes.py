@@ -17,7 +17,7 @@ import yaml
 from serving import Service, until
 
 from app.settings import PREFIX, Settings
-from training.demo import free_port
+from training.demo.demo import free_port
 
 K8S = Path(__file__).parents[2] / "docker/k8s"
 OVERLAYS = ("cpu", "gpu", "line", "s3", "retrain")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli import commands
+from app.cli.main import commands
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -10,10 +10,10 @@ from drawing import defective_part, encoded, good_part, write_mvtec
 from PIL import Image, ImageEnhance
 from serving import GOODPART
 
-from app.store.confirmed import Confirmation, Feedback
+from app.store.labels import Confirmation, Feedback
 from app.store.state import State
 from app.store.store import Store
-from training.kept import NOBODY, Kept
+from training.export.calibration_features import NOBODY, Kept
 
 SMALL = ("height=64", "width=64", "num_recall_items=300", "false_alarm_rate=0.06", "learning.num_steps=40")
 

@@ -5,8 +5,7 @@ import pytest
 from rich.console import Console
 
 from training.errors import Stopped
-from training.interruption import Interruption
-from training.progress import Lines, Narrator
+from training.progress import Interruption, Lines, Narrator
 
 
 def test_where_there_is_no_terminal_a_step_is_a_line_now_and_then(monkeypatch):

@@ -4,8 +4,8 @@ import pytest
 
 from app.store.state import State
 from training.errors import BadSettings
-from training.gate import Ruling
-from training.publish import Order, Published
+from training.release.gate import Ruling
+from training.release.publish import Order, Published
 from training.settings import read_train_settings
 from training.tracking import check_tracking, tracked
 

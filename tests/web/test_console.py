@@ -9,8 +9,8 @@ from drawing import defective_part, encoded, good_part
 from playwright.sync_api import expect, sync_playwright
 from serving import Service, until
 
-from app.access import new_key
-from training.demo import free_port
+from app.api.keys import new_key
+from training.demo.demo import free_port
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium (Debian: chromium) is not here")

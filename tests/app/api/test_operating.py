@@ -3,7 +3,7 @@ import json
 import pytest
 from serving import until
 
-from app.access import new_key
+from app.api.keys import new_key
 
 PNG = {"content-type": "image/png"}
 URL = "/v1/products/disc"
@@ -108,7 +108,7 @@ def test_a_version_that_fails_its_golden_images_never_serves(client, store, repu
 
     import numpy as np
 
-    from app.engine.proving import EXPECTED
+    from app.inspection.verification import EXPECTED
 
     with np.load(io.BytesIO(store.bundle("disc", tiny_version.name).files[EXPECTED])) as arrays:
         changed = {"scores": arrays["scores"] + 1, "maps": arrays["maps"]}
@@ -175,10 +175,10 @@ def test_an_image_unlike_the_products_is_refused_or_warned_of_as_set(client_over
 
     from drawing import encoded, good_part
 
-    from app.engine.decode import decode
-    from app.engine.guard import measured
+    from app.imaging.decode import decode
+    from app.imaging.input_check import measured
     from app.store.state import State
-    from training.expects import expects_of
+    from training.data.input_ranges import expects_of
 
     manifest = store.manifest("disc", store.versions("disc")[0])
     looks = [measured(decode(encoded(good_part(seed)), manifest.input, max_pixels=10**6)) for seed in range(40)]

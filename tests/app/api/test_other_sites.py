@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.access import new_key
+from app.api.keys import new_key
 
 ROLLBACK = "/v1/products/disc/rollback"
 

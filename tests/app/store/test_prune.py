@@ -3,8 +3,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.store.confirmed import Confirmation, Feedback
 from app.store.errors import UnknownProduct
+from app.store.labels import Confirmation, Feedback
 from app.store.prune import Pruner, StillServes, StillTrained
 from app.store.state import ShadowOrder, State
 

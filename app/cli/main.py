@@ -1,0 +1,328 @@
+"""The command ``goodpart``. The trainer's subcommands join by an entry-point group and are imported when called."""
+
+import json
+import math
+import socket
+import ssl
+import sys
+from collections.abc import Iterable
+from functools import partial
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from typing import Any, cast
+
+import click
+import uvicorn
+from fastapi import FastAPI
+
+from app.api.keys import new_key
+from app.api.schemas import told_of_file
+from app.bootstrap import loaded_version
+from app.cli import health
+from app.cli.doctor import examine, lines
+from app.cli.store import STORE, feedback_command, store_commands
+from app.cli.watch import Patience, Watcher
+from app.errors import ImageError
+from app.inspection.pipeline import Inspection, Wish, judge
+from app.main import catalogue_of, create_app
+from app.server.logging import configure
+from app.server.protocol import ConnectionLimits, LimitedProtocol
+from app.server.shutdown import DrainingServer
+from app.settings import Settings, read_settings
+from app.store.files import write_synced
+from app.store.signing import new_key_pair
+from model.bundle import GoodpartError
+
+COMMANDS = "goodpart.commands"
+SUFFIX = ".heatmap.png"
+# Which extra brings a package that a command needs; all others come with 'train'.
+EXTRAS = {"pyarrow": "archive", "ray": "ray"}
+BACKLOG = 2048
+# How long a thread that computes in Python may hold up the event loop; Python's own default is ten times as long.
+SWITCH_INTERVAL_S = 0.0005
+
+
+class AddressUnusable(GoodpartError):
+    """An address that can't be listened on."""
+
+    def __init__(self, host: str, port: int, why: str) -> None:
+        super().__init__(f"can't listen on {host}:{port}: {why}; choose another with --port")
+
+
+class TlsUnusable(GoodpartError):
+    """A certificate or key that can't be used."""
+
+    def __init__(self, settings: Settings, why: str) -> None:
+        super().__init__(f"can't serve TLS with {settings.tls_cert} and {settings.tls_key}: {why}")
+
+
+class HeatmapsCollide(GoodpartError):
+    """Two images whose heat-maps would have one name."""
+
+    def __init__(self, first: Path, second: Path) -> None:
+        super().__init__(f"{first} and {second} would write one heat-map: inspect them into two folders")
+
+
+class Commands(click.Group):
+    """Our own commands, and those of installed entry points."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command's name."""
+        return sorted({*super().list_commands(ctx), *entry_points(group=COMMANDS).names})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by name, imported now if it is not our own."""
+        own = super().get_command(ctx, cmd_name)
+        if own is not None or cmd_name not in entry_points(group=COMMANDS).names:
+            return own
+        return cast("click.Command", entry_points(group=COMMANDS)[cmd_name].load())
+
+
+@click.group(
+    cls=Commands,
+    commands=[feedback_command, store_commands],
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(version("goodpart"), prog_name="goodpart")
+def commands() -> None:
+    """Learn what a good part looks like, and judge every part by it."""
+
+
+@commands.command()
+@STORE
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=int, help="TCP port to listen on.")
+@click.option("--local", type=click.Path(path_type=Path), help="Folder of this service alone, for its records.")
+@click.option("--provider", help="auto, cuda, tensorrt or cpu.")
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain, PEM; with --tls-key, HTTPS.")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="The certificate's private key, PEM.")
+def serve(**options: Any) -> None:  # noqa: ANN401  # click hands over one argument an option
+    """Judge images over HTTP; every other setting is a GOODPART_* variable."""
+    settings = read_settings(**options)
+    app = create_app(settings)
+    config = server_config(settings, app)
+    ports = [settings.port, *([settings.health_port] if settings.health_port else [])]
+    listeners = [listening(settings, port) for port in ports]
+    configure(settings.log_format, level=settings.log_level.upper())
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    DrainingServer(config, leaving=app.state.leaving, wait_s=settings.drain_s).run(sockets=listeners)
+
+
+def server_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
+    """How uvicorn serves; raises TlsUnusable."""
+    limits = ConnectionLimits(settings.header_timeout_s, settings.max_connections)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=partial(LimitedProtocol, limits=limits),  # type: ignore[arg-type]  # called as the class would be
+        ws="none",
+        loop="uvloop",
+        proxy_headers=False,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=math.ceil(settings.grace_s),
+        h11_max_incomplete_event_size=settings.max_header_bytes,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+    )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise TlsUnusable(settings, error.strerror or str(error)) from error
+    return config
+
+
+def listening(settings: Settings, port: int) -> socket.socket:
+    """A socket at the address, before anything else is told of it; raises AddressUnusable."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # Told its protocol, asyncio turns off Nagle's algorithm, which else holds every answer back for 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, port))
+        listener.listen(BACKLOG)  # from here on requests wait instead of being refused
+    except OSError as error:
+        listener.close()
+        raise AddressUnusable(settings.host, port, error.strerror or str(error)) from error
+    scheme = "https" if settings.tls_cert else "http"
+    click.echo(f"listening on {scheme}://{settings.host}:{listener.getsockname()[1]}", err=True)
+    return listener
+
+
+@commands.command("health")
+@click.option("--ready", "asks_ready", is_flag=True, help="Whether parts can be judged, not only whether it runs.")
+def health_command(*, asks_ready: bool) -> None:
+    """Ask the service of this machine whether it answers; the port is that of the settings."""
+    sys.exit(health.main(["--ready"] if asks_ready else []))
+
+
+@commands.command()
+@click.argument("name")
+@click.option("--scope", "scopes", multiple=True, default=("inspect",), help="inspect or operate; may be repeated.")
+def key(*, name: str, scopes: tuple[str, ...]) -> None:
+    """Make an API key: shown once on standard error; its line for the key file on standard output."""
+    presented, made = new_key(name, scopes)
+    click.echo(f"the key, which is kept nowhere: {presented}", err=True)
+    click.echo(made.line())
+
+
+@commands.command()
+@click.argument("private", type=click.Path(path_type=Path))
+def keygen(*, private: Path) -> None:
+    """Make a key pair to sign versions with: PRIVATE for the trainer, PRIVATE.pub for services."""
+    secret, public = new_key_pair()
+    for path, pem, mode in ((private, secret, 0o600), (private.with_name(f"{private.name}.pub"), public, 0o644)):
+        try:
+            write_synced(path, pem, mode=mode)
+        except OSError as error:
+            raise click.ClickException(f"{path}: {error.strerror}") from error
+    click.echo(f"{private} signs (goodpart train --sign-key), {private}.pub trusts (GOODPART_REQUIRE_SIGNATURE)")
+
+
+@commands.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@STORE
+@click.option("--product", required=True, help="Name of the product.")
+@click.option("--version", "name", help="A version other than the one that serves.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON answer a line instead of a table.")
+@click.option("--heatmap-dir", type=click.Path(path_type=Path), help="Where heat-maps are written.")
+def inspect(  # click hands over one argument an option
+    *,
+    images: tuple[Path, ...],
+    store: str | None,
+    product: str,
+    name: str | None,
+    as_json: bool,
+    heatmap_dir: Path | None,
+) -> None:
+    """Judge image files without a server, as the server would."""
+    settings = read_settings(store=store)
+    if heatmap_dir is not None:
+        refuse_twins(images)
+    loaded = loaded_version(settings, product, name)
+    wish = Wish(heatmap="overlay" if heatmap_dir else "none")
+    show = show_json if as_json else Table(images).show
+    num_failed = 0
+    for path in images:
+        try:
+            inspection = judge(
+                read(path), loaded, max_pixels=settings.max_pixels, wish=wish, guard=settings.input_guard
+            )
+        except (ImageError, click.ClickException) as error:
+            click.echo(f"goodpart: error: {path}: {error}", err=True)
+            num_failed += 1
+            continue
+        show(path, inspection)
+        write_heatmap(heatmap_dir, path, inspection)
+    sys.exit(1 if num_failed else 0)
+
+
+@commands.command("watch")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@STORE
+@click.option("--product", required=True, help="Name of the product.")
+@click.option("--results", type=click.Path(path_type=Path), help="Where results go; default: beside the images.")
+@click.option("--once", is_flag=True, help="End when everything that is there is done.")
+@click.option(
+    "--give-up-s",
+    type=click.FloatRange(min=0),
+    default=Patience.give_up_s,
+    show_default=True,
+    help="Seconds after which a file that is no image, or a product that does not judge, will not get better.",
+)
+def watch_command(  # click hands over one argument an option
+    *, folder: Path, store: str | None, product: str, results: Path | None, once: bool, give_up_s: float
+) -> None:
+    """Judge the images that a line writes into FOLDER, and write results beside them: JSON each, and results.csv."""
+    settings = read_settings(store=store)
+    watcher = Watcher(
+        folder,
+        results or folder,
+        catalogue_of(settings),
+        product,
+        max_pixels=settings.max_pixels,
+        guard=settings.input_guard,
+        patience=Patience(give_up_s=give_up_s),
+        told=partial(click.echo, err=True),
+    )
+    click.echo(f"{watcher.run(once=once)} done", err=True)
+
+
+@commands.command()
+@STORE
+@click.option("--host", help="Address the service would listen on.")
+@click.option("--port", type=int, help="Port the service would listen on.")
+def doctor(*, store: str | None, host: str | None, port: int | None) -> None:
+    """Say what this installation is made of, what is wrong with it, and how to mend that."""
+    findings = examine(read_settings(store=store, host=host, port=port))
+    for line in lines(findings):
+        click.echo(line)
+    sys.exit(1 if any(finding.trouble for finding in findings) else 0)
+
+
+def refuse_twins(paths: Iterable[Path]) -> None:
+    """Raise HeatmapsCollide where two images have one name: one heat-map would overwrite the other."""
+    seen: dict[str, Path] = {}
+    for path in paths:
+        other = seen.setdefault(path.name, path)
+        if other != path:
+            raise HeatmapsCollide(other, path)
+
+
+def read(path: Path) -> bytes:
+    """A file's bytes; raises a ClickException in one line."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise click.ClickException(error.strerror or str(error)) from error
+
+
+def show_json(path: Path, inspection: Inspection) -> None:
+    """The service's answer, with the file's name as the part id."""
+    click.echo(json.dumps(told_of_file(inspection, path.name)))
+
+
+class Table:
+    """A line an image, columns as wide as the longest path."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self.width = max(len(str(path)) for path in paths)
+        click.echo(f"{'image':<{self.width}}  verdict    score  threshold  p-value  regions")
+
+    def show(self, path: Path, inspection: Inspection) -> None:
+        """One inspection's line."""
+        click.echo(
+            f"{path!s:<{self.width}}  {inspection.verdict:<7}  {inspection.score:>7.2f}  "
+            f"{inspection.threshold:>9.2f}  {inspection.p_value:>7.4f}  {len(inspection.regions):>7}"
+        )
+
+
+def write_heatmap(folder: Path | None, path: Path, inspection: Inspection) -> None:
+    """The heat-map over the image as ``<name>.heatmap.png``; raises a ClickException in one line."""
+    if folder is None or inspection.heatmap is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{path.name}{SUFFIX}").write_bytes(inspection.heatmap.data)
+    except OSError as error:
+        raise click.ClickException(f"{folder}: {error.strerror}") from error
+
+
+def main() -> None:
+    """Run a command; an error of ours is one line and exit code 1."""
+    try:
+        commands()
+    except (GoodpartError, OSError) as error:
+        click.echo(f"goodpart: error: {error}", err=True)
+        sys.exit(getattr(error, "exit_code", 1))
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in {"app", "model", "training"}:
+            raise
+        extra = EXTRAS.get(error.name or "", "train")
+        click.echo(
+            f"goodpart: error: this command needs the package {error.name}: pip install 'goodpart[{extra}]'",
+            err=True,
+        )
+        sys.exit(1)

@@ -1,0 +1,94 @@
+"""The subcommands that work on a store without training: feedback, and taking things out."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from app.bootstrap import stored_by
+from app.errors import ImageError
+from app.inspection.feedback import confirm
+from app.settings import read_settings
+from app.store.labels import LABELS, Confirmation, Label
+from app.store.prune import Pruner
+
+STORE = click.option("--store", help="Folder, or s3://bucket/prefix, of products and versions.")
+
+
+def pruner(store: str | None) -> Pruner:
+    """For store and state by the settings, overlaid by the option."""
+    stored = stored_by(read_settings(store=store))
+    return Pruner(stored.store, stored.state, datetime.now(UTC))
+
+
+@click.command("feedback")
+@STORE
+@click.option("--product", required=True, help="Name of the product.")
+@click.option("--part", type=click.Path(path_type=Path), required=True, help="Image of the part.")
+@click.option("--label", type=click.Choice(LABELS), required=True, help="What the part is.")
+@click.option("--part-id", default="", help="Which part it is.")
+@click.option("--by", default="command line", show_default=True, help="Who says so.")
+@click.option("--why", default="", help="Why.")
+def feedback_command(  # noqa: PLR0913  # click hands over one argument an option
+    *, store: str | None, product: str, part: Path, label: Label, part_id: str, by: str, why: str
+) -> None:
+    """Say what a part is: ok teaches the next training, ng is what its version must catch."""
+    settings = read_settings(store=store)
+    confirmation = Confirmation(at=datetime.now(UTC), by=by, why=why, label=label, part_id=part_id)
+    stored = stored_by(settings)
+    try:
+        kept = confirm(
+            stored.store,
+            stored.state,
+            product,
+            part.read_bytes(),
+            confirmation=confirmation,
+            max_pixels=settings.max_pixels,
+        )
+    except (ImageError, OSError) as error:
+        raise click.ClickException(f"{part}: {error}") from error
+    click.echo(f"{kept.sha256} is {kept.label} (said {len(kept.history)} times)")
+
+
+@click.group("store")
+def store_commands() -> None:
+    """Take out of a store what is not needed any more; services may read it meanwhile."""
+
+
+@store_commands.command("prune")
+@STORE
+@click.option("--keep", type=click.IntRange(min=1), required=True, help="Newest versions to keep of each product.")
+def prune_command(*, store: str | None, keep: int) -> None:
+    """Remove old versions, and teachers and leftovers that nothing names.
+
+    Never what serves, what served before it, or a candidate in the shadow.
+    """
+    told(pruner(store).prune(keep=keep))
+
+
+@store_commands.command("remove")
+@STORE
+@click.argument("product")
+@click.option("--yes", "even_if_active", is_flag=True, help="Remove it even if it serves.")
+def remove_command(*, store: str | None, product: str, even_if_active: bool) -> None:
+    """Remove PRODUCT with all its versions, decisions and confirmed images."""
+    told(pruner(store).remove(product, even_if_active=even_if_active))
+
+
+@store_commands.command("expire")
+@STORE
+@click.argument("product")
+@click.option("--days", type=click.FloatRange(0, 36_500), required=True, help="Age from which images are removed.")
+def expire_command(*, store: str | None, product: str, days: float) -> None:
+    """Remove PRODUCT's confirmed images that were labelled longer ago."""
+    told(pruner(store).expire(product, days=days))
+
+
+def told(removed: Iterable[object]) -> None:
+    """Print what was removed, a line each, and how many."""
+    num_removed = 0
+    for one in removed:
+        click.echo(one)
+        num_removed += 1
+    click.echo(f"{num_removed} removed", err=True)

@@ -1,0 +1,185 @@
+"""Image bytes to pixels at the model's size: the one decoder of training, command line and service."""
+
+import hashlib
+import io
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from PIL import ImageOps, UnidentifiedImageError
+
+from app.errors import (
+    EmptyImage,
+    ImageTooLarge,
+    NotAnImage,
+    TooManyFrames,
+    TruncatedImage,
+    UnsupportedMode,
+    WrongBitDepth,
+)
+from model.bundle import InputRecord
+
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+# What files of these formats are called.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+# Pillow itself refuses more than this, whatever a setting says.
+MOST_PIXELS = 178_956_970
+# How files of these formats end. Pillow takes images without their end, but what lacks it may lack more.
+ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
+WHITE_8_BIT = 255
+# CMYK and Lab need a profile; I and F have 32 bits and no white.
+NO_ONE_MEANING = ("CMYK", "YCCK", "LAB", "HSV", "I", "F")
+# What Pillow's decoders raise on bytes that were damaged on purpose or on the way; found by fuzzing.
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    TypeError,
+    OverflowError,
+    struct.error,
+)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels; ``x``, ``y`` is its upper left corner."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Image:
+    """A decoded image. ``pixels``: uint8 (height, width, 3) at the model's size.
+
+    ``width`` and ``height`` are those of the posted image, upright; ``content`` is where it lies in ``pixels``.
+    """
+
+    pixels: NDArray[np.uint8]
+    content: Box
+    width: int
+    height: int
+    sha256: str
+
+
+def decode(data: bytes, rule: InputRecord, *, max_pixels: int) -> Image:
+    """Decode, turn upright, bring to the product's channels, depth and size. Raises an ImageError."""
+    picture = opened(data, max_pixels=max_pixels)
+    upright = loaded(picture)
+    plain = to_channels(upright, rule)
+    content = placed(upright.size, rule)
+    return Image(
+        pixels=to_canvas(plain, content, rule),
+        content=content,
+        width=upright.width,
+        height=upright.height,
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+
+
+def opened(data: bytes, *, max_pixels: int) -> Pillow.Image:
+    """The image with its header read and checked, nothing decoded yet."""
+    if not data:
+        raise EmptyImage
+    try:
+        picture = Pillow.open(io.BytesIO(data), formats=FORMATS)
+    except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning):
+        raise ImageTooLarge(limit_px=max_pixels) from None
+    except UnidentifiedImageError:
+        raise NotAnImage(formats=FORMATS) from None
+    except DAMAGE as error:
+        raise TruncatedImage(format_name="posted", why=str(error)) from error
+    if picture.width * picture.height > max_pixels:
+        raise ImageTooLarge(limit_px=max_pixels, size_px=picture.size)
+    if data.rfind(ENDS.get(str(picture.format), b"")) < 0:
+        raise TruncatedImage(format_name=str(picture.format), why="its end is missing")
+    return picture
+
+
+def loaded(picture: Pillow.Image) -> Pillow.Image:
+    """The decoded image, turned upright as its EXIF orientation says."""
+    refuse_deep_colour(picture)
+    try:
+        refuse_second_frame(picture)
+        picture.load()
+        return ImageOps.exif_transpose(picture)
+    except DAMAGE as error:
+        raise TruncatedImage(format_name=str(picture.format), why=str(error)) from error
+
+
+def refuse_second_frame(picture: Pillow.Image) -> None:
+    """Raise TooManyFrames for an animation. Looks for one more frame; counting them takes minutes in a hostile TIFF."""
+    try:
+        picture.seek(1)
+    except EOFError:
+        picture.seek(0)
+        return
+    raise TooManyFrames
+
+
+def refuse_deep_colour(picture: Pillow.Image) -> None:
+    """Raise for 16-bit colour, which Pillow would cut to 8 bits without a word."""
+    raw_modes = [
+        tile.args if isinstance(tile.args, str) else str((tile.args or ("",))[0])
+        for tile in getattr(picture, "tile", ())
+    ]
+    if picture.mode in ("RGB", "RGBA", "LA") and any(";16" in mode for mode in raw_modes):
+        raise UnsupportedMode(
+            what="16-bit colour", remedy="send 8 bits a channel, or 16-bit grey to a product trained so"
+        )
+
+
+def to_channels(picture: Pillow.Image, rule: InputRecord) -> Pillow.Image:
+    """The image in mode RGB, or F for deep grey, by the product's channel rule and white level."""
+    if picture.mode.startswith("I;16"):
+        values = np.asarray(picture, dtype=np.float32)
+        if rule.white_level == WHITE_8_BIT or values.max() > rule.white_level:
+            raise WrongBitDepth(depth_bits=16, white_level=rule.white_level)
+        return Pillow.fromarray(values)
+    if picture.mode in NO_ONE_MEANING:
+        raise UnsupportedMode(what=f"mode {picture.mode}", remedy="convert it to RGB or grey first")
+    if rule.white_level != WHITE_8_BIT:
+        raise WrongBitDepth(depth_bits=8, white_level=rule.white_level)
+    opaque = without_alpha(picture)
+    return opaque.convert("L").convert("RGB") if rule.channels == "grey" else opaque.convert("RGB")
+
+
+def without_alpha(picture: Pillow.Image) -> Pillow.Image:
+    """The image without its alpha channel, which must be opaque everywhere: what is behind is unknown."""
+    if not picture.has_transparency_data:
+        return picture
+    full = picture.convert("RGBA")
+    if full.getchannel("A").getextrema()[0] != WHITE_8_BIT:
+        raise UnsupportedMode(what="a transparent image", remedy="flatten it, so that every pixel is opaque")
+    return full.convert("RGB")
+
+
+def placed(size: tuple[int, int], rule: InputRecord) -> Box:
+    """Where an image of this ``(width, height)`` lies on the model's canvas."""
+    if rule.fit == "stretch":
+        return Box(0, 0, rule.width, rule.height)
+    scale = min(rule.width / size[0], rule.height / size[1])
+    width = max(1, min(rule.width, round(size[0] * scale)))
+    height = max(1, min(rule.height, round(size[1] * scale)))
+    return Box((rule.width - width) // 2, (rule.height - height) // 2, width, height)
+
+
+def to_canvas(picture: Pillow.Image, content: Box, rule: InputRecord) -> NDArray[np.uint8]:
+    """Pixels uint8 (height, width, 3): the image in its box, its edges repeated around it."""
+    small = picture.resize((content.width, content.height), Pillow.Resampling.BILINEAR)
+    values = np.asarray(small, dtype=np.float32)
+    if values.ndim == 2:  # deep grey has no channel axis
+        scaled = np.clip(values * (WHITE_8_BIT / rule.white_level), 0, WHITE_8_BIT)
+        values = np.repeat(np.rint(scaled)[:, :, None], 3, axis=2)
+    below = rule.height - content.y - content.height
+    right = rule.width - content.x - content.width
+    margins = ((content.y, below), (content.x, right), (0, 0))
+    return np.pad(values.astype(np.uint8), margins, mode="edge")

@@ -1,0 +1,60 @@
+"""The input guard: whether an image looks like those that the product was trained on, before it is judged.
+
+A covered lens, a lamp that failed or a lens out of focus is no defect of the part, and must not read as 500 bad parts.
+Ranges are those seen in training, widened (``training/data/input_ranges.py``); only gross faults lie outside.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import InvalidInput
+from app.imaging.decode import Image
+from model.bundle import MEASURES, ExpectsRecord, MeasureName
+
+Guard = Literal["refuse", "warn", "off"]
+
+
+def measured(image: Image) -> dict[MeasureName, float]:
+    """What the guard looks at: size in pixels as posted; grey levels (0 to 255) at the model's size."""
+    box = image.content
+    content = image.pixels[box.y : box.y + box.height, box.x : box.x + box.width]
+    grey = content.mean(axis=2, dtype=np.float32)
+    return {
+        "width_px": float(image.width),
+        "height_px": float(image.height),
+        "brightness": float(grey.mean()),
+        "contrast": float(grey.std()),
+        "sharpness": sharpness(grey),
+    }
+
+
+def sharpness(grey: NDArray[np.float32]) -> float:
+    """The standard deviation of the Laplacian, in grey levels: the usual measure of focus (Pech-Pacheco, 2000)."""
+    if min(grey.shape) < 3:
+        return 0.0
+    inner = grey[1:-1, 1:-1]
+    around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+    return float((around - 4 * inner).std())
+
+
+def checked(image: Image, expects: ExpectsRecord | None, guard: Guard) -> tuple[str, ...]:
+    """Warnings of what is outside its range; with ``refuse``, InvalidInput is raised instead."""
+    if expects is None or guard == "off":
+        return ()
+    findings = tuple(outside(image, expects))
+    if findings and guard == "refuse":
+        raise InvalidInput(findings)
+    return findings
+
+
+def outside(image: Image, expects: ExpectsRecord) -> Iterator[str]:
+    """A sentence for each measure that is outside, with how far."""
+    values = measured(image)
+    for name in MEASURES:
+        value, expected = values[name], getattr(expects, name)
+        if not expected.low <= value <= expected.high:
+            off = max(expected.low - value, value - expected.high)
+            yield f"{name} is {value:.1f}, {off:.1f} outside of {expected.low:.1f} to {expected.high:.1f}"

@@ -1,0 +1,104 @@
+"""ONNX Runtime sessions, opened from verified bytes on the provider that was asked for."""
+
+import base64
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnxruntime as ort
+
+from app.errors import BadGraph, ExternalData, ProviderMissing
+
+Provider = Literal["auto", "cuda", "tensorrt", "cpu"]
+
+CHAINS: dict[str, tuple[str, ...]] = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+}
+# The default search, EXHAUSTIVE, costs seconds at each new shape.
+# TF32 is off: recall divides cosines by its temperature, and calibration ran in float32.
+CUDA_OPTIONS = {
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "arena_extend_strategy": "kSameAsRequested",
+    "use_tf32": "0",
+}
+# A graph of one Identity: the smallest thing that shows whether a provider really has a device.
+PROBE = base64.b64decode("CAgSADo3ChAKAXgSAXkiCElkZW50aXR5EgFwWg8KAXgSCgoICAESBAoCCAFiDwoBeRIKCggIARIECgIIAUIECgAQEQ==")
+# How protobuf writes the key "location", which every tensor with external data carries.
+EXTERNAL_DATA_MARK = b"\x0a\x08location"
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where graphs run. ``provider`` is never ``auto``; ``num_threads`` counts for the CPU."""
+
+    provider: Literal["cuda", "tensorrt", "cpu"]
+    num_threads: int
+
+
+def available_cpus(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """How many processors this process may use: those it may run on, and no more than its container's quota."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(allowed, quota_cpus(quota_file) or allowed)
+
+
+def quota_cpus(quota_file: Path) -> int | None:
+    """The quota in whole processors, rounded up; None where there is none. The file is cgroup v2's ``cpu.max``."""
+    try:
+        quota, period = quota_file.read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else max(1, math.ceil(int(quota) / int(period)))
+
+
+def chosen_device(asked: Provider, *, num_threads: int) -> Device:
+    """The device for what was asked; ``auto`` takes CUDA where it is. Raises ProviderMissing, never falls back."""
+    available = ort.get_available_providers()
+    if asked == "auto":
+        return Device("cuda" if has_device("cuda") else "cpu", num_threads)
+    if not has_device(asked):
+        raise ProviderMissing(asked=asked, got=", ".join(available))
+    return Device(asked, num_threads)
+
+
+def has_device(provider: Literal["cuda", "tensorrt", "cpu"]) -> bool:
+    """Whether a provider runs here; that ONNX Runtime was built with it does not say so."""
+    if CHAINS[provider][0] not in ort.get_available_providers():
+        return False
+    try:
+        open_session(PROBE, what="a probe", device=Device(provider, 1))
+    except (BadGraph, ProviderMissing):
+        return False
+    return True
+
+
+def open_session(graph: bytes, *, what: str, device: Device) -> ort.InferenceSession:
+    """A session over these bytes alone. Raises ExternalData, BadGraph, ProviderMissing."""
+    if EXTERNAL_DATA_MARK in graph:
+        raise ExternalData(what)
+    chain = CHAINS[device.provider]
+    if device.provider != "cpu":
+        ort.preload_dlls()  # CUDA's libraries lie in wheels of their own, where no loader looks
+    configured = [(provider, CUDA_OPTIONS if provider == "CUDAExecutionProvider" else {}) for provider in chain]
+    try:
+        session = ort.InferenceSession(graph, options_for(device), providers=configured)
+    except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
+        raise BadGraph(what, str(error)) from error
+    session.disable_fallback()
+    got = session.get_providers()[0]
+    if got != chain[0]:
+        raise ProviderMissing(asked=device.provider, got=got)
+    return session
+
+
+def options_for(device: Device) -> ort.SessionOptions:
+    """Threads by the device; spinning off, since three graphs take turns on the same cores."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = device.num_threads if device.provider == "cpu" else 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options

@@ -1,0 +1,166 @@
+"""What the service counts, for Prometheus. Units are base units; no label takes what a client can choose freely."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from app.history.journal import Journal
+from app.inference.registry import Catalogue
+from app.inspection.drift import Drift
+from app.inspection.pipeline import Inspection, Inspector
+from app.inspection.shadow import Shadows
+from app.sinks.outbox import Outbox
+
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+STEP_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+SCORE_BUCKETS = (-2, -1, 0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+BATCH_BUCKETS = (1, 2, 4, 8)
+STEPS = ("decode", "queue", "inference", "render")
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Whose standing is told at the moment of asking."""
+
+    catalogue: Catalogue
+    inspector: Inspector
+    shadows: Shadows
+    drift: Drift
+    journal: Journal | None = None
+    outboxes: Sequence[Outbox] = ()
+
+
+class Metrics:
+    """Counters of one service, in a registry of their own."""
+
+    def __init__(self, observed: Observed) -> None:
+        self._registry = CollectorRegistry()
+        self._inspections = Counter(
+            "goodpart_inspections", "Images judged.", ["product", "verdict"], registry=self._registry
+        )
+        self._refusals = Counter(
+            "goodpart_refusals", "Requests not answered with a verdict.", ["reason"], registry=self._registry
+        )
+        self._steps = Histogram(
+            "goodpart_step_seconds", "Time a step of an inspection took.", ["step"],
+            buckets=STEP_BUCKETS_S, registry=self._registry,
+        )  # fmt: skip
+        self._scores = Histogram(
+            "goodpart_score", "Scores; 0 is the mean of good calibration parts, 1 their spread.", ["product"],
+            buckets=SCORE_BUCKETS, registry=self._registry,
+        )  # fmt: skip
+        self._batches = Histogram(
+            "goodpart_batch_images", "Images run as one batch.", buckets=BATCH_BUCKETS, registry=self._registry
+        )
+        self._reloads = Counter(
+            "goodpart_reloads", "Versions read to be loaded.", ["product", "outcome"], registry=self._registry
+        )
+        self._registry.register(Standings(observed))
+        observed.inspector.worker.on_batch = self._batches.observe
+        observed.catalogue.on_reload = lambda product, outcome: self._reloads.labels(product, outcome).inc()
+
+    def judged(self, inspection: Inspection) -> None:
+        """Count one verdict, its score and its times."""
+        product = inspection.version.product
+        self._inspections.labels(product, inspection.verdict).inc()
+        self._scores.labels(product).observe(inspection.score)
+        for step in STEPS:
+            self._steps.labels(step).observe(getattr(inspection.timings, step) / 1000)
+
+    def refused(self, reason: str) -> None:
+        """Count one problem by its slug, of which there are a few dozen."""
+        self._refusals.labels(reason).inc()
+
+    def exposed(self) -> bytes:
+        """Everything, as Prometheus reads it."""
+        return generate_latest(self._registry)
+
+
+class Standings(Collector):
+    """What is so at the moment of asking, read from memory."""
+
+    def __init__(self, observed: Observed) -> None:
+        self._observed = observed
+
+    def collect(self) -> Iterable[Metric]:
+        """In hand and waiting; which version serves each product and where; faults, drift and candidates."""
+        inspector = self._observed.inspector
+        yield gauge("goodpart_images_in_hand", "Images admitted and not answered.", inspector.num_in_hand)
+        yield gauge("goodpart_images_waiting", "Images that wait for the worker.", inspector.worker.num_waiting)
+        trouble = float(self._observed.catalogue.fault is not None)
+        yield gauge("goodpart_store_trouble", "1 where the store does not answer: decisions may be old.", trouble)
+        if self._observed.journal is not None:
+            lost = CounterMetricFamily("goodpart_records_lost", "Inspections that the disk did not take.")
+            lost.add_metric([], self._observed.journal.num_lost)
+            yield lost
+        sinks = GaugeMetricFamily("goodpart_sink_trouble", "1 where a sink does not take results.", labels=["sink"])
+        owed = GaugeMetricFamily("goodpart_sink_owed", "Results that a sink has not taken yet.", labels=["sink"])
+        for outbox in self._observed.outboxes:
+            sinks.add_metric([outbox.sink.name], float(outbox.trouble is not None))
+            owed.add_metric([outbox.sink.name], outbox.num_owed)
+        yield from (sinks, owed)
+        yield from self._versions()
+        yield from self._drift()
+        yield from self._shadows()
+
+    def _versions(self) -> Iterable[Metric]:
+        serving = InfoMetricFamily("goodpart_version", "Which version serves.", labels=["product"])
+        faults = GaugeMetricFamily(
+            "goodpart_fault", "1 where the activated version does not serve.", labels=["product"]
+        )
+        thresholds = GaugeMetricFamily("goodpart_threshold", "A score above this is ng.", labels=["product"])
+        for standing in self._observed.catalogue.standings():
+            serving_name = standing.serving.name if standing.serving else None
+            is_other = standing.fault is not None and serving_name != standing.activated
+            faults.add_metric([standing.product], float(is_other))
+            if standing.serving is not None:
+                facts = {
+                    "version": standing.serving.name,
+                    "teacher": standing.serving.manifest.teacher.sha256[:16],
+                    "provider": standing.serving.detector.provider,
+                }
+                serving.add_metric([standing.product], facts)
+                thresholds.add_metric([standing.product], standing.serving.threshold)
+        yield from (serving, faults, thresholds)
+
+    def _drift(self) -> Iterable[Metric]:
+        distance = GaugeMetricFamily(
+            "goodpart_drift_distance", "Between scores of late and calibration scores, 0 to 1.", labels=["product"]
+        )
+        drifted = GaugeMetricFamily(
+            "goodpart_drifted", "1 where that is more than chance and the assumed defects explain.", labels=["product"]
+        )
+        for standing in self._observed.catalogue.standings():
+            window = self._observed.drift.window(standing.product)
+            if window is not None and window.last is not None:
+                distance.add_metric([standing.product], window.last.distance)
+                drifted.add_metric([standing.product], float(window.last.has_drifted))
+        yield from (distance, drifted)
+
+    def _shadows(self) -> Iterable[Metric]:
+        judged = CounterMetricFamily(
+            "goodpart_shadow_inspections", "Live images a candidate judged too, and how.", labels=["product", "outcome"]
+        )
+        rate = GaugeMetricFamily(
+            "goodpart_shadow_disagreement_ratio", "Share of them that it judged otherwise.", labels=["product"]
+        )
+        for standing in self._observed.catalogue.standings():
+            tally = self._observed.shadows.tally(standing)
+            if tally is None:
+                continue
+            judged.add_metric([standing.product, "agreed"], tally.judged - tally.num_disagreed)
+            judged.add_metric([standing.product, "ng_by_candidate_only"], tally.ng_by_candidate_only)
+            judged.add_metric([standing.product, "ng_by_serving_only"], tally.ng_by_serving_only)
+            judged.add_metric([standing.product, "failed"], tally.failed)
+            judged.add_metric([standing.product, "skipped"], tally.skipped)
+            if tally.disagreement_rate is not None:
+                rate.add_metric([standing.product], tally.disagreement_rate)
+        yield from (judged, rate)
+
+
+def gauge(name: str, words: str, value: float) -> Metric:
+    """A gauge without labels."""
+    return GaugeMetricFamily(name, words, value=value)

@@ -1,0 +1,59 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy.stats import ks_2samp
+
+from app.inspection.drift import Drift, DriftRule, chance_distance, compared_scores, ks_distance
+
+GENERATOR = np.random.default_rng(0)
+
+
+def inspection(version, score):
+    return SimpleNamespace(version=version, score=score)
+
+
+def test_the_distance_is_scipys():
+    for size in (20, 150):
+        first, second = GENERATOR.normal(0, 1, size), GENERATOR.normal(0.4, 1.3, 90).round(1)
+        assert ks_distance(first, second) == pytest.approx(ks_2samp(first, second).statistic)
+
+
+def test_parts_that_have_not_drifted_raise_the_alarm_no_more_often_than_said():
+    rule = DriftRule(window=100, false_alarm_rate=0.05, defect_share=0.0)
+    calibration = [GENERATOR.normal(0, 1, 150) for _ in range(1000)]
+    alarms = [compared_scores(GENERATOR.normal(0, 1, 100), scores, rule).has_drifted for scores in calibration]
+    # 1,000 windows: the rate's own standard error at 0.05 is 0.007.
+    assert np.mean(alarms) < 0.05 + 2 * 0.007
+
+
+def test_the_assumed_share_of_defects_raises_no_alarm_and_twice_a_shift_does():
+    rule = DriftRule(window=200, defect_share=0.05)
+    calibration = GENERATOR.normal(0, 1, 150)
+    with_defects = np.concatenate([GENERATOR.normal(0, 1, 190), np.full(10, 20.0)])
+    assert not compared_scores(with_defects, calibration, rule).has_drifted
+    assert compared_scores(GENERATOR.normal(1.0, 1, 200), calibration, rule).has_drifted
+
+
+def test_more_scores_make_the_alarm_finer():
+    assert chance_distance(1000, 150, 0.001) < chance_distance(100, 150, 0.001)
+
+
+def test_each_score_is_tested_once_in_full_windows(tiny_version):
+    drift = Drift(DriftRule(window=20))
+    for _ in range(19):
+        drift.add(inspection(tiny_version, 0.0))
+    assert drift.window("disc").last is None
+    drift.add(inspection(tiny_version, 0.0))
+    assert drift.window("disc").last.distance > 0.5  # all alike: not what good parts score
+    assert drift.window("disc").scores == []
+    assert drift.window("nothing") is None
+
+
+def test_another_version_begins_anew(tiny_version):
+    drift = Drift(DriftRule(window=20))
+    for _ in range(25):
+        drift.add(inspection(tiny_version, 0.0))
+    drift.add(inspection(replace(tiny_version, name="another"), 0.0))
+    assert (drift.window("disc").version, drift.window("disc").last) == ("another", None)

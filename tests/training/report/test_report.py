@@ -1,0 +1,59 @@
+from model.bundle import PromiseRecord
+from training.report.report import Findings, interval, promise_in_words, report_html
+
+
+def promise(asked, supported, num_calibration):
+    return PromiseRecord(asked=asked, supported=supported, num_calibration=num_calibration, threshold=1.0)
+
+
+def test_a_promise_that_holds_is_said_as_asked():
+    assert promise_in_words(promise(0.05, 0.05, 40)).endswith("of 5.00%, as asked.")
+
+
+def test_a_promise_that_fails_says_how_many_parts_it_takes():
+    said = promise_in_words(promise(0.01, 1 / 21, 20))
+    assert "4.76%, not the 1.00% that was asked" in said
+    assert said.endswith("that takes 99, of 493 good images in all.")
+
+
+METRICS = {
+    "promise_in_words": "20 parts support 6 %.",
+    "image_auroc": 0.9731,
+    "false_alarm_rate": 0.02,
+    "escape_rate": 0.25,
+    "num_test_good": 50,
+    "num_test_defective": 20,
+    "synthetic_recall": 0.5,
+    "before": {"image_auroc": 0.95, "synthetic_recall": 0.6},
+    "test_scores": [
+        {"path": "a.png", "kind": "good", "score": 0.1},
+        {"path": "b.png", "kind": "blot", "score": 5.0},
+    ],
+    "gate": {
+        "passed": False,
+        "beside": "20261125t000000z-00000000",
+        "checks": [{"name": "promise", "passed": False, "says": "1 % was <asked>"}],
+    },
+    "repeatability": [{"change": "noise", "num_parts": 12, "spread": 0.2, "largest": 0.6, "num_flipped": 1}],
+    "curves": {"learning: loss": [[1, 0.5], [2, 0.4]], "learning: held_out": [[2, 0.45]]},
+    "settings": {"seed": 0},
+}
+
+
+def test_the_report_is_one_file_that_needs_no_network_and_says_what_was_found():
+    page = report_html(Findings("disc", METRICS, calibration=[0.0, 1.0, -1.0], threshold=1.5))
+    assert "escapes)</th><td>25.00% (8.66% to 49.10% at 95% confidence)" in page
+    assert "0.9731; in service 0.9500" in page
+    assert "did not pass the gate" in page
+    assert "1 % was &lt;asked&gt;" in page
+    assert "1 of 12 verdicts flip" in page
+    assert page.count("data:image/svg+xml;base64,") == 3, "scores, ROC, one course"
+    assert 'src="http' not in page
+    assert "href=" not in page
+
+
+def test_the_interval_is_the_exact_one_of_clopper_and_pearson():
+    """0 of 30: the upper end solves (1 - p)^30 = 0.025."""
+    low, high = interval(0.0, 30)
+    assert low == 0
+    assert abs((1 - high) ** 30 - 0.025) < 1e-9

@@ -1,0 +1,345 @@
+"""The trainer's subcommands of ``goodpart``. What is heavy is imported when a command is called."""
+
+# ruff: noqa: PLC0415  # a call of `goodpart serve` or `--help` must not pay for torch
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from app.store.paths import LOCAL as DEFAULT_LOCAL
+from app.store.paths import MOST_COPIED_GIB
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from rich.table import Table
+
+    from app.bootstrap import Stored
+    from training.progress import Narrator
+    from training.release.publish import Order, Published
+
+CONFIG = click.option("--config", type=click.Path(path_type=Path), help="Settings as a YAML file.")
+ASSIGNMENTS = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="One setting; nested ones with a dot: learning.num_steps=500.",
+)
+
+
+STORE = click.option(
+    "--store",
+    required=True,
+    envvar="GOODPART_STORE",
+    help="Where to publish: a folder, or s3://bucket/prefix.",
+)
+STATE = click.option(
+    "--state",
+    envvar="GOODPART_STATE",
+    help="What says which version serves: a folder, or s3://bucket/prefix; default: state in the store.",
+)
+LOCAL = click.option(
+    "--local",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_LOCAL,
+    show_default=True,
+    envvar="GOODPART_LOCAL",
+    help="Folder of this machine to work in, where the store is on object storage.",
+)
+MOST_COPIED = click.option(
+    "--most-copied-gib",
+    type=click.FloatRange(min=0, min_open=True),
+    default=MOST_COPIED_GIB,
+    show_default=True,
+    envvar="GOODPART_MOST_COPIED_GIB",
+    help="GiB that copies of what is on object storage may take.",
+)
+PRODUCT = click.option("--product", required=True, help="Name of the product.")
+FORCE = click.option("--force", metavar="REASON", help="Activate whatever the gate says; the audit keeps the reason.")
+SIGN_KEY = click.option(
+    "--sign-key", type=click.Path(path_type=Path), help="Sign the version with this key of `keygen`'s."
+)
+# Published, but the gate did not let it serve; or images that somebody should look at.
+NEEDS_A_PERSON = 3
+# How wide tables are where there is no terminal.
+COLUMNS = 200
+
+
+@click.command("train")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of good images, or MVTec layout.",
+)
+@PRODUCT
+@STORE
+@STATE
+@LOCAL
+@MOST_COPIED
+@click.option("--quick", is_flag=True, default=None, help="Fill the memory and calibrate; no gradient step.")
+@click.option("--activate/--no-activate", "activates", default=True, help="Whether the version serves at once.")
+@FORCE
+@click.option("--resume", is_flag=True, help="Go on where a stopped or killed run of this training stood.")
+@click.option("--skip-bad", is_flag=True, help="Leave out images that can't be read or have an odd size.")
+@SIGN_KEY
+@CONFIG
+@ASSIGNMENTS
+def train_command(  # noqa: PLR0913  # click hands over one argument an option
+    *,
+    data: Path,
+    product: str,
+    store: str,
+    state: str | None,
+    local: Path,
+    most_copied_gib: float,
+    quick: bool | None,
+    activates: bool,
+    force: str | None,
+    resume: bool,
+    skip_bad: bool,
+    sign_key: Path | None,
+    config: Path | None,
+    assignments: tuple[str, ...],
+) -> None:
+    """Learn a product from images of good parts alone, and publish a version of it.
+
+    Ends with 3 where the version was published and the gate did not let it serve.
+    """
+    from app.bootstrap import stored_at
+    from app.settings import train_variables
+    from training.job import Job, Manner
+    from training.settings import read_train_settings
+
+    settings = read_train_settings(config, assignments, quick=quick, variables=train_variables())
+    stored = stored_at(store, state, local=local, most_copied_gib=most_copied_gib)
+    order = order_of(product, stored, activates=activates, force=force, sign_key=sign_key)
+    with narrator() as telling:
+        tell(Job(data, order, settings, telling, manner=Manner(resume, skip_bad)).run(), order, telling)
+
+
+@click.command("adapt")
+@click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of new good parts.")
+@PRODUCT
+@STORE
+@STATE
+@LOCAL
+@MOST_COPIED
+@click.option("--activate/--no-activate", "activates", default=True, help="Whether the version serves at once.")
+@FORCE
+@SIGN_KEY
+def adapt_command(  # noqa: PLR0913  # click hands over one argument an option
+    *,
+    images: Path,
+    product: str,
+    store: str,
+    state: str | None,
+    local: Path,
+    most_copied_gib: float,
+    activates: bool,
+    force: str | None,
+    sign_key: Path | None,
+) -> None:
+    """Teach the version in service a few new good parts, of a new lot or under a new lamp; takes less than a minute.
+
+    Ends with 3 where the version was published and the gate did not let it serve. `rollback` undoes it.
+    """
+    from app.bootstrap import stored_at
+    from training.adapt import Adaptation
+
+    stored = stored_at(store, state, local=local, most_copied_gib=most_copied_gib)
+    order = order_of(product, stored, activates=activates, force=force, sign_key=sign_key, why="adapted")
+    with narrator() as telling:
+        tell(Adaptation(images, order, telling).run(), order, telling)
+
+
+def order_of(  # one argument an option
+    product: str,
+    stored: "Stored",
+    *,
+    activates: bool,
+    force: str | None,
+    sign_key: Path | None,
+    why: str = "trained",
+) -> "Order":
+    """What is to be made. Raises BadSigningKey."""
+    from app.store.signing import read_private_key
+    from training.release.publish import Order
+
+    if force is not None and not force.strip():
+        raise click.BadParameter("say why", param_hint="--force")
+    return Order(
+        product=product,
+        store=stored.store,
+        state=stored.state,
+        activates=activates,
+        sign_key=read_private_key(sign_key) if sign_key else None,
+        force=force,
+        why=why,
+    )
+
+
+@contextmanager
+def narrator() -> Iterator["Narrator"]:
+    """Who tells of a run, which SIGTERM and Ctrl-C end between two steps."""
+    from rich.console import Console
+
+    from training.job import reporting_lack_of_memory
+    from training.progress import Interruption, Narrator
+
+    interruption = Interruption()
+    with interruption.listening(), reporting_lack_of_memory():
+        yield Narrator(Console(stderr=True), interruption)
+
+
+def tell(done: "Published", order: "Order", narrator: "Narrator") -> None:
+    """Print figures and the version's name; ends the program with 3 where it was to serve and does not."""
+    from training.report.report import figures_in_words
+
+    for line in figures_in_words(done.metrics):
+        narrator.say(line)
+    for reason in done.ruling.reasons:
+        narrator.say(f"gate: {reason}")
+    narrator.say("It serves from now on." if done.is_active else "It is published, not activated.")
+    click.echo(done.version)
+    if order.activates and not done.is_active:
+        sys.exit(NEEDS_A_PERSON)
+
+
+def show(*tables: "Table") -> None:
+    """Print tables; where there is no terminal, wide ones."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=COLUMNS)
+    for table in tables:
+        console.print(table)
+
+
+@click.command("check-data")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--sheet", type=click.Path(path_type=Path), help="Write a contact sheet of what was found, as HTML.")
+@click.option("--no-outliers", "looks_for_outliers", flag_value=False, default=True, help="Headers and pixels alone.")
+@CONFIG
+@ASSIGNMENTS
+def check_data_command(
+    *, data: Path, sheet: Path | None, looks_for_outliers: bool, config: Path | None, assignments: tuple[str, ...]
+) -> None:
+    """Look at the images in DATA before an hour is spent on them.
+
+    Ends with 0 where nothing is wrong, with 1 where images would stop a training, with 3 where somebody should look.
+    """
+    from app.settings import train_variables
+    from training.checks.checks import DataCheck
+    from training.checks.contact_sheet import write_contact_sheet
+    from training.settings import read_train_settings
+
+    settings = read_train_settings(config, assignments, variables=train_variables())
+    with narrator() as telling:
+        found = DataCheck(data, settings, telling).found(looks_for_outliers=looks_for_outliers)
+    show(*found.tables())
+    if sheet is not None:
+        write_contact_sheet(sheet, found)
+        click.echo(f"the contact sheet is {sheet}")
+    sys.exit(found.exit_code)
+
+
+@click.command("settings")
+@click.argument("of", type=click.Choice(["train", "serve"]), default="train")
+@click.option("--json", "as_json", is_flag=True, help="As a JSON schema.")
+def settings_command(*, of: str, as_json: bool) -> None:
+    """Print every setting with its default and what it is; those of `train` unless `serve` is named."""
+    import json
+
+    from app.settings import PREFIX, TRAIN_PREFIX, Settings
+    from training.settings import TrainSettings, known_settings
+
+    kind: type[BaseModel] = TrainSettings if of == "train" else Settings
+    if as_json:
+        click.echo(json.dumps(kind.model_json_schema(), indent=1))
+        return
+    named = f"{TRAIN_PREFIX}<NAME>, two underscores for a dot" if of == "train" else f"{PREFIX}<NAME>"
+    click.echo(f"as variables: {named}")
+    for setting in known_settings(kind):
+        click.echo(f"{setting.name} (default: {setting.default})\n    {setting.description}")
+
+
+@click.command("model-info")
+@CONFIG
+@ASSIGNMENTS
+def model_info_command(*, config: Path | None, assignments: tuple[str, ...]) -> None:
+    """Print layers, shapes, parameters and multiply-adds of teacher, student and comparison."""
+    from rich.console import Console
+
+    from app.settings import train_variables
+    from training.model_info import tables
+    from training.settings import read_train_settings
+
+    console = Console()
+    for table in tables(read_train_settings(config, assignments, variables=train_variables())):
+        console.print(table)
+
+
+@click.command("sample-data")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, other parts.")
+def sample_data_command(*, folder: Path, seed: int) -> None:
+    """Draw a product to try things on: a machined flange, good and defective, into an empty FOLDER."""
+    from rich.console import Console
+
+    from training.demo.sample_data import NUM_IMAGES, write_sample_data
+    from training.progress import Narrator
+
+    with Narrator(Console(stderr=True)).step("drawing the sample product", total=NUM_IMAGES) as advance:
+        write_sample_data(folder, seed=seed, on_image=advance)
+    click.echo(folder)
+
+
+@click.command("demo")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Where to serve.")
+@click.option("--stop", "stops", is_flag=True, help="End the service that a demonstration left running.")
+def demo_command(*, folder: Path, port: int, stops: bool) -> None:
+    """Draw a product, learn it, serve it, and post two parts; everything goes into FOLDER."""
+    from training.demo import demo
+
+    if stops:
+        demo.stop(folder)
+    else:
+        demo.demonstrate(folder, port=port)
+
+
+@click.command("train-all")
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.option("--ray", "address", help="Train on a Ray cluster: its address, 'auto', or 'local' for this machine.")
+@click.option("--json", "as_json", type=click.Path(path_type=Path), help="Write what came of each product here too.")
+def train_all_command(*, plan: Path, address: str | None, as_json: Path | None) -> None:
+    """Train every product of PLAN, a YAML file; what has been made already is not made again.
+
+    Ends with 1 where a product failed, else with 3 where the gate did not let one serve.
+    """
+    import json
+    from dataclasses import asdict
+
+    from app.store.files import replace_file
+    from training.many.plan import read_plan
+    from training.many.ray import train_on_ray
+    from training.many.train_all import Outcome, summary, train_here
+
+    read = read_plan(plan)
+    outcomes: list[Outcome] = []
+    try:
+        with narrator() as telling:
+            outcomes.extend(
+                train_here(read, telling) if address is None else train_on_ray(read, telling, address=address)
+            )
+    finally:  # what was stopped has done something, too
+        show(summary(outcomes))
+        if as_json is not None:
+            replace_file(as_json, json.dumps([asdict(one) for one in outcomes], indent=1).encode() + b"\n")
+    came = {one.what for one in outcomes}
+    sys.exit(1 if "failed" in came else NEEDS_A_PERSON if "held back" in came else 0)

@@ -1,0 +1,56 @@
+"""A product's region of interest, out of pictures beside the data and rectangles in the settings."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.imaging.roi import BadRegion, RegionOfInterest, unpacked_region
+from training.data.dataset import IGNORE_FILE, INSPECT_FILE
+from training.errors import BadImage, BadSettings
+from training.settings import Rectangle, TrainSettings
+
+# Finer than any anomaly map of ours, so that a rectangle's edge is the map's own.
+SIZE = (512, 512)
+
+
+def region_of_interest(folder: Path, settings: TrainSettings) -> RegionOfInterest | None:
+    """Where to look, None where everywhere. Raises BadImage, BadSettings.
+
+    It is the white of ``region.png`` and the ``inspect`` rectangles, less the white of ``ignore.png`` and the
+    ``ignore`` rectangles.
+    """
+    inspected = [*pictured(folder / INSPECT_FILE), *drawn(settings.inspect)]
+    ignored = [*pictured(folder / IGNORE_FILE), *drawn(settings.ignore)]
+    if not inspected and not ignored:
+        return None
+    inside = np.any(inspected, axis=0) if inspected else np.ones(SIZE, dtype=bool)
+    for mask in ignored:
+        inside = inside & ~mask
+    if not inside.any():
+        raise BadSettings("the region of interest is empty: everything is ignored")
+    return RegionOfInterest(inside)
+
+
+def pictured(path: Path) -> list[NDArray[np.bool_]]:
+    """The white of a picture at ``SIZE``, nothing where there is no picture. Raises BadImage."""
+    if not path.is_file():
+        return []
+    try:
+        region = unpacked_region(path.read_bytes())
+    except BadRegion as error:
+        raise BadImage(path, str(error)) from error
+    middles = [(np.arange(length) + 0.5) / length for length in SIZE]
+    return [region.at(*middles)]
+
+
+def drawn(rectangles: Iterable[Rectangle]) -> list[NDArray[np.bool_]]:
+    """The union of rectangles at ``SIZE``, nothing where there is none."""
+    masks = []
+    y, x = ((np.arange(length) + 0.5) / length for length in SIZE)
+    for box in rectangles:
+        rows = (y >= box.y) & (y < box.y + box.height)
+        columns = (x >= box.x) & (x < box.x + box.width)
+        masks.append(np.outer(rows, columns))
+    return [np.any(masks, axis=0)] if masks else []

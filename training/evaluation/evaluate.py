@@ -1,0 +1,144 @@
+"""How well a version judges a test set, through the service's own engine."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from app.errors import ImageError
+from app.imaging.decode import DAMAGE
+from app.imaging.heatmap import enlarged
+from app.inference.version import Version
+from app.inspection.pipeline import Inspection, judge
+from training.data.dataset import Sample
+from training.errors import BadImage
+from training.evaluation.metrics import image_metrics, pixel_metrics
+
+# Pixel metrics hold every pixel of the test set in memory; larger images are measured at this size.
+MOST_SIDE_PX = 512
+
+
+@dataclass(frozen=True)
+class TestScore:
+    """One test image's judgement."""
+
+    __test__ = False  # pytest takes a class of this name for a test otherwise
+
+    path: str
+    kind: str
+    sha256: str
+    score: float
+    verdict: str
+
+
+def evaluate(
+    version: Version,
+    samples: Sequence[Sample],
+    *,
+    folder: Path,
+    max_pixels: int,
+    on_image: Callable[[int], None],
+) -> dict[str, object]:
+    """Metrics of a test set, as plain values for ``metrics.json``. Raises BadImage."""
+    scores: list[TestScore] = []
+    maps: list[NDArray[np.float32]] = []
+    masks: list[NDArray[np.bool_]] = []
+    has_masks = all(sample.mask is not None for sample in samples if sample.is_defective)
+    for sample, inspection in inspected(version, samples, max_pixels=max_pixels):
+        scores.append(test_score(sample, inspection, folder))
+        if has_masks:
+            masks.append(mask_of(sample, inspection))
+            maps.append(map_over(inspection, masks[-1].shape))
+        on_image(1)
+    return {
+        **image_figures(scores),
+        **(asdict(pixel_metrics(maps, masks)) if has_masks and any_defect(masks) else {}),
+        "test_scores": [asdict(score) for score in scores],
+    }
+
+
+def image_level(
+    version: Version, samples: Sequence[Sample], *, folder: Path, max_pixels: int, on_image: Callable[[int], None]
+) -> dict[str, object]:
+    """The figures that scores alone give. Raises BadImage."""
+    scores = []
+    for sample, inspection in inspected(version, samples, max_pixels=max_pixels):
+        scores.append(test_score(sample, inspection, folder))
+        on_image(1)
+    return image_figures(scores)
+
+
+def inspected(version: Version, samples: Sequence[Sample], *, max_pixels: int) -> Iterator[tuple[Sample, Inspection]]:
+    """Each sample with its inspection; raises BadImage."""
+    for sample in samples:
+        try:
+            yield sample, judge(sample.path.read_bytes(), version, max_pixels=max_pixels)
+        except ImageError as error:
+            raise BadImage(sample.path, str(error)) from error
+
+
+def test_score(sample: Sample, inspection: Inspection, folder: Path) -> TestScore:
+    """What is kept of an inspection."""
+    return TestScore(
+        path=sample.path.relative_to(folder).as_posix(),
+        kind=sample.kind,
+        sha256=inspection.image.sha256,
+        score=inspection.score,
+        verdict=inspection.verdict,
+    )
+
+
+def image_figures(scores: Sequence[TestScore]) -> dict[str, object]:
+    """Metrics of the scores, as far as both kinds of parts are there, and the two costs at the threshold."""
+    values = np.array([score.score for score in scores])
+    defective = np.array([score.kind != "good" for score in scores])
+    judged_ng = np.array([score.verdict == "ng" for score in scores])
+    figures: dict[str, object] = {
+        "num_test_good": int((~defective).sum()),
+        "num_test_defective": int(defective.sum()),
+    }
+    if not defective.all():
+        figures["false_alarm_rate"] = float(judged_ng[~defective].mean())
+    if defective.any():
+        figures["escape_rate"] = float((~judged_ng)[defective].mean())
+    if defective.any() and not defective.all():
+        figures |= asdict(image_metrics(values, defective))
+    return figures
+
+
+def mask_of(sample: Sample, inspection: Inspection) -> NDArray[np.bool_]:
+    """Where the defect is, nowhere for a good part; of the image's size, up to ``MOST_SIDE_PX``. Raises BadImage."""
+    size = (inspection.image.width, inspection.image.height)
+    scale = min(1.0, MOST_SIDE_PX / max(size))
+    width, height = (max(1, round(side * scale)) for side in size)
+    if sample.mask is None:
+        return np.zeros((height, width), dtype=bool)
+    picture = opened_mask(sample.mask, size=size)
+    return np.asarray(picture.resize((width, height), Pillow.Resampling.NEAREST)) > 0
+
+
+def opened_mask(path: Path, *, size: tuple[int, int]) -> Pillow.Image:
+    """A mask of its image's ``(width, height)`` in mode L, decoded. Raises BadImage."""
+    try:
+        with Pillow.open(path) as picture:
+            mask = picture.convert("L")
+    except DAMAGE as error:
+        raise BadImage(path, f"the mask can't be read: {error}") from error
+    if mask.size != size:
+        raise BadImage(path, f"the mask is {mask.width} x {mask.height}, but its image is {size[0]} x {size[1]}")
+    return mask
+
+
+def map_over(inspection: Inspection, size: tuple[int, ...]) -> NDArray[np.float32]:
+    """The anomaly map at the size (height, width) of the image."""
+    image = inspection.image
+    canvas = image.pixels.shape[:2]
+    return enlarged(inspection.map, image.content, canvas=canvas, size=(size[1], size[0]))
+
+
+def any_defect(masks: Sequence[NDArray[np.bool_]]) -> bool:
+    """Whether any pixel is marked."""
+    return any(mask.any() for mask in masks)

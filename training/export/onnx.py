@@ -1,0 +1,133 @@
+"""Networks to ONNX, and the proof that the graphs judge as the networks do."""
+
+import inspect
+import logging
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from app.inference.detector import ITEMS, WEIGHTS, Comparison, Graphs
+from model.compare import Compare
+from model.compare import Comparison as TorchComparison
+from model.student import Student
+from model.teacher import Teacher
+from training.errors import ParityFailed
+
+# The newest opset that ONNX Runtime's CUDA and TensorRT providers run in whole.
+OPSET = 20
+# In usual distances. Recall divides cosines, whose rounding is 1e-7, by the temperature, and a distance by the usual
+# one, which is small where good parts hardly differ; so float32 can't repeat itself better than some 1e-3 at one
+# position, and some 1e-4 in a score, which is the mean of many. A verdict needs no more.
+TOLERANCES = {"score": 1e-3, "map": 5e-3}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The largest differences between network and graphs, raw, over the images that were tried."""
+
+    num_images: int
+    score: float
+    map: float
+
+
+class CompareGraph(nn.Module):
+    """The comparison with one flat argument list: ``t1..tK, s1..sK, u1..uK, valid``."""
+
+    def __init__(self, compare: Compare) -> None:
+        super().__init__()
+        self.compare = compare
+
+    def forward(self, *tensors: Tensor) -> TorchComparison:
+        """As ``Compare.forward``."""
+        *scales, valid = tensors
+        num_scales = len(scales) // 3
+        teacher, student, usual = (tuple(scales[i * num_scales : (i + 1) * num_scales]) for i in range(3))
+        answer: TorchComparison = self.compare(teacher, student, usual, valid)
+        return answer
+
+
+def export(teacher: Teacher, student: Student, compare: Compare, pixels: Tensor) -> Graphs:
+    """Export all three from CPU copies; ``pixels``: uint8 (2 or more, height, width, 3), to trace with."""
+    with torch.no_grad():
+        seen = teacher(pixels)
+        rebuilt = student(*seen)
+    numbers = range(1, len(seen) + 1)
+    teacher_names = [f"t{number}" for number in numbers]
+    rebuilt_names = [f"{kind}{number}" for kind in "su" for number in numbers]
+    valid = torch.ones(len(pixels), *compare.spec.map_size)
+    return Graphs(
+        teacher=graph_of(teacher, (pixels,), inputs=["image"], outputs=teacher_names),
+        student=graph_of(student, seen, inputs=teacher_names, outputs=[*rebuilt_names, ITEMS, WEIGHTS]),
+        compare=graph_of(
+            CompareGraph(compare).eval(),
+            (*seen, *rebuilt.features, *rebuilt.usual_distances, valid),
+            inputs=[*teacher_names, *rebuilt_names, "valid"],
+            outputs=list(TorchComparison._fields),
+        ),
+    )
+
+
+def graph_of(network: nn.Module, arguments: tuple[Tensor, ...], *, inputs: list[str], outputs: list[str]) -> bytes:
+    """One network as a self-contained ONNX graph with a dynamic batch; the same network gives the same bytes."""
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    parameters = inspect.signature(network.forward).parameters.values()
+    is_variadic = any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in parameters)
+    shapes = tuple({0: batch} for _ in arguments)
+    # It would warn, four times a graph, that torchvision is not there.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        # The exporter uses parts of torch that torch itself has deprecated.
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network,
+            arguments,
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=(shapes,) if is_variadic else shapes,
+            input_names=inputs,
+            output_names=outputs,
+            verbose=False,
+        )
+    if program is None:
+        message = "torch.onnx.export gave no program"
+        raise RuntimeError(message)
+    data: bytes = without_traces(program.model_proto).SerializeToString(deterministic=True)
+    return data
+
+
+def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without the exporter's notes: stack traces name files of the machine that exported it."""
+    del model.metadata_props[:]
+    model.doc_string = ""
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    for function in model.functions:
+        for node in function.node:
+            del node.metadata_props[:]
+    return model
+
+
+def network_comparison(
+    teacher_features: tuple[Tensor, ...], student: Student, compare: Compare, valid: Tensor
+) -> TorchComparison:
+    """What the networks themselves say of a batch's teacher features."""
+    with torch.no_grad():
+        rebuilt = student(*teacher_features)
+        answer: TorchComparison = compare(teacher_features, rebuilt.features, rebuilt.usual_distances, valid)
+    return answer
+
+
+def check_parity(expected: TorchComparison, found: list[Comparison]) -> Parity:
+    """The largest differences of score and map; raises ParityFailed above their tolerances."""
+    score = max(abs(row.score - value) for row, value in zip(found, expected.score.tolist(), strict=True))
+    map_ = float(np.abs(np.stack([row.map for row in found]) - expected.map.numpy()).max())
+    for what, largest in (("score", score), ("map", map_)):
+        if not largest <= TOLERANCES[what]:
+            raise ParityFailed(what=what, largest=largest, tolerance=TOLERANCES[what])
+    return Parity(num_images=len(found), score=score, map=map_)

@@ -1,0 +1,50 @@
+"""Pictures of what the memory holds: for each item the patch of the good part that it was taken from."""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from model.bundle import InputRecord
+from training.data.dataset import decoded
+from training.fit.memory import Origins
+
+# A patch shows what lies around its position: this many strides across, drawn as a square of so many pixels.
+SHOWN_STRIDES, SIDE_PX, JPEG_QUALITY = 4, 48, 70
+
+
+def patch_pictures(
+    paths: Sequence[Path],
+    origins: Origins,
+    *,
+    rule: InputRecord,
+    stride: int,
+    max_pixels: int,
+    on_images: Callable[[int], None],
+) -> list[bytes]:
+    """A JPEG an item, in the order of the items, out of the images that the memory was filled from; raises BadImage."""
+    pictures = [b""] * len(origins.images)
+    for index, path in enumerate(paths):
+        items = (origins.images == index).nonzero()[:, 0].tolist()
+        if items:
+            pixels = decoded(path, rule, max_pixels=max_pixels).pixels
+            for item in items:
+                pictures[item] = patch_picture(pixels, int(origins.positions[item]), stride=stride)
+        on_images(1)
+    return pictures
+
+
+def patch_picture(pixels: NDArray[np.uint8], position: int, *, stride: int) -> bytes:
+    """The patch around a position of the first scale as a JPEG; beyond the image its edge is repeated."""
+    row, column = divmod(position, pixels.shape[1] // stride)
+    margin = stride * (SHOWN_STRIDES - 1) // 2
+    side = stride + 2 * margin
+    padded = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+    patch = padded[row * stride : row * stride + side, column * stride : column * stride + side]
+    buffer = io.BytesIO()
+    small = Pillow.fromarray(patch).resize((SIDE_PX, SIDE_PX), Pillow.Resampling.BILINEAR)
+    small.save(buffer, format="JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()

@@ -1,0 +1,62 @@
+"""The three networks of a version, made from the settings."""
+
+from dataclasses import dataclass
+
+import torch
+
+from model.compare import Compare, CompareSpec
+from model.student import Student, StudentSpec
+from model.teacher import Teacher
+from training.fit.weights import load_teacher
+from training.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Teacher, student and comparison."""
+
+    teacher: Teacher
+    student: Student
+    compare: Compare
+
+    def to(self, device: torch.device) -> None:
+        """Move all three."""
+        for network in (self.teacher, self.student, self.compare):
+            network.to(device)
+
+
+def new_networks(settings: TrainSettings) -> Networks:
+    """Teacher with its weights, student with a memory of noise, comparison without constants. Raises BadWeights."""
+    teacher = load_teacher(
+        settings.teacher,
+        weights=settings.teacher_weights,
+        sha256=settings.teacher_sha256,
+        strides=settings.strides,
+        taps=settings.taps,
+    )
+    student = Student(student_spec(settings, teacher.channels)).eval()
+    compare = Compare(compare_spec(settings), channels=teacher.channels).eval()
+    return Networks(teacher, student, compare)
+
+
+def student_spec(settings: TrainSettings, channels: tuple[int, ...]) -> StudentSpec:
+    """The student's shape by the settings."""
+    return StudentSpec(
+        channels=channels,
+        hidden_channels=settings.hidden_channels,
+        num_recall_items=settings.num_recall_items,
+        num_read_items=settings.num_read_items,
+        num_adaptive_items=settings.num_adaptive_items,
+        temperature=settings.temperature,
+        regularisation=settings.regularisation,
+    )
+
+
+def compare_spec(settings: TrainSettings) -> CompareSpec:
+    """The comparison's shape by the settings."""
+    return CompareSpec(
+        map_size=settings.map_size,
+        smoothing_sigma=settings.smoothing_sigma,
+        top_share=settings.top_share,
+        regularisation=settings.regularisation,
+    )
