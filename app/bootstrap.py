@@ -1,47 +1,47 @@
-"""Store and state as the settings name them, for service and command line alike."""
+"""Store, state and versions, opened by the settings."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.inference.sessions import chosen_device
+from app.inference.sessions import choose_device
 from app.inference.version import Loader, Version
 from app.settings import Settings
 from app.store.errors import NothingActive
-from app.store.paths import LOCAL, MOST_COPIED_GIB, place_of
+from app.store.paths import DEFAULT_COPIES_GIB, DEFAULT_LOCAL, open_storage
 from app.store.signing import read_public_keys
 from app.store.state import State
 from app.store.store import Store
 
 
 @dataclass(frozen=True)
-class Stored:
-    """What is known of products: their versions, and what was decided of them."""
+class OpenStore:
+    """A store of versions, and the state with the decisions about them."""
 
     store: Store
     state: State
 
 
-def stored_at(
+def open_store_at(
     store: Path | str,
     state: Path | str | None,
     *,
-    local: Path = LOCAL,
-    most_copied_gib: float = MOST_COPIED_GIB,
+    local: Path = DEFAULT_LOCAL,
+    most_copied_gib: float = DEFAULT_COPIES_GIB,
     keys: Path | None = None,
-) -> Stored:
-    """Store and state where people say they are; the state, if nobody says, in the store.
+) -> OpenStore:
+    """Open store and state. The state defaults to a folder in the store.
 
     ``keys``: public keys of which one must have signed a version. Raises BadSigningKey, StoreUnusable.
     """
     trusted = read_public_keys(keys) if keys else None
-    root = place_of(store, local=local, most_copied_gib=most_copied_gib)
-    decided = root / "state" if state is None else place_of(state, local=local, most_copied_gib=most_copied_gib)
-    return Stored(Store(root, trusted=trusted), State(decided))
+    root = open_storage(store, local=local, most_copied_gib=most_copied_gib)
+    decided = root / "state" if state is None else open_storage(state, local=local, most_copied_gib=most_copied_gib)
+    return OpenStore(Store(root, trusted=trusted), State(decided))
 
 
-def stored_by(settings: Settings) -> Stored:
-    """Store and state by the settings; only signed versions show where that is asked. As ``stored_at``."""
-    return stored_at(
+def open_store(settings: Settings) -> OpenStore:
+    """Open store and state by the settings. Raises as ``open_store_at``."""
+    return open_store_at(
         settings.store,
         settings.state,
         local=settings.local,
@@ -50,14 +50,14 @@ def stored_by(settings: Settings) -> Stored:
     )
 
 
-def loaded_version(settings: Settings, product: str, name: str | None = None) -> Version:
-    """A version ready to judge; by default the one that serves. Raises GoodpartError."""
-    stored = stored_by(settings)
-    versions = stored.store.versions(product)
-    orders = stored.state.orders(product)
+def load_version(settings: Settings, product: str, name: str | None = None) -> Version:
+    """Load a version; by default the one that serves. Raises GoodpartError."""
+    stored = open_store(settings)
+    versions = stored.store.list_versions(product)
+    product_state = stored.state.read(product)
     if name is None:
-        if orders.current is None or not versions:
+        if product_state.current is None or not versions:
             raise NothingActive(product)
-        name = orders.current.version
-    device = chosen_device(settings.provider, num_threads=settings.threads)
-    return Loader(device).load(stored.store.bundle(product, name)).ruled(orders.override)
+        name = product_state.current.version
+    device = choose_device(settings.provider, num_threads=settings.threads)
+    return Loader(device).load(stored.store.load_bundle(product, name)).with_override(product_state.override)

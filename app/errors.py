@@ -1,27 +1,27 @@
-"""What can be wrong with an image or a model.
+"""Errors of images and models.
 
 GoodpartError
 └── EngineError
     ├── ImageError
     │   ├── EmptyImage          no bytes
-    │   ├── NotAnImage          bytes of no format that is accepted
+    │   ├── NotAnImage          bytes of no accepted format
     │   ├── TruncatedImage      an image whose data ends early or is damaged
     │   ├── ImageTooLarge       more pixels than the limit, judged by the header
     │   ├── TooManyFrames       an animation or a document of several pages
-    │   ├── UnsupportedMode     colours that have no one meaning here (CMYK, half-transparent, 32-bit)
-    │   ├── WrongBitDepth       another depth than the product was trained on
+    │   ├── UnsupportedMode     colours without a defined conversion (CMYK, half-transparent, 32-bit)
+    │   ├── WrongBitDepth       another bit depth than the product was trained on
     │   └── InvalidInput        an image unlike those of the product: too dark, out of focus, of another size
     ├── Busy
-    │   ├── QueueFull           as many images are being judged as may be
-    │   └── DeadlinePassed      an image whose turn came too late
+    │   ├── QueueFull           the limit of images in flight is reached
+    │   └── DeadlinePassed      the deadline passed before the image was inspected
     └── ModelError
-        ├── WorkerDied          the thread that ran the graphs ended
+        ├── WorkerDied          the inference thread crashed
         ├── ExternalData        a graph whose weights lie outside its file
-        ├── BadGraph            a graph that ONNX Runtime does not take
-        ├── ProviderMissing     a device was asked for that is not there
-        ├── RunFailed           a graph that ONNX Runtime could not run
-        ├── NotFinite           a graph that answered NaN or infinity
-        └── GoldenFailed        a version that judges otherwise here than where it was trained
+        ├── BadGraph            a graph that ONNX Runtime can't load
+        ├── ProviderMissing     the requested device is missing
+        ├── RunFailed           a graph that ONNX Runtime can't run
+        ├── NotFinite           a graph returned NaN or infinity
+        └── GoldenFailed        golden images give other results than in training
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class EngineError(GoodpartError):
 
 
 class ImageError(EngineError):
-    """An image that can't be judged; the sender can mend it."""
+    """An image that can't be inspected; the sender can fix it."""
 
 
 class EmptyImage(ImageError):
@@ -45,7 +45,7 @@ class EmptyImage(ImageError):
 
 
 class NotAnImage(ImageError):
-    """Bytes of no format that is accepted."""
+    """Bytes of no accepted format."""
 
     def __init__(self, *, formats: tuple[str, ...]) -> None:
         super().__init__(f"these bytes are not an image; accepted are {', '.join(formats)}")
@@ -74,14 +74,14 @@ class TooManyFrames(ImageError):
 
 
 class UnsupportedMode(ImageError):
-    """Colours that have no one meaning here."""
+    """Colours without a defined conversion: CMYK, half-transparent, 32-bit."""
 
     def __init__(self, *, what: str, remedy: str) -> None:
         super().__init__(f"{what} can't be judged: {remedy}")
 
 
 class WrongBitDepth(ImageError):
-    """Another depth than the product was trained on."""
+    """Another bit depth than the product was trained on."""
 
     def __init__(self, *, depth_bits: int, white_level: int) -> None:
         super().__init__(
@@ -97,11 +97,11 @@ class InvalidInput(ImageError):
 
 
 class Busy(EngineError):
-    """More is asked than can be done; the sender can come again."""
+    """Overload; the client can retry."""
 
 
 class QueueFull(Busy):
-    """As many images are being judged as may be. ``retry_after_s``: when there should be room."""
+    """The limit of images in flight is reached. ``retry_after_s``: when to retry."""
 
     def __init__(self, *, limit: int, retry_after_s: int) -> None:
         super().__init__(f"{limit} images are being judged already; come again in {retry_after_s} s")
@@ -109,18 +109,18 @@ class QueueFull(Busy):
 
 
 class DeadlinePassed(Busy):
-    """An image whose turn came too late; it was not judged."""
+    """The deadline passed before the image was inspected."""
 
     def __init__(self) -> None:
         super().__init__("the deadline passed before the image's turn came; it was not judged")
 
 
 class ModelError(EngineError):
-    """A model that can't be run; the sender of an image can't mend it."""
+    """A model that can't be run; the sender of an image can't fix it."""
 
 
 class WorkerDied(ModelError):
-    """The thread that ran the graphs ended."""
+    """The inference thread crashed."""
 
     def __init__(self, why: str) -> None:
         super().__init__(f"the inference worker ended: {why}")
@@ -134,14 +134,14 @@ class ExternalData(ModelError):
 
 
 class BadGraph(ModelError):
-    """A graph that ONNX Runtime does not take."""
+    """A graph that ONNX Runtime can't load."""
 
     def __init__(self, what: str, why: str) -> None:
         super().__init__(f"{what} can't be loaded: {why.splitlines()[0][:300]}")
 
 
 class ProviderMissing(ModelError):
-    """A device was asked for that is not there."""
+    """The requested device is missing."""
 
     def __init__(self, *, asked: str, got: str) -> None:
         super().__init__(
@@ -151,21 +151,21 @@ class ProviderMissing(ModelError):
 
 
 class RunFailed(ModelError):
-    """A graph that ONNX Runtime could not run: a full device, or inputs that it does not take."""
+    """A graph that ONNX Runtime can't run: a full device, or invalid inputs."""
 
     def __init__(self, why: str) -> None:
         super().__init__(f"the graphs can't be run: {why.splitlines()[0][:300]}")
 
 
 class NotFinite(ModelError):
-    """A graph that answered NaN or infinity."""
+    """A graph returned NaN or infinity."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} answered a score that is not a finite number")
 
 
 class GoldenFailed(ModelError):
-    """A version that judges otherwise here than where it was trained. ``difference``: on the absolute scale."""
+    """Golden images give other results than in training. ``difference``: on the absolute scale."""
 
     def __init__(self, name: str, *, difference: float, tolerance: float) -> None:
         super().__init__(

@@ -11,27 +11,27 @@ import structlog
 from fastapi import FastAPI
 
 from app.api import problems
-from app.api.auth import Gate
-from app.api.idempotency import Recording, Replays
+from app.api.auth import ApiKeyAuth
+from app.api.idempotency import IdempotencyCache, Recorder
 from app.api.keys import Keyring, NoKeys, read_keys
-from app.api.middleware import Envelope, Rules
+from app.api.middleware import MiddlewareSettings, RequestContextMiddleware
 from app.api.routes import console, feedback, health, inspect, inspections, open_inference, preview, products
-from app.bootstrap import stored_by
-from app.history.broadcast import Live
+from app.bootstrap import open_store
+from app.history.broadcast import EventBroadcaster
 from app.history.journal import Journal
-from app.history.records import Bounds
-from app.inference.registry import Catalogue
-from app.inference.sessions import chosen_device
+from app.history.records import RetentionPolicy
+from app.inference.registry import ModelRegistry
+from app.inference.sessions import choose_device
 from app.inference.version import Loader
-from app.inspection.batcher import Limits
-from app.inspection.drift import Drift, DriftRule
-from app.inspection.pipeline import Inspector, Room
-from app.inspection.service import Judging
-from app.inspection.shadow import Shadows
-from app.inspection.verification import proven
-from app.server.metrics import Metrics, Observed
-from app.server.shutdown import Leaving
-from app.server.tracing import traced
+from app.inspection.batcher import BatchLimits
+from app.inspection.drift import DriftMonitor, DriftRule
+from app.inspection.pipeline import AdmissionLimits, Inspector
+from app.inspection.service import InspectionService
+from app.inspection.shadow import ShadowRunner
+from app.inspection.verification import load_verified
+from app.server.metrics import Metrics, MetricSources
+from app.server.shutdown import ShutdownState
+from app.server.tracing import instrument
 from app.settings import Settings
 from app.sinks.outbox import Outbox
 from app.sinks.settings import BadSinks, read_sinks
@@ -41,22 +41,24 @@ log = structlog.stdlib.get_logger("goodpart")
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The service over a store. Raises ProviderMissing, BadKeys, BadSigningKey; then it does not start."""
-    catalogue = catalogue_of(settings)
-    inspector = Inspector(max_pixels=settings.max_pixels, num_decoders=settings.decoders, room=room_of(settings))
-    shadows, drift = Shadows(inspector), Drift(drift_rule_of(settings))
-    journal, live = journal_of(settings), Live()
-    outboxes = outboxes_of(settings, journal)
-    metrics = Metrics(Observed(catalogue, inspector, shadows, drift, journal, outboxes))
-    judging = Judging(catalogue, inspector, shadows, drift, on_judged=metrics.judged)
-    recording = Recording(journal, live, settings.keep_images, waits=bool(outboxes))
-    desk = inspect.Desk(judging, recording, Replays(journal))
+    """Create the service. Raises ProviderMissing, BadKeys, BadSigningKey."""
+    registry = create_registry(settings)
+    inspector = Inspector(
+        max_pixels=settings.max_pixels, num_decoders=settings.decoders, limits=make_admission_limits(settings)
+    )
+    shadows, drift = ShadowRunner(inspector), DriftMonitor(make_drift_rule(settings))
+    journal, broadcaster = create_journal(settings), EventBroadcaster()
+    outboxes = create_outboxes(settings, journal)
+    metrics = Metrics(MetricSources(registry, inspector, shadows, drift, journal, outboxes))
+    service = InspectionService(registry, inspector, shadows, drift, on_inspected=metrics.count_inspection)
+    recorder = Recorder(journal, broadcaster, settings.keep_images, waits=bool(outboxes))
+    deps = inspect.InspectDeps(service, recorder, IdempotencyCache(journal))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await anyio.to_thread.run_sync(catalogue.refresh)
-        following = asyncio.create_task(follow(judging, interval_s=settings.refresh_interval_s))
-        with inspector, journal or nullcontext(), delivering(journal, outboxes):
+        await anyio.to_thread.run_sync(registry.refresh)
+        following = asyncio.create_task(refresh_forever(service, interval_s=settings.refresh_interval_s))
+        with inspector, journal or nullcontext(), run_outboxes(journal, outboxes):
             yield
             following.cancel()
             with suppress(asyncio.CancelledError):
@@ -68,52 +70,56 @@ def create_app(settings: Settings) -> FastAPI:
         description="Judges parts by images: verdict, score, heat-map.",
         lifespan=lifespan,
     )
-    app.add_middleware(Envelope, rules=Rules(settings.body_timeout_s, settings.health_port))
-    problems.install(app, on_problem=metrics.refused)
-    app.state.catalogue = catalogue
-    app.state.leaving = leaving = Leaving()
-    gate = Gate(keyring_of(settings))
-    sources = health.Sources(catalogue, inspector, metrics, leaving, journal, outboxes)
-    watch = products.Watch(drift, shadows)
+    app.add_middleware(
+        RequestContextMiddleware, rules=MiddlewareSettings(settings.body_timeout_s, settings.health_port)
+    )
+    problems.install_handlers(app, on_problem=metrics.count_refusal)
+    app.state.registry = registry
+    app.state.shutdown_state = shutdown_state = ShutdownState()
+    auth = ApiKeyAuth(read_keyring(settings))
+    sources = health.HealthSources(registry, inspector, metrics, shutdown_state, journal, outboxes)
+    monitors = products.ProductMonitors(drift, shadows)
     for routes in (
         health.router(sources),
-        products.router(catalogue=catalogue, watch=watch, gate=gate),
-        inspect.router(desk=desk, settings=settings, gate=gate, on_problem=metrics.refused),
-        feedback.router(catalogue=catalogue, settings=settings, gate=gate),
-        inspections.router(journal=journal, live=live, leaving=leaving, judging=judging, gate=gate),
-        preview.router(judging=judging, journal=journal, gate=gate),
+        products.router(registry=registry, monitors=monitors, auth=auth),
+        inspect.router(deps=deps, settings=settings, auth=auth, on_problem=metrics.count_refusal),
+        feedback.router(registry=registry, settings=settings, auth=auth),
+        inspections.router(
+            journal=journal, broadcaster=broadcaster, shutdown_state=shutdown_state, service=service, auth=auth
+        ),
+        preview.router(service=service, journal=journal, auth=auth),
         console.router(),
-        open_inference.health_routes(sources),
-        open_inference.router(desk=desk, settings=settings, gate=gate),
+        open_inference.health_router(sources),
+        open_inference.router(deps=deps, settings=settings, auth=auth),
     ):
         app.include_router(routes)
     if settings.otel_endpoint is not None:
-        traced(app, endpoint=settings.otel_endpoint)
+        instrument(app, endpoint=settings.otel_endpoint)
     return app
 
 
-def catalogue_of(settings: Settings) -> Catalogue:
-    """The products of the store, loaded on the device that was asked for."""
-    device = chosen_device(settings.provider, num_threads=settings.threads)
-    stored = stored_by(settings)
-    return Catalogue(
+def create_registry(settings: Settings) -> ModelRegistry:
+    """Create the registry on the requested device."""
+    device = choose_device(settings.provider, num_threads=settings.threads)
+    stored = open_store(settings)
+    return ModelRegistry(
         store=stored.store,
         state=stored.state,
-        prepare=partial(proven, loader=Loader(device), max_batch=settings.max_batch),
-        most_loaded=settings.max_loaded_products,
+        prepare=partial(load_verified, loader=Loader(device), max_batch=settings.max_batch),
+        max_loaded=settings.max_loaded_products,
     )
 
 
-def journal_of(settings: Settings) -> Journal | None:
-    """Where inspections are kept, None where they are not."""
+def create_journal(settings: Settings) -> Journal | None:
+    """Create the journal, or None where no history is kept."""
     if settings.history_records == 0:
         return None
-    bounds = Bounds(records=settings.history_records, days=settings.history_days, images_mb=settings.images_mb)
+    bounds = RetentionPolicy(records=settings.history_records, days=settings.history_days, images_mb=settings.images_mb)
     return Journal(settings.local, bounds)
 
 
-def outboxes_of(settings: Settings, journal: Journal | None) -> tuple[Outbox, ...]:
-    """What brings results to each sink. Raises BadSinks, also where there is no journal to bring them from."""
+def create_outboxes(settings: Settings, journal: Journal | None) -> tuple[Outbox, ...]:
+    """Create the outbox of each sink. Raises BadSinks, also where there is no journal."""
     if settings.sinks_file is None:
         return ()
     if journal is None:
@@ -123,8 +129,8 @@ def outboxes_of(settings: Settings, journal: Journal | None) -> tuple[Outbox, ..
 
 
 @contextmanager
-def delivering(journal: Journal | None, outboxes: Sequence[Outbox]) -> Iterator[None]:
-    """Meanwhile results go out. What is owed to sinks that are not configured any more is forgotten."""
+def run_outboxes(journal: Journal | None, outboxes: Sequence[Outbox]) -> Iterator[None]:
+    """Deliver results meanwhile. Cursors of sinks that are no longer configured are removed."""
     if journal is not None:
 
         def wake() -> None:
@@ -133,9 +139,9 @@ def delivering(journal: Journal | None, outboxes: Sequence[Outbox]) -> Iterator[
 
         journal.on_written = wake
         with suppress(StoreUnusable):  # a disk that takes nothing stops nobody; each outbox tries again
-            journal.forget_sinks(but=[outbox.sink.name for outbox in outboxes])
+            journal.remove_other_sinks(keep=[outbox.sink.name for outbox in outboxes])
             for outbox in outboxes:
-                journal.begin_sink(outbox.sink.name)
+                journal.register_sink(outbox.sink.name)
     for outbox in outboxes:
         outbox.start()
     yield
@@ -145,14 +151,14 @@ def delivering(journal: Journal | None, outboxes: Sequence[Outbox]) -> Iterator[
         outbox.join()
 
 
-def room_of(settings: Settings) -> Room:
-    """How much may be in hand, how it is batched, and which images are let in."""
-    limits = Limits(max_batch=settings.max_batch, max_delay_s=settings.max_queue_delay_ms / 1000)
-    return Room(limit=settings.max_in_hand, worker=limits, guard=settings.input_guard)
+def make_admission_limits(settings: Settings) -> AdmissionLimits:
+    """Return the limits by the settings."""
+    limits = BatchLimits(max_batch=settings.max_batch, max_delay_s=settings.max_queue_delay_ms / 1000)
+    return AdmissionLimits(max_in_flight=settings.max_in_hand, batching=limits, guard=settings.input_guard)
 
 
-def drift_rule_of(settings: Settings) -> DriftRule:
-    """How scores are watched."""
+def make_drift_rule(settings: Settings) -> DriftRule:
+    """Return the drift test by the settings."""
     return DriftRule(
         window=settings.drift_window,
         false_alarm_rate=settings.drift_false_alarm_rate,
@@ -160,8 +166,8 @@ def drift_rule_of(settings: Settings) -> DriftRule:
     )
 
 
-def keyring_of(settings: Settings) -> Keyring:
-    """Who may come in. Raises BadKeys."""
+def read_keyring(settings: Settings) -> Keyring:
+    """Read the API keys. Raises BadKeys."""
     if not settings.has_keys:
         return Keyring()
     lines = settings.api_keys.get_secret_value() if settings.api_keys else None
@@ -171,12 +177,12 @@ def keyring_of(settings: Settings) -> Keyring:
     return keyring
 
 
-async def follow(judging: Judging, *, interval_s: float) -> None:
-    """Refresh the catalogue for ever, off the event loop; and see whether a device that was in trouble still is."""
+async def refresh_forever(service: InspectionService, *, interval_s: float) -> None:
+    """Refresh the registry in intervals, off the event loop, and probe a failing device."""
     while True:
         await asyncio.sleep(interval_s)
         try:
-            await anyio.to_thread.run_sync(judging.catalogue.refresh)
-            await judging.try_device()
+            await anyio.to_thread.run_sync(service.registry.refresh)
+            await service.probe_device()
         except Exception:  # whatever it was, the versions in memory go on judging, and the next look may succeed
             log.exception("the catalogue could not be refreshed")

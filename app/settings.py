@@ -12,11 +12,11 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.history.records import Keep
-from app.imaging.decode import MOST_PIXELS
+from app.imaging.decode import MAX_PIXELS
 from app.imaging.input_check import Guard
 from app.inference.sessions import Provider, available_cpus
 from app.server.logging import LogFormat
-from app.store.paths import LOCAL, MOST_COPIED_GIB, Location
+from app.store.paths import DEFAULT_COPIES_GIB, DEFAULT_LOCAL, Location
 from model.bundle import GoodpartError
 
 PREFIX = "GOODPART_"
@@ -24,12 +24,12 @@ PREFIX = "GOODPART_"
 TRAIN_PREFIX = "GOODPART_TRAIN_"
 
 
-class BadSettings(GoodpartError):
-    """A setting that is unknown or has no valid value."""
+class BadServiceSettings(GoodpartError):
+    """A setting that is unknown or has an invalid value."""
 
 
 class Settings(BaseSettings):
-    """What a person chooses about the service. Each field is also the variable ``GOODPART_<FIELD>``."""
+    """The settings of the service. Each field is also the variable ``GOODPART_<FIELD>``."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
@@ -40,11 +40,14 @@ class Settings(BaseSettings):
         default=None, description="Folder or s3://... that says which version serves; default: <store>/state."
     )
     local: Path = Field(
-        default=LOCAL,
+        default=DEFAULT_LOCAL,
         description="Folder of this service alone: records of inspections, copies of what is on object storage.",
     )
     most_copied_gib: float = Field(
-        default=MOST_COPIED_GIB, gt=0, le=10_000, description="GiB that copies of versions may take; old ones go first."
+        default=DEFAULT_COPIES_GIB,
+        gt=0,
+        le=10_000,
+        description="GiB that copies of versions may take; old ones go first.",
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
@@ -88,7 +91,7 @@ class Settings(BaseSettings):
     max_batch_upload_bytes: int = Field(default=100_000_000, ge=1024, description="Largest body of a batch, in bytes.")
     max_batch_images: int = Field(default=64, ge=1, le=1024, description="Most images in a batch.")
     max_pixels: int = Field(
-        default=50_000_000, ge=1024, le=MOST_PIXELS, description="Most pixels of an image, by its header."
+        default=50_000_000, ge=1024, le=MAX_PIXELS, description="Most pixels of an image, by its header."
     )
     input_guard: Guard = Field(
         default="refuse",
@@ -153,7 +156,7 @@ class Settings(BaseSettings):
         return self.api_keys_file is not None or self.api_keys is not None
 
     @model_validator(mode="after")
-    def _is_not_open_to_strangers(self) -> Self:
+    def _requires_keys(self) -> Self:
         if self.auth == "required" and not self.has_keys and not is_loopback(self.host):
             message = (
                 f"{self.host} can be reached by others and there are no API keys; make one with `goodpart key`, "
@@ -163,7 +166,7 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _goes_together(self) -> Self:
+    def _is_consistent(self) -> Self:
         if self.auth == "off" and self.has_keys:
             raise ValueError(f"API keys are given, and {PREFIX}AUTH=off says not to ask for them: drop one of the two")
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -182,7 +185,7 @@ def is_loopback(host: str) -> bool:
 
 
 def read_settings(**given: object) -> Settings:
-    """The settings from the environment, overlaid by what is not None. Raises BadSettings in one line."""
+    """Read the settings from the environment, overridden by what is not None. Raises BadServiceSettings."""
     refuse_unknown(os.environ)  # noqa: TID251  # the one place that reads the environment
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]  # pydantic checks what comes from outside
@@ -190,17 +193,17 @@ def read_settings(**given: object) -> Settings:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
-        raise BadSettings(f"{name}: {message}" if name else message) from None
+        raise BadServiceSettings(f"{name}: {message}" if name else message) from None
 
 
-def train_variables() -> dict[str, str]:
-    """The trainer's variables by what follows their prefix, in lower case."""
+def read_train_variables() -> dict[str, str]:
+    """Return the trainer's variables without their prefix, in lower case."""
     found = os.environ.items()  # noqa: TID251  # as above
     return {name[len(TRAIN_PREFIX) :].lower(): value for name, value in found if name.upper().startswith(TRAIN_PREFIX)}
 
 
 def refuse_unknown(names: Iterable[str]) -> None:
-    """Raise BadSettings for a misspelt variable, naming the nearest one there is."""
+    """Raise BadServiceSettings for an unknown variable, with the nearest known name."""
     known = [PREFIX + field.upper() for field in Settings.model_fields]
     for name in sorted(names):
         if name.upper().startswith(TRAIN_PREFIX):
@@ -208,4 +211,4 @@ def refuse_unknown(names: Iterable[str]) -> None:
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             near = difflib.get_close_matches(name.upper(), known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise BadSettings(f"no setting is called {name}{hint}")
+            raise BadServiceSettings(f"no setting is called {name}{hint}")

@@ -20,10 +20,10 @@ import numpy as np
 from PIL import Image as Pillow
 from scipy.stats import binomtest
 
-from app.imaging.decode import MOST_PIXELS
+from app.imaging.decode import MAX_PIXELS
 from app.inference.sessions import Device, available_cpus
 from app.inference.version import Loader, Version
-from app.inspection.pipeline import judge
+from app.inspection.pipeline import inspect
 from app.store.state import State
 from app.store.store import Store
 from training.data.dataset import find_images
@@ -62,7 +62,7 @@ def measured(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     if not (work / "store" / "state").exists():
         train(work, folder.name, given.set)
     state = State(store.root / "state")
-    first = store.versions(folder.name)[0]
+    first = store.list_versions(folder.name)[0]
     began = time.monotonic()
     done = goodpart("adapt", "--images", work / "new", "--product", folder.name, "--store", store.root)
     adapting_s = time.monotonic() - began
@@ -77,7 +77,7 @@ def measured(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
         "num_adapted": NUM_ADAPTED,
         "adapting_s": round(adapting_s, 1),
         "exit_code": done.returncode,
-        "is_active": state.current(folder.name).version == adapted,
+        "is_active": state.read_current(folder.name).version == adapted,
         "gate": done.stderr.splitlines(),
     }
     for name in ("shifted_good", "shifted_defective", "plain_good", "plain_defective"):
@@ -141,12 +141,12 @@ def goodpart(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def loaded(store: Store, product: str, name: str) -> Version:
     """A version ready to judge."""
-    return Loader(Device("cpu", available_cpus())).load(store.bundle(product, name))
+    return Loader(Device("cpu", available_cpus())).load(store.load_bundle(product, name))
 
 
 def judged_ng(version: Version, path: Path) -> bool:
     """Whether it is judged ng."""
-    return judge(path.read_bytes(), version, max_pixels=MOST_PIXELS).verdict == "ng"
+    return inspect(path.read_bytes(), version, max_pixels=MAX_PIXELS).verdict == "ng"
 
 
 def images_in(folder: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import pyarrow.parquet as pq
 from many_images import GOODPART, vary
 
-from app.bootstrap import stored_at
+from app.bootstrap import open_store_at
 from app.inference.sessions import available_cpus
 from app.store.files import replace_file
 from model.bundle import METRICS
@@ -63,8 +63,8 @@ def main() -> None:
 
 def about_version(store: Path, product: str) -> dict[str, float]:
     """How long the version took to train, what it takes on disk, and what only the trainer keeps of it."""
-    stored = stored_at(store, None)
-    current = stored.state.current(product)
+    stored = open_store_at(store, None)
+    current = stored.state.read_current(product)
     name = current.version if current else ""
     served, trained = store / "products" / product / "versions" / name, store / "products" / product / "training" / name
     metrics = json.loads((served / METRICS).read_text())

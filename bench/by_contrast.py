@@ -17,10 +17,10 @@ def main() -> None:
     parser.add_argument("--product", required=True)
     parser.add_argument("--store", type=Path, required=True)
     given = parser.parse_args()
-    current = State(given.store / "state").current(given.product)
+    current = State(given.store / "state").read_current(given.product)
     if current is None:
         parser.error(f"product {given.product} has no active version in {given.store}")
-    report = json.loads(Store(given.store).bundle(given.product, current.version).files["metrics.json"])
+    report = json.loads(Store(given.store).load_bundle(given.product, current.version).files["metrics.json"])
     contrasts = {row["path"]: row["contrast"] for row in json.loads((given.data / DEFECTS).read_text())}
     found: dict[tuple[str, float], list[bool]] = defaultdict(list)
     for row in report["test_scores"]:

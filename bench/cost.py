@@ -19,14 +19,14 @@ import onnxruntime as ort
 import torch
 from latency import median_ms
 
-from app.api.schemas import InspectionAnswer
-from app.bootstrap import loaded_version, stored_by
+from app.api.schemas import InspectionResponse
+from app.bootstrap import load_version, open_store
 from app.imaging.decode import decode
 from app.imaging.heatmap import render
-from app.inference.detector import Graphs, batch_of
-from app.inference.sessions import Device, options_for
-from app.inference.version import Version, graphs_of
-from app.inspection.pipeline import Wish, compared, judge, standard_map
+from app.inference.detector import Graphs, make_batch
+from app.inference.sessions import Device, make_session_options
+from app.inference.version import Version, graphs_from_bundle
+from app.inspection.pipeline import InspectOptions, infer, inspect, standardise_map
 from app.settings import read_settings
 from app.store.files import replace_file
 from training.data.dataset import find_images
@@ -50,9 +50,9 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     settings = read_settings(store=str(given.store), threads=1, provider="cpu")
-    version = loaded_version(settings, given.product)
-    bundle = stored_by(settings).store.bundle(given.product, version.name)
-    graphs = graphs_of(bundle)
+    version = load_version(settings, given.product)
+    bundle = open_store(settings).store.load_bundle(given.product, version.name)
+    graphs = graphs_from_bundle(bundle)
     data = find_images(given.data).good[0].read_bytes()
     peak = {"macs_per_s": matrix_macs_per_s(), "bytes_per_s": copied_bytes_per_s()}
     figures = {
@@ -85,7 +85,7 @@ def parts(version: Version, graphs: Graphs, data: bytes, peak: Mapping[str, floa
     described = read_train_settings(None, [f"teacher={manifest.teacher.name}", *sizes])
     macs = {network.name: network.macs for network in networks_info(described)}
     image = decode(data, manifest.input, max_pixels=MAX_PIXELS)
-    batch = batch_of([image], map_size=manifest.map_size, interest=version.interest)
+    batch = make_batch([image], map_size=manifest.map_size, roi=version.roi)
     feeds: dict[str, Any] = {"image": batch.pixels, "valid": batch.valid}
     told = {}
     for name, graph in (("teacher", graphs.teacher), ("student", graphs.student), ("comparison", graphs.compare)):
@@ -110,7 +110,7 @@ def parts(version: Version, graphs: Graphs, data: bytes, peak: Mapping[str, floa
 
 def profiled(graph: bytes) -> ort.InferenceSession:
     """The graph as the service runs it at one thread, with a profile."""
-    options = options_for(Device("cpu", 1))
+    options = make_session_options(Device("cpu", 1))
     options.enable_profiling = True
     options.profile_file_prefix = str(Path(tempfile.mkdtemp()) / "profile")
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -133,25 +133,25 @@ def request(version: Version, data: bytes) -> dict[str, float]:
     """What each step of a request takes, in milliseconds: but for the line between the client and the service."""
     manifest = version.manifest
     image = decode(data, manifest.input, max_pixels=MAX_PIXELS)
-    batch = batch_of([image], map_size=manifest.map_size, interest=version.interest)
+    batch = make_batch([image], map_size=manifest.map_size, roi=version.roi)
     detector = version.detector
     seen = detector.extract(batch)
-    rebuilt = detector.rebuild(seen)
-    comparison = compared(batch, version)
-    map_ = standard_map(comparison.map, batch.valid[0], version)
-    inspection = judge(data, version, max_pixels=MAX_PIXELS, wish=Wish(heatmap="png"))
-    answer = InspectionAnswer.of(inspection, inspection_id="0" * 32, request_id="0" * 32, part_id=None)
+    rebuilt = detector.reconstruct(seen)
+    comparison = infer(batch, version)
+    map_ = standardise_map(comparison.map, batch.valid[0], version)
+    inspection = inspect(data, version, max_pixels=MAX_PIXELS, options=InspectOptions(heatmap="png"))
+    answer = InspectionResponse.from_inspection(inspection, inspection_id="0" * 32, request_id="0" * 32, part_id=None)
     shown = inspection.heatmap.data if inspection.heatmap else b""
     steps = {
         "decode": lambda: decode(data, manifest.input, max_pixels=MAX_PIXELS),
-        "batch": lambda: batch_of([image], map_size=manifest.map_size, interest=version.interest),
+        "batch": lambda: make_batch([image], map_size=manifest.map_size, roi=version.roi),
         "teacher": lambda: detector.extract(batch),
-        "student": lambda: detector.rebuild(seen),
-        "comparison": lambda: detector.judge(seen, rebuilt, batch),
+        "student": lambda: detector.reconstruct(seen),
+        "comparison": lambda: detector.compare_features(seen, rebuilt, batch),
         "heat-map": lambda: render(map_, image, kind="png"),
         "base64": lambda: base64.b64encode(shown).decode(),
         "JSON": answer.model_dump_json,
-        "all by judge()": lambda: judge(data, version, max_pixels=MAX_PIXELS, wish=Wish(heatmap="png")),
+        "all by judge()": lambda: inspect(data, version, max_pixels=MAX_PIXELS, options=InspectOptions(heatmap="png")),
     }
     return {name: round(median_ms(step, RUNS), 3) for name, step in steps.items()}
 

@@ -6,17 +6,17 @@ import statistics
 import time
 from pathlib import Path
 
-from app.api.schemas import InspectionAnswer
-from app.inference.sessions import chosen_device
+from app.api.schemas import InspectionResponse
+from app.inference.sessions import choose_device
 from app.inference.version import Loader
-from app.inspection.pipeline import Wish, judge
+from app.inspection.pipeline import InspectOptions, inspect
 from app.store.state import State
 from app.store.store import Store
 from model.bundle import PATCHES
 from training.data.dataset import find_images
 
 MAX_PIXELS = 50_000_000
-WISHES = {"plain": Wish(), "explained": Wish(explain=True)}
+WISHES = {"plain": InspectOptions(), "explained": InspectOptions(explain=True)}
 
 
 def main() -> None:
@@ -29,11 +29,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("bench/results/explain.json"))
     given = parser.parse_args()
-    current = State(given.store / "state").current(given.product)
+    current = State(given.store / "state").read_current(given.product)
     if current is None:
         parser.error(f"product {given.product} has no active version in {given.store}")
-    bundle = Store(given.store).bundle(given.product, current.version)
-    version = Loader(chosen_device("cpu", num_threads=given.threads)).load(bundle)
+    bundle = Store(given.store).load_bundle(given.product, current.version)
+    version = Loader(choose_device("cpu", num_threads=given.threads)).load(bundle)
     defective = [sample.path for sample in find_images(given.data).test if sample.is_defective]
     spent: dict[str, list[float]] = {name: [] for name in WISHES}
     sizes: dict[str, list[int]] = {name: [] for name in WISHES}
@@ -41,8 +41,10 @@ def main() -> None:
         data = path.read_bytes()
         for name, wish in WISHES.items():
             began = time.perf_counter()
-            inspection = judge(data, version, max_pixels=MAX_PIXELS, wish=wish)
-            answer = InspectionAnswer.of(inspection, inspection_id="", request_id="", part_id=None).model_dump_json()
+            inspection = inspect(data, version, max_pixels=MAX_PIXELS, options=wish)
+            answer = InspectionResponse.from_inspection(
+                inspection, inspection_id="", request_id="", part_id=None
+            ).model_dump_json()
             spent[name].append((time.perf_counter() - began) * 1000)
             sizes[name].append(len(answer))
     result = {

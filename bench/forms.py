@@ -22,11 +22,11 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from sklearn.metrics import roc_auc_score
 
-from app.bootstrap import stored_at
+from app.bootstrap import open_store_at
 from app.imaging.decode import Image
-from app.inference.detector import Batch, Comparison, Detector, Graphs, batch_of
+from app.inference.detector import Batch, Comparison, Detector, Graphs, make_batch
 from app.inference.sessions import Device
-from app.inference.version import Loader, graphs_of
+from app.inference.version import Loader, graphs_from_bundle
 from app.store.files import replace_file
 from training.adapt import Parent, parent_of
 from training.data.dataset import find_images, split
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--json", type=Path, default=Path("bench/results/forms.json"))
     given = parser.parse_args()
-    stored = stored_at(given.store, None)
+    stored = open_store_at(given.store, None)
     rows = [
         row for data in given.data for row in compared(data, parent_of(Order(data.name, stored.store, stored.state)))
     ]
@@ -77,7 +77,7 @@ def compared(data: Path, parent: Parent) -> Iterator[dict[str, object]]:
         for name, detector in detectors.items()
     }
     truth = [sample.is_defective for sample in dataset.test]
-    batch = batch_of(shown[:1], map_size=manifest.map_size)
+    batch = make_batch(shown[:1], map_size=manifest.map_size)
     times = timed({name: lambda detector=detector: detector.run(batch) for name, detector in detectors.items()})
     first = judged["published"]
     for name, said in judged.items():
@@ -96,7 +96,7 @@ def compared(data: Path, parent: Parent) -> Iterator[dict[str, object]]:
 def forms(parent: Parent, shown: Sequence[Image]) -> dict[str, Graphs]:
     """The graphs of each form by its name."""
     bundle, networks = parent.bundle, parent.networks
-    published = graphs_of(bundle)
+    published = graphs_from_bundle(bundle)
     today = export(networks.teacher, networks.student, networks.compare, pixels_of(list(shown[:2])))
     images: list[Feeds] = [{"image": image.pixels[None]} for image in shown]
     teacher = ort.InferenceSession(published.teacher, providers=["CPUExecutionProvider"])
@@ -147,19 +147,19 @@ def quantised(graph: bytes, feeds: Sequence[Feeds], operators: list[str]) -> byt
 
 def detector_of(graphs: Graphs) -> Detector:
     """The form, as the service runs it at one thread."""
-    return Loader(Device("cpu", 1)).detector(graphs)
+    return Loader(Device("cpu", 1)).open_detector(graphs)
 
 
 def judgement(
     detector: Detector, reader: Reader, calibration: Sequence[Path], test: Sequence[Path], parent: Parent
 ) -> Judged:
     """What a form says of the test images by the threshold that its own calibration gives."""
-    batches = [batch_of([image], map_size=reader.map_size) for image in reader.all_decoded(calibration)]
+    batches = [make_batch([image], map_size=reader.map_size) for image in reader.all_decoded(calibration)]
     comparisons: list[Comparison] = [detector.run(batch)[0] for batch in batches]
     asked = parent.settings.false_alarm_rate
     constants = calibrate(comparisons, [batch.valid[0] for batch in batches], asked=asked)
-    found: Iterator[Batch] = (batch_of([image], map_size=reader.map_size) for image in reader.all_decoded(test))
-    scores = np.array([constants.score.standard(detector.run(batch)[0].score) for batch in found])
+    found: Iterator[Batch] = (make_batch([image], map_size=reader.map_size) for image in reader.all_decoded(test))
+    scores = np.array([constants.score.standardise(detector.run(batch)[0].score) for batch in found])
     return Judged(scores, scores > constants.promise.threshold)
 
 

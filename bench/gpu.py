@@ -28,10 +28,10 @@ from loading.client import Outcome, closed, line_to
 from loading.served import served
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from app.bootstrap import stored_at
-from app.inference.detector import DeviceDetector, Graphs, blank_batch
+from app.bootstrap import open_store_at
+from app.inference.detector import DeviceDetector, Graphs, make_blank_batch
 from app.inference.sessions import CHAINS, CUDA_OPTIONS
-from app.inference.version import graphs_of
+from app.inference.version import graphs_from_bundle
 from app.store.files import replace_file
 from model.bundle import Manifest
 from training.data.dataset import find_images
@@ -119,10 +119,10 @@ def peaks(*, is_gpu: bool) -> dict[str, float]:
 
 def learned(store: Path) -> tuple[Graphs, Manifest]:
     """The graphs of the product that was learned."""
-    stored = stored_at(store, None)
-    current = stored.state.current("flange")
-    bundle = stored.store.bundle("flange", current.version if current else "")
-    return graphs_of(bundle), bundle.manifest
+    stored = open_store_at(store, None)
+    current = stored.state.read_current("flange")
+    bundle = stored.store.load_bundle("flange", current.version if current else "")
+    return graphs_from_bundle(bundle), bundle.manifest
 
 
 def rows(form: Form, graphs: Graphs, manifest: Manifest, batches: Sequence[int]) -> Iterator[dict[str, Any]]:
@@ -133,7 +133,7 @@ def rows(form: Form, graphs: Graphs, manifest: Manifest, batches: Sequence[int])
         yield {"form": form.name, "fault": in_one_line(error)}
         return
     for size in batches:
-        batch = blank_batch(manifest, size=size)
+        batch = make_blank_batch(manifest, size=size)
         try:
             spent = times_ms(lambda batch=batch: detector.run(batch), RUNS)
         except Exception as error:  # noqa: BLE001  # as above
@@ -180,7 +180,7 @@ def half(graph: bytes) -> bytes:
 def many_products(form: Form, graphs: Graphs, manifest: Manifest) -> dict[str, float]:
     """One image of each of several products in turn, by the time of as many of one."""
     detectors = [detector_of(form, graphs) for _ in range(NUM_PRODUCTS)]
-    batch = blank_batch(manifest, size=1)
+    batch = make_blank_batch(manifest, size=1)
     one = statistics.median(times_ms(lambda: [detectors[0].run(batch) for _ in detectors], RUNS))
     many = statistics.median(times_ms(lambda: [detector.run(batch) for detector in detectors], RUNS))
     return {"products": NUM_PRODUCTS, "ms": round(many, 2), "ratio_to_one": round(many / one, 3)}

@@ -113,7 +113,7 @@ def by_products() -> Iterator[tuple[float, float]]:
     before_mb = rss_mb()
     for number in (4, 8, 16, 32, 64):
         while len(opened) < number:
-            opened.append(loader.detector(graphs))
+            opened.append(loader.open_detector(graphs))
             opened[-1].run(batch)
         yield number, rss_mb() - before_mb
 

@@ -32,7 +32,7 @@ from app.store.store import Store
 
 root, product, first = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 store, state = Store(root), State(root / "state")
-bundle = store.bundle(product, state.current(product).version)
+bundle = store.load_bundle(product, state.read_current(product).version)
 print("go", flush=True)
 for number in itertools.count(first):
     manifest = bundle.manifest.model_copy(update={"fingerprint": f"{number:064x}"}).model_dump_json().encode()
@@ -73,12 +73,12 @@ async def publishers_killed(root: Path, product: str, images: tuple[bytes, ...])
                 load = asyncio.ensure_future(poisson(line, rate=RATE_PER_S, seconds=0.6, seed=kill))
                 await asyncio.to_thread(publish_and_kill, root, product, kill, generator.uniform(0, 0.5))
                 outcomes += await load
-                broken += sum(not is_whole(store, product, version) for version in store.versions(product))
+                broken += sum(not is_whole(store, product, version) for version in store.list_versions(product))
         standing = service.ask(f"/v1/products/{product}")
-    current = State(root / "state").current(product)
+    current = State(root / "state").read_current(product)
     return {
         "publish_kills": NUM_KILLS,
-        "versions_left": len(store.versions(product)),
+        "versions_left": len(store.list_versions(product)),
         "broken_versions": broken,
         "publish_requests": len(outcomes),
         "publish_failed_requests": sum(outcome.status != 200 for outcome in outcomes),
@@ -99,7 +99,7 @@ def publish_and_kill(root: Path, product: str, kill: int, after_s: float) -> Non
 def is_whole(store: Store, product: str, version: str) -> bool:
     """Whether every byte of a version is what was published."""
     try:
-        store.bundle(product, version)
+        store.load_bundle(product, version)
     except Exception as error:  # noqa: BLE001  # whatever it is, the version is not whole
         print(f"{version}: {error}", file=sys.stderr)
         return False

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from app.inference.detector import Batch, Detector, Graphs
-from app.inference.sessions import Device, chosen_device
+from app.inference.sessions import Device, choose_device
 from app.inference.version import Loader
 from training.export.onnx import export
 from training.fit.networks import new_networks
@@ -40,7 +40,7 @@ def main() -> None:
     settings = read_train_settings(None, given.set)
     macs = {network.name: network.macs for network in networks_info(settings)}
     rows = [
-        {"threads": threads, **measured(settings, chosen_device(given.provider, num_threads=threads), runs=given.runs)}
+        {"threads": threads, **measured(settings, choose_device(given.provider, num_threads=threads), runs=given.runs)}
         for threads in given.threads
     ]
     result = {
@@ -59,11 +59,11 @@ def measured(settings: TrainSettings, device: Device, *, runs: int) -> dict[str,
     """Median milliseconds of each part and of the whole, on this device."""
     detector, batch = detector_of(settings, device)
     seen = detector.extract(batch)
-    rebuilt = detector.rebuild(seen)
+    rebuilt = detector.reconstruct(seen)
     times = {
         "teacher_ms": median_ms(lambda: detector.extract(batch), runs),
-        "student_ms": median_ms(lambda: detector.rebuild(seen), runs),
-        "comparison_ms": median_ms(lambda: detector.judge(seen, rebuilt, batch), runs),
+        "student_ms": median_ms(lambda: detector.reconstruct(seen), runs),
+        "comparison_ms": median_ms(lambda: detector.compare_features(seen, rebuilt, batch), runs),
         "whole_ms": median_ms(lambda: detector.run(batch), runs),
     }
     return {**times, "student_to_teacher": times["student_ms"] / times["teacher_ms"]}
@@ -72,7 +72,7 @@ def measured(settings: TrainSettings, device: Device, *, runs: int) -> dict[str,
 def detector_of(settings: TrainSettings, device: Device) -> tuple[Detector, Batch]:
     """The exported graphs and one image of noise."""
     graphs, batch = exported(settings)
-    return Loader(device).detector(graphs), batch
+    return Loader(device).open_detector(graphs), batch
 
 
 def exported(settings: TrainSettings) -> tuple[Graphs, Batch]:

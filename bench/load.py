@@ -122,10 +122,10 @@ def measured(plan: Plan) -> Figures:
 
 def engine_figures(plan: Plan) -> Figures:
     """Queue and batcher beside bare graphs, in this process, on one thread."""
-    current = State(plan.store / "state").current(plan.product)
+    current = State(plan.store / "state").read_current(plan.product)
     if current is None:
         sys.exit(f"product {plan.product} has no active version in {plan.store}")
-    version = Loader(Device("cpu", 1)).load(Store(plan.store).bundle(plan.product, current.version))
+    version = Loader(Device("cpu", 1)).load(Store(plan.store).load_bundle(plan.product, current.version))
     per_round = 16 if plan.phase_s < 60 else 48
     figures: Figures = dict(engine_ratio(version, plan.images[:16], per_round=per_round, max_batch=1))
     batched = engine_ratio(version, plan.images[:16], per_round=per_round, max_batch=4)
@@ -244,8 +244,8 @@ async def switched(plan: Plan, service: Served, *, rate: float) -> Figures:
 def two_versions(plan: Plan) -> tuple[str, str]:
     """The active version, and one alike but for its fingerprint, which is published here."""
     store = Store(plan.store)
-    current = State(plan.store / "state").current(plan.product)
-    bundle = store.bundle(plan.product, current.version) if current else sys.exit("no version is active")
+    current = State(plan.store / "state").read_current(plan.product)
+    bundle = store.load_bundle(plan.product, current.version) if current else sys.exit("no version is active")
     manifest = bundle.manifest.model_copy(update={"fingerprint": f"{os.getpid():064x}"})
     twin = store.publish(plan.product, manifest=manifest.model_dump_json().encode(), files=bundle.files, training={})
     return twin, bundle.version

@@ -30,10 +30,10 @@ def main() -> None:
     """Post, compare, print, write JSON; exit code 1 where HTTP and report differ."""
     given = arguments()
     store = Store(given.store)
-    current = State(given.store / "state").current(given.product)
+    current = State(given.store / "state").read_current(given.product)
     if current is None:
         sys.exit(f"product {given.product} has no active version in {given.store}")
-    bundle = store.bundle(given.product, current.version)
+    bundle = store.load_bundle(given.product, current.version)
     report = json.loads(bundle.files["metrics.json"])
     samples = find_images(given.data).test
     with service(given.url, given.store) as url:

@@ -27,7 +27,7 @@ from evidence import MASK_SIZE, Evidence, chosen, evidence_of
 from goodpart import Goodpart
 from scipy.stats import beta
 
-from app.inference.calibration import parts_needed, promise
+from app.inference.calibration import compute_promise, min_calibration_parts
 from training.data.dataset import good_images_needed, split
 from training.evaluation.metrics import image_metrics, pixel_metrics
 from training.settings import TrainSettings, read_train_settings
@@ -183,15 +183,15 @@ def rates(calibration: np.ndarray, judged: Judged, defective: np.ndarray) -> lis
     """At each asked rate: what is promised, and what the test set says of it, with 95 % intervals."""
     rows = []
     for asked in ASKED:
-        made = promise(calibration, asked=asked)
+        made = compute_promise(calibration, asked=asked)
         is_ng = judged.scores.double().numpy() > made.threshold
         rows.append(
             {
                 "asked": asked,
                 "supported": made.supported,
                 "num_calibration": made.num_calibration,
-                "parts_needed": parts_needed(asked),
-                "good_images_needed": good_images_needed(parts_needed(asked)),
+                "parts_needed": min_calibration_parts(asked),
+                "good_images_needed": good_images_needed(min_calibration_parts(asked)),
                 "false_alarms": share_with_interval(is_ng[~defective]),
                 "recall": share_with_interval(is_ng[defective]),
             }

@@ -107,8 +107,8 @@ class AffineRecord(Record):
     mean: float
     spread: float = Field(gt=0)
 
-    def standard(self, raw: float) -> float:
-        """A raw value on the absolute scale: 0 is the mean of good parts, 1 their spread."""
+    def standardise(self, raw: float) -> float:
+        """Return a raw value on the absolute scale: 0 is the mean of good parts, 1 their spread."""
         return (raw - self.mean) / self.spread
 
 
@@ -218,7 +218,7 @@ def read_manifest(data: bytes) -> Manifest:
     return manifest
 
 
-def version_of(manifest: bytes) -> str:
+def compute_version_name(manifest: bytes) -> str:
     """``20261123t140509z-3fa9c1d2``: the UTC time of making, then 8 hex digits over the sorted file digests.
 
     The manifest's own digest is among them, so that a version's name also vouches for its threshold.

@@ -64,7 +64,7 @@ def store(store_folder):
 
 @pytest.fixture
 def version_folder(store):
-    (name,) = store.versions(PRODUCT)
+    (name,) = store.list_versions(PRODUCT)
     return store.version_folder(PRODUCT, name)
 
 
@@ -75,7 +75,7 @@ def republished(store):
 
 
 def republish(store, *, mark="1", files=None, sign_key=None, **changes):
-    bundle = store.bundle(PRODUCT, store.versions(PRODUCT)[0])
+    bundle = store.load_bundle(PRODUCT, store.list_versions(PRODUCT)[0])
     files = {**bundle.files, **(files or {})}
     changed = {"fingerprint": mark * 64, "files": file_records(files), **changes}
     manifest = bundle.manifest.model_copy(update=changed).model_dump_json().encode()
@@ -93,8 +93,8 @@ def two_versions(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_version():
     store = Store(FIXTURE)
-    (name,) = store.versions(PRODUCT)
-    return Loader(Device("cpu", 1)).load(store.bundle(PRODUCT, name))
+    (name,) = store.list_versions(PRODUCT)
+    return Loader(Device("cpu", 1)).load(store.load_bundle(PRODUCT, name))
 
 
 @pytest.fixture(scope="session")

@@ -54,16 +54,16 @@ def trained(tmp_path_factory, data):
 
 def test_training_publishes_a_version_that_serves(trained):
     store, quick, full = trained
-    assert store.versions("disc") == sorted([quick, full])
-    assert State(store.root / "state").current("disc").version == full
-    assert store.manifest("disc", quick).method == "quick"
-    assert store.manifest("disc", full).method == "full"
+    assert store.list_versions("disc") == sorted([quick, full])
+    assert State(store.root / "state").read_current("disc").version == full
+    assert store.load_manifest("disc", quick).method == "quick"
+    assert store.load_manifest("disc", full).method == "full"
 
 
 def test_products_share_a_teacher_and_the_export_is_repeatable(trained):
     store, quick, full = trained
     assert len(list((store.root / "teachers").iterdir())) == 1
-    assert store.manifest("disc", quick).teacher == store.manifest("disc", full).teacher
+    assert store.load_manifest("disc", quick).teacher == store.load_manifest("disc", full).teacher
 
 
 def test_keys_and_values_are_in_the_exported_graph(trained):
@@ -71,7 +71,7 @@ def test_keys_and_values_are_in_the_exported_graph(trained):
     from safetensors.numpy import load
 
     store, _, full = trained
-    graph = onnx.load_from_string(store.bundle("disc", full).files["student.onnx"]).graph
+    graph = onnx.load_from_string(store.load_bundle("disc", full).files["student.onnx"]).graph
     stored = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
     weights = load((store.training_folder("disc", full) / "student.safetensors").read_bytes())
     for name in ("recall.keys", "recall.values"):
@@ -82,7 +82,7 @@ def test_keys_and_values_are_in_the_exported_graph(trained):
 
 def test_no_path_of_the_training_machine_is_in_a_bundle(trained, data):
     store, _, full = trained
-    bundle = store.bundle("disc", full)
+    bundle = store.load_bundle("disc", full)
     for name, content in {**bundle.files, "teacher": bundle.teacher}.items():
         assert str(data).encode() not in content, name
         assert str(Path.cwd()).encode() not in content, name
@@ -90,7 +90,7 @@ def test_no_path_of_the_training_machine_is_in_a_bundle(trained, data):
 
 def test_metrics_tell_of_the_test_set_and_the_parity(trained):
     store, _, full = trained
-    metrics = json.loads(store.bundle("disc", full).files["metrics.json"])
+    metrics = json.loads(store.load_bundle("disc", full).files["metrics.json"])
     assert len(metrics["test_scores"]) == 8
     assert 0.9 < metrics["image_auroc"] <= 1
     assert 0.3 < metrics["aupro"] <= 1  # features of 4 x 4 positions see no edges
@@ -99,7 +99,7 @@ def test_metrics_tell_of_the_test_set_and_the_parity(trained):
 
 def test_http_gives_the_scores_of_the_report(trained, data):
     store, _, full = trained
-    metrics = json.loads(store.bundle("disc", full).files["metrics.json"])
+    metrics = json.loads(store.load_bundle("disc", full).files["metrics.json"])
     with Service(store.root) as service:
         assert service.client.get("/readyz").status_code == 200
         for row in metrics["test_scores"]:
@@ -127,7 +127,7 @@ def test_every_region_is_explained_by_good_patches(trained, data):
 
 def test_metrics_tell_what_synthetic_defects_are_found(trained):
     store, _, full = trained
-    files = store.bundle("disc", full).files
+    files = store.load_bundle("disc", full).files
     cells = json.loads(files["metrics.json"])["sensitivity"]
     assert {cell["kind"] for cell in cells} == {"scratch", "spot", "pasted patch", "texture patch", "missing area"}
     assert 0 < sum(cell["num_found"] for cell in cells) < sum(cell["num_drawn"] for cell in cells)
@@ -184,7 +184,7 @@ def test_the_command_line_gives_the_services_numbers(trained, data):
     store, _, full = trained
     image = data / "test/blot/000.png"
     done = goodpart("inspect", image, "--store", store.root, "--product", "disc", "--json")
-    metrics = json.loads(store.bundle("disc", full).files["metrics.json"])
+    metrics = json.loads(store.load_bundle("disc", full).files["metrics.json"])
     expected = next(row["score"] for row in metrics["test_scores"] if row["path"] == "test/blot/000.png")
     assert abs(json.loads(done.stdout)["score"] - expected) < 1e-4
 
@@ -193,8 +193,8 @@ def test_two_trainings_of_one_seed_have_the_same_weights(trained, data, tmp_path
     store, _, full = trained
     again = train(data, tmp_path, *STEPS)
     assert again.returncode == 0, again.stderr
-    first = store.manifest("disc", full).files["student.onnx"]
-    assert Store(tmp_path).manifest("disc", again.stdout.strip()).files["student.onnx"] == first
+    first = store.load_manifest("disc", full).files["student.onnx"]
+    assert Store(tmp_path).load_manifest("disc", again.stdout.strip()).files["student.onnx"] == first
 
 
 BAD_FOLDERS = {

@@ -10,7 +10,7 @@ from drawing import write_mvtec
 
 from app.inference.sessions import Device, has_device
 from app.inference.version import Loader
-from app.inspection.pipeline import judge
+from app.inspection.pipeline import inspect
 from app.store.store import Store
 
 GOODPART = Path(sys.executable).with_name("goodpart")
@@ -22,10 +22,10 @@ pytestmark = [
 
 
 def test_cuda_judges_as_the_cpu_does(store, tiny_version, good_bytes, defective_bytes):
-    on_cuda = Loader(Device("cuda", 1)).load(store.bundle("disc", tiny_version.name))
+    on_cuda = Loader(Device("cuda", 1)).load(store.load_bundle("disc", tiny_version.name))
     tolerance = tiny_version.manifest.golden_tolerance["float32"]
     for data in (good_bytes, defective_bytes):
-        here, there = (judge(data, version, max_pixels=10**6) for version in (tiny_version, on_cuda))
+        here, there = (inspect(data, version, max_pixels=10**6) for version in (tiny_version, on_cuda))
         assert abs(here.score - there.score) < tolerance
         assert np.abs(here.map - there.map).max() < tolerance
 
@@ -44,4 +44,4 @@ def test_training_on_cuda_publishes_a_version(tmp_path):
     command = [str(GOODPART), "train", "--data", str(data), "--product", "disc", "--store", str(tmp_path / "store")]
     done = subprocess.run([*command, *chosen], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert Store(tmp_path / "store").versions("disc") == [done.stdout.strip()]
+    assert Store(tmp_path / "store").list_versions("disc") == [done.stdout.strip()]

@@ -6,7 +6,7 @@ import pytest
 import storage as s3
 from serving import Service, until
 
-from app.bootstrap import stored_at
+from app.bootstrap import open_store_at
 from app.store import paths
 from app.store.store import Store
 
@@ -27,15 +27,15 @@ def storage(monkeypatch):
 def shared(storage, store, tmp_path):
     """A store on object storage that holds the committed version, which serves; its address, and what opens it."""
     url = f"{storage.new_bucket('line')}/parts"
-    stored = stored_at(url, None, local=tmp_path / "publisher")
-    publish(stored.store, store, store.versions("disc")[0])
-    activate(stored, store.versions("disc")[0])
+    stored = open_store_at(url, None, local=tmp_path / "publisher")
+    publish(stored.store, store, store.list_versions("disc")[0])
+    activate(stored, store.list_versions("disc")[0])
     return url, stored
 
 
 def publish(remote, store, version):
     """Copy a version of a folder there, as a trainer writes it."""
-    bundle = store.bundle("disc", version)
+    bundle = store.load_bundle("disc", version)
     manifest = (store.version_folder("disc", version) / "manifest.json").read_bytes()
     remote.add_teacher(bundle.manifest.teacher.sha256, bundle.teacher)
     assert remote.publish("disc", manifest=manifest, files=bundle.files, training={}) == version
@@ -55,7 +55,7 @@ def test_two_services_take_up_what_is_published_and_go_on_while_the_storage_is_a
     shared, storage, store, republished, tmp_path, good_bytes
 ):
     url, stored = shared
-    first, second = store.versions("disc")[0], republished()
+    first, second = store.list_versions("disc")[0], republished()
     with (
         Service(url, local=tmp_path / "one") as one,
         Service(url, local=tmp_path / "two") as two,
@@ -81,7 +81,7 @@ def test_two_services_take_up_what_is_published_and_go_on_while_the_storage_is_a
 
 def test_half_a_version_never_serves(shared, store, republished, tmp_path, good_bytes):
     url, stored = shared
-    first, second = store.versions("disc")[0], republished()
+    first, second = store.list_versions("disc")[0], republished()
     folder = stored.store.version_folder("disc", second)
     with Service(url, local=tmp_path / "one") as service:
         for path in sorted(store.version_folder("disc", second).rglob("*")):
@@ -113,9 +113,9 @@ def test_a_trainer_publishes_there(shared, storage, tmp_path):
         env=s3.environment(storage),
     )
     assert done.returncode == 0, done.stderr
-    remote = stored_at(url, None, local=tmp_path / "fresh")
+    remote = open_store_at(url, None, local=tmp_path / "fresh")
     version = done.stdout.strip()
-    assert remote.store.versions("other") == [version]
-    assert remote.state.current("other").version == version
+    assert remote.store.list_versions("other") == [version]
+    assert remote.state.read_current("other").version == version
     assert isinstance(remote.store, Store)
     assert not (tmp_path / "trainer/work").exists()

@@ -266,8 +266,8 @@ def test_only_signed_versions_serve_where_that_is_asked(store_folder, tmp_path, 
     subprocess.run([GOODPART, "keygen", tmp_path / "key"], check=True, capture_output=True)
     assert (tmp_path / "key").stat().st_mode & 0o077 == 0
     store = Store(store_folder)
-    (unsigned,) = store.versions("disc")
-    bundle = store.bundle("disc", unsigned)
+    (unsigned,) = store.list_versions("disc")
+    bundle = store.load_bundle("disc", unsigned)
     manifest = bundle.manifest.model_copy(update={"fingerprint": "3" * 64}).model_dump_json().encode()
     with Service(store_folder, require_signature=tmp_path / "key.pub") as service:
         assert "is not signed" in until(lambda: service.client.get("/readyz").json()["reasons"])[0]
@@ -330,7 +330,7 @@ from pathlib import Path
 from app.store.store import Store
 
 store = Store(Path(sys.argv[1]))
-bundle = store.bundle("disc", store.versions("disc")[0])
+bundle = store.load_bundle("disc", store.list_versions("disc")[0])
 print("go", flush=True)
 for number in itertools.count(int(sys.argv[2])):
     manifest = bundle.manifest.model_copy(update={"fingerprint": f"{number:064x}"}).model_dump_json().encode()
@@ -347,6 +347,6 @@ def test_a_publisher_killed_at_any_moment_leaves_no_half_of_a_version(store_fold
             process.stdout.readline()
             time.sleep(generator.uniform(0, 0.2))
             process.kill()
-        for version in store.versions("disc"):
-            store.bundle("disc", version)  # raises where a byte is missing or changed
-    assert len(store.versions("disc")) > 1
+        for version in store.list_versions("disc"):
+            store.load_bundle("disc", version)  # raises where a byte is missing or changed
+    assert len(store.list_versions("disc")) > 1

@@ -18,10 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from app.imaging.input_check import measured
-from app.imaging.roi import unpacked_region
-from app.inference.detector import Comparison, Detector, Graphs, comparisons
-from app.inference.explain import packed_patches, unpacked_patches
+from app.imaging.input_check import measure
+from app.imaging.roi import region_from_png
+from app.inference.detector import Comparison, Detector, Graphs, to_comparisons
+from app.inference.explain import pack_patches, unpack_patches
 from app.inference.sessions import Device, available_cpus
 from app.inference.version import Loader
 from app.store import paths
@@ -87,7 +87,7 @@ class Adaptation:
             rule=manifest.input,
             max_pixels=self.parent.settings.max_pixels,
             map_size=manifest.map_size,
-            interest=unpacked_region(region) if region else None,
+            interest=region_from_png(region) if region else None,
             num_workers=self.parent.settings.num_workers,
         )
 
@@ -163,7 +163,7 @@ class Adaptation:
             graphs = export(networks.teacher, networks.student, networks.compare, pixels_of(images[:NUM_TRACED]))
             graphs = Graphs(self.parent.bundle.teacher, graphs.student, graphs.compare)
             advance(1)
-        detector = Loader(Device("cpu", available_cpus())).detector(graphs)
+        detector = Loader(Device("cpu", available_cpus())).open_detector(graphs)
         with self.narrator.step("parity", total=len(images)) as advance:
             agreed = verified(images, networks, detector, reader=self.reader, on_image=advance)
         return graphs, detector, agreed.parity
@@ -185,7 +185,7 @@ class Adaptation:
         rebuilt = self.networks.student(*features, hidden_items=hidden)
         valid = torch.from_numpy(kept.valid[row : row + 1])
         answer = self.networks.compare(features, rebuilt.features, rebuilt.usual_distances, valid)
-        (comparison,) = comparisons({name: one.numpy() for name, one in answer._asdict().items()}, {}, 1)
+        (comparison,) = to_comparisons({name: one.numpy() for name, one in answer._asdict().items()}, {}, 1)
         return comparison
 
     def draft(self, graphs: Graphs, calibrated: Calibrated, added: Added) -> Draft:
@@ -210,7 +210,7 @@ class Adaptation:
         before = self.parent.bundle.manifest.expects
         if before is None:
             return None
-        looks = [measured(image) for image in self.reader.all_decoded(self.new)]
+        looks = [measure(image) for image in self.reader.all_decoded(self.new)]
         ranges = {}
         for name in MEASURES:
             old: RangeRecord = getattr(before, name)
@@ -222,13 +222,13 @@ class Adaptation:
         """Pictures of what the memory holds, the new items' last."""
         pictures = []
         if PATCHES in self.parent.bundle.files:
-            before = unpacked_patches(self.parent.bundle.files[PATCHES])
+            before = unpack_patches(self.parent.bundle.files[PATCHES])
             pictures = [before.jpeg(item) for item in range(len(before.ends))]
         shown = [image.pixels for image in self.reader.all_decoded(self.new)]
         stride = self.parent.settings.strides[0]
         for image, position in zip(added.images.tolist(), added.positions.tolist(), strict=True):
             pictures.append(patch_picture(shown[image], position, stride=stride))
-        return packed_patches(pictures)
+        return pack_patches(pictures)
 
     def parts(self) -> Parts:
         """What the version is shown with and held to: golden parts of both kinds, synthetic defects on the old ones."""
@@ -255,16 +255,16 @@ def different(good: Sequence[Path]) -> tuple[Path, ...]:
 
 def parent_of(order: Order) -> Parent:
     """The version that serves, as its training left it. Raises CanNotAdapt, StoreError, BundleError."""
-    current = order.state.current(order.product)
+    current = order.state.read_current(order.product)
     if current is None:
         raise NothingActive(order.product)
-    bundle = order.store.bundle(order.product, current.version)
+    bundle = order.store.load_bundle(order.product, current.version)
     folder = order.store.training_folder(order.product, current.version)
     kept = kept_parts(folder / CALIBRATION_FEATURES, num_scales=len(bundle.manifest.scales))
     try:
-        settings = TrainSettings.model_validate_json(paths.read_fixed(folder / SETTINGS, SETTINGS))
-        student = load(paths.read_fixed(folder / STUDENT_WEIGHTS, STUDENT_WEIGHTS))
-        compare = load(paths.read_fixed(folder / COMPARE_WEIGHTS, COMPARE_WEIGHTS))
+        settings = TrainSettings.model_validate_json(paths.read_immutable(folder / SETTINGS, SETTINGS))
+        student = load(paths.read_immutable(folder / STUDENT_WEIGHTS, STUDENT_WEIGHTS))
+        compare = load(paths.read_immutable(folder / COMPARE_WEIGHTS, COMPARE_WEIGHTS))
     except (StoreError, ValidationError, SafetensorError) as error:
         raise CanNotAdapt(f"what training kept of version {current.version} can't be read: {error}") from error
     if kept is None:

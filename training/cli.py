@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from app.store.paths import LOCAL as DEFAULT_LOCAL
-from app.store.paths import MOST_COPIED_GIB
+from app.store.paths import DEFAULT_COPIES_GIB, DEFAULT_LOCAL
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.table import Table
 
-    from app.bootstrap import Stored
+    from app.bootstrap import OpenStore
     from training.progress import Narrator
     from training.release.publish import Order, Published
 
@@ -52,7 +51,7 @@ LOCAL = click.option(
 MOST_COPIED = click.option(
     "--most-copied-gib",
     type=click.FloatRange(min=0, min_open=True),
-    default=MOST_COPIED_GIB,
+    default=DEFAULT_COPIES_GIB,
     show_default=True,
     envvar="GOODPART_MOST_COPIED_GIB",
     help="GiB that copies of what is on object storage may take.",
@@ -109,13 +108,13 @@ def train_command(  # noqa: PLR0913  # click hands over one argument an option
 
     Ends with 3 where the version was published and the gate did not let it serve.
     """
-    from app.bootstrap import stored_at
-    from app.settings import train_variables
+    from app.bootstrap import open_store_at
+    from app.settings import read_train_variables
     from training.job import Job, Manner
     from training.settings import read_train_settings
 
-    settings = read_train_settings(config, assignments, quick=quick, variables=train_variables())
-    stored = stored_at(store, state, local=local, most_copied_gib=most_copied_gib)
+    settings = read_train_settings(config, assignments, quick=quick, variables=read_train_variables())
+    stored = open_store_at(store, state, local=local, most_copied_gib=most_copied_gib)
     order = order_of(product, stored, activates=activates, force=force, sign_key=sign_key)
     with narrator() as telling:
         tell(Job(data, order, settings, telling, manner=Manner(resume, skip_bad)).run(), order, telling)
@@ -147,10 +146,10 @@ def adapt_command(  # noqa: PLR0913  # click hands over one argument an option
 
     Ends with 3 where the version was published and the gate did not let it serve. `rollback` undoes it.
     """
-    from app.bootstrap import stored_at
+    from app.bootstrap import open_store_at
     from training.adapt import Adaptation
 
-    stored = stored_at(store, state, local=local, most_copied_gib=most_copied_gib)
+    stored = open_store_at(store, state, local=local, most_copied_gib=most_copied_gib)
     order = order_of(product, stored, activates=activates, force=force, sign_key=sign_key, why="adapted")
     with narrator() as telling:
         tell(Adaptation(images, order, telling).run(), order, telling)
@@ -158,7 +157,7 @@ def adapt_command(  # noqa: PLR0913  # click hands over one argument an option
 
 def order_of(  # one argument an option
     product: str,
-    stored: "Stored",
+    stored: "OpenStore",
     *,
     activates: bool,
     force: str | None,
@@ -233,12 +232,12 @@ def check_data_command(
 
     Ends with 0 where nothing is wrong, with 1 where images would stop a training, with 3 where somebody should look.
     """
-    from app.settings import train_variables
+    from app.settings import read_train_variables
     from training.checks.checks import DataCheck
     from training.checks.contact_sheet import write_contact_sheet
     from training.settings import read_train_settings
 
-    settings = read_train_settings(config, assignments, variables=train_variables())
+    settings = read_train_settings(config, assignments, variables=read_train_variables())
     with narrator() as telling:
         found = DataCheck(data, settings, telling).found(looks_for_outliers=looks_for_outliers)
     show(*found.tables())
@@ -275,12 +274,12 @@ def model_info_command(*, config: Path | None, assignments: tuple[str, ...]) -> 
     """Print layers, shapes, parameters and multiply-adds of teacher, student and comparison."""
     from rich.console import Console
 
-    from app.settings import train_variables
+    from app.settings import read_train_variables
     from training.model_info import tables
     from training.settings import read_train_settings
 
     console = Console()
-    for table in tables(read_train_settings(config, assignments, variables=train_variables())):
+    for table in tables(read_train_settings(config, assignments, variables=read_train_variables())):
         console.print(table)
 
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from app.imaging.input_check import measured
-from app.inference.explain import packed_patches
+from app.imaging.input_check import measure
+from app.inference.explain import pack_patches
 from app.inference.sessions import Device, available_cpus
 from app.inference.version import Loader
-from app.store.labels import Feedback
+from app.store.labels import LabelStore
 from model.bundle import ExpectsRecord, MeasureName, sha256_hex
 from model.teacher import teacher_spec
 from training.data.dataset import Dataset, Sample, Split, channels_of, find_images, odd_sizes, sound, split
@@ -106,7 +106,7 @@ class Job:
         began = time.monotonic()
         checked = self.checked
         self.narrator.say(data_in_words(self.dataset, self.split))
-        folder = workplace_of(self.order.store.machine_folder, self.order.product, checked.key)
+        folder = workplace_of(self.order.store.local_folder, self.order.product, checked.key)
         with (
             self.telling_of_checkpoint(folder),
             reporting_lack_of_memory(),
@@ -143,7 +143,7 @@ class Job:
 
     def key(self, digest: str) -> str:
         """What a checkpoint is of: the fingerprint, and all else that what is learned depends on."""
-        region = self.reader.interest.packed() if self.reader.interest else b""
+        region = self.reader.interest.to_png() if self.reader.interest else b""
         weights = Path(self.settings.teacher_weights or "")
         own = weights.read_bytes() if weights.is_file() else b""
         roles = [sha256_hex(path.read_bytes()) for path in (*self.split.train, *self.split.standardise)]
@@ -180,9 +180,9 @@ class Job:
 
     def split_of(self, *, without: Sequence[Path] = ()) -> Split:
         """Good images by what they are for, with what people have confirmed."""
-        feedback, product = Feedback(self.order.state), self.order.product
-        ok = [path for path in feedback.images(product, "ok") if path not in without]
-        return split(self.dataset.good, ok=ok, ng=feedback.images(product, "ng"))
+        feedback, product = LabelStore(self.order.state), self.order.product
+        ok = [path for path in feedback.image_paths(product, "ok") if path not in without]
+        return split(self.dataset.good, ok=ok, ng=feedback.image_paths(product, "ng"))
 
     def check_images(self) -> ExpectsRecord | None:
         """Decode every image once, before anything is learned, and say what good ones look like.
@@ -218,7 +218,7 @@ class Job:
     def look(self, path: Path) -> Measures | BadImage:
         """What an image looks like, or what is wrong with it."""
         try:
-            return measured(self.reader.decoded(path))
+            return measure(self.reader.decoded(path))
         except BadImage as error:
             return error
 
@@ -241,7 +241,7 @@ class Job:
             pixels = pixels_of([self.reader.decoded(path) for path in self.split.train[:NUM_TRACED]])
             graphs = export(networks.teacher, networks.student, networks.compare, pixels)
             advance(1)
-        detector = Loader(Device("cpu", available_cpus())).detector(graphs)
+        detector = Loader(Device("cpu", available_cpus())).open_detector(graphs)
         with self.narrator.step("parity and calibration", total=len(calibration)) as advance:
             images = self.reader.all_decoded(calibration)
             agreed = verified(images, networks, detector, reader=self.reader, on_image=advance)
@@ -308,7 +308,7 @@ class Job:
                 max_pixels=self.settings.max_pixels,
                 on_images=advance,
             )
-        return packed_patches(pictures)
+        return pack_patches(pictures)
 
     def parts(self) -> Parts:
         """What the version is shown with and held to."""

@@ -5,7 +5,7 @@ import time
 from importlib.util import find_spec
 from typing import Any
 
-from app.store.paths import local_file
+from app.store.paths import ensure_local_file
 from model.bundle import METRICS, REPORT
 from training.errors import BadSettings
 from training.release.publish import Order, Published
@@ -40,7 +40,7 @@ def tracked(done: Published, order: Order, settings: TrainSettings) -> None:
             client.log_batch(run, metrics=told[first : first + MOST_AT_ONCE])
     for name in (METRICS, REPORT):
         place = order.store.version_folder(order.product, done.version) / name
-        client.log_artifact(run, str(local_file(place, name)))
+        client.log_artifact(run, str(ensure_local_file(place, name)))
     client.set_tag(run, "activated", str(done.is_active))
     client.set_terminated(run)
 
@@ -58,7 +58,7 @@ def experiment_of(order: Order, settings: TrainSettings) -> tuple[Any, str]:
 
     uri, artifacts = settings.mlflow_uri, None
     if uri is None:
-        local = (order.store.machine_folder / "mlflow").absolute()
+        local = (order.store.local_folder / "mlflow").absolute()
         local.mkdir(exist_ok=True)
         uri, artifacts = f"sqlite:///{local / 'runs.db'}", f"file:{local / 'artifacts'}"
     client = MlflowClient(uri)

@@ -1,4 +1,4 @@
-"""Who may do what over HTTP: a bearer key with the scope that a route asks for."""
+"""Authorisation: a bearer API key with the scope that a route requires."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated
@@ -8,30 +8,30 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.api.keys import Keyring, Scope
-from app.api.problems import Forbidden, FromElsewhere, Unauthorized
+from app.api.problems import CrossSiteRequest, Forbidden, Unauthorized
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-OTHER_SITES = frozenset({"cross-site", "same-site"})
+CROSS_SITES = frozenset({"cross-site", "same-site"})
 
 bearer = HTTPBearer(auto_error=False, description="an API key, where the service was given any")
 
 
-class Gate:
-    """Makes the dependencies that let requests through. Without keys everybody is let through."""
+class ApiKeyAuth:
+    """Creates the dependencies that check API keys. An empty keyring lets every request pass."""
 
     def __init__(self, keyring: Keyring) -> None:
         self.keyring = keyring
 
-    def asks(self, *scopes: Scope) -> Callable[..., Awaitable[None]]:
-        """A dependency, after which ``KeyName`` is known. Raises Unauthorized, Forbidden."""
+    def require_scope(self, *scopes: Scope) -> Callable[..., Awaitable[None]]:
+        """Return a dependency that requires a key with one of these scopes. Raises Unauthorized, Forbidden."""
 
-        async def allowed(
+        async def check_key(
             request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
         ) -> None:
             if not self.keyring.keys:
-                refuse_other_sites(request)
+                refuse_cross_site(request)
                 return
-            key = self.keyring.holder(given.credentials) if given is not None else None
+            key = self.keyring.find(given.credentials) if given is not None else None
             if key is None:
                 raise Unauthorized
             structlog.contextvars.bind_contextvars(key=key.name)
@@ -39,26 +39,26 @@ class Gate:
                 raise Forbidden(scopes)
             request.state.key_name = key.name
 
-        return allowed
+        return check_key
 
 
-def refuse_other_sites(request: Request) -> None:
-    """Raise FromElsewhere where a page of another site makes a browser change something; a key would not let it in.
+def refuse_cross_site(request: Request) -> None:
+    """Raise CrossSiteRequest where a page of another site makes a browser change something.
 
-    Browsers say so themselves, older ones by the address of the page alone; other clients say nothing of it.
+    Newer browsers send ``Sec-Fetch-Site``, older ones ``Origin`` alone; other clients send neither.
     """
     if request.method in SAFE_METHODS:
         return
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     is_foreign = origin is not None and origin.partition("://")[2] != request.headers.get("host")
-    if site in OTHER_SITES or (site is None and is_foreign):
-        raise FromElsewhere
+    if site in CROSS_SITES or (site is None and is_foreign):
+        raise CrossSiteRequest
 
 
-async def key_name_of(request: Request) -> str | None:
-    """The name of the key that the gate let in, None where no keys are asked for."""
+async def get_key_name(request: Request) -> str | None:
+    """Return the name of the key that was used, or None where no keys are required."""
     name: str | None = getattr(request.state, "key_name", None)
     return name
 
 
-KeyName = Annotated[str | None, Depends(key_name_of)]
+KeyName = Annotated[str | None, Depends(get_key_name)]

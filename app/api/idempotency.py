@@ -1,4 +1,4 @@
-"""What becomes of an answer: it is recorded, shown to who watches, and given again to a client that asks again."""
+"""Recording of answers, and their replay to clients that repeat a request with the same ``Idempotency-Key``."""
 
 import asyncio
 import hashlib
@@ -11,29 +11,34 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from app.api.problems import KeyReused
-from app.api.schemas import InspectionAnswer
-from app.history.broadcast import Live
+from app.api.schemas import InspectionResponse
+from app.history.broadcast import EventBroadcaster
 from app.history.journal import Journal
-from app.history.records import Keep, Picture, Record, Replay
+from app.history.records import InspectionRecord, Keep, StoredAnswer, StoredImage
 from app.store.errors import StoreUnusable
 
 # Answers with a key that are at hand without the disk; a client that asks again does so soon.
-MOST_AT_HAND = 64
+MAX_CACHED_ANSWERS = 64
 # How long an answer waits for the disk, where it waits at all.
-LONGEST_WAIT_S = 1.0
+MAX_WAIT_S = 1.0
 MEDIA_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8": "image/jpeg", b"BM": "image/bmp", b"RIFF": "image/webp"}
 
 
 @dataclass(frozen=True)
-class Request:
-    """A request that its client may send again: ``key`` is what the client calls it, ``asked`` what it was."""
+class IdempotentRequest:
+    """A request with an idempotency key.
+
+    ``key``: hash of product, API key and client's key; ``fingerprint``: of the content.
+    """
 
     key: str
-    asked: str
+    fingerprint: str
 
     @classmethod
-    def of(cls, key: str, *, holder: str | None, product: str, query: object, data: bytes) -> "Request":
-        """The request of these parts. ``holder``: whose API key it came with; others have keys of their own."""
+    def from_parts(
+        cls, key: str, *, holder: str | None, product: str, query: object, data: bytes
+    ) -> "IdempotentRequest":
+        """Create a request. ``holder``: name of the API key; two API keys never share an idempotency key."""
         scope = json.dumps([product, holder, key])
         digest = hashlib.sha256(repr(query).encode())
         digest.update(data)
@@ -41,32 +46,32 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Recording:
-    """Where answers are told.
+class Recorder:
+    """Records answers and broadcasts them.
 
-    ``journal``: None where nothing is kept. ``keeps``: the images of which parts. ``waits``: whether an answer is given
-    only once it is recorded, since somebody is owed it; a disk that hangs is not waited for.
+    ``journal``: None where no history is kept. ``keeps``: which images are stored. ``waits``: whether an answer waits
+    until it is recorded, for at most ``MAX_WAIT_S``.
     """
 
     journal: Journal | None
-    live: Live
+    broadcaster: EventBroadcaster
     keeps: Keep = "none"
     waits: bool = False
 
-    async def told(
-        self, answer: InspectionAnswer, data: bytes, request: Request | None = None, *, whole: str = ""
+    async def record(
+        self, answer: InspectionResponse, data: bytes, request: IdempotentRequest | None = None, *, whole: str = ""
     ) -> None:
-        """Record an answer, and show it. What the disk does not take costs the record, never the answer.
+        """Record and broadcast an answer. A disk error loses the record, never the answer.
 
-        ``whole``: the answer as it goes to a client that may ask for it again.
+        ``whole``: the full response text, kept for clients that repeat the request.
         """
-        if self.journal is None and not self.live.is_watched:
+        if self.journal is None and not self.broadcaster.has_subscribers:
             return
         text = answer.model_dump_json(exclude={"heatmap"})  # which the image gives again
-        self.live.tell(text)
+        self.broadcaster.broadcast(text)
         if self.journal is None:
             return
-        record = Record(
+        record = InspectionRecord(
             inspection_id=answer.inspection_id,
             at=time.time(),
             product=answer.product,
@@ -77,82 +82,84 @@ class Recording:
             answer=text,
             idempotency_key=request.key if request else None,
         )
-        replay = Replay(request.asked, whole) if request else None
+        replay = StoredAnswer(request.fingerprint, whole) if request else None
         is_kept = self.keeps in ("all", answer.verdict)
-        written = self.journal.add(record, Picture(media_type_of(data), data) if is_kept else None, replay)
+        written = self.journal.add(record, StoredImage(detect_media_type(data), data) if is_kept else None, replay)
         if self.waits or request is not None:
             waiting = asyncio.wrap_future(written)
             # The journal tells of what it loses; here it is only not to be called unseen.
             waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
-            await asyncio.wait({waiting}, timeout=LONGEST_WAIT_S)
+            await asyncio.wait({waiting}, timeout=MAX_WAIT_S)
 
 
-class Withdrawn(Exception):
-    """A request that was not answered: who waits for the same answer asks for it."""
+class RequestAbandoned(Exception):
+    """The first request failed; waiters must compute the answer themselves."""
 
 
 @dataclass
-class Replays:
-    """Requests that came with a key, and what they were answered; of those under way, what they will be."""
+class IdempotencyCache:
+    """Answers by idempotency key: finished ones, and futures of requests in progress."""
 
     journal: Journal | None
     _readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="replays"))
     _answers: "OrderedDict[str, tuple[str, asyncio.Future[str]]]" = field(default_factory=OrderedDict)
 
-    async def answered(
+    async def get_or_compute(
         self,
-        request: Request,
-        judged: Callable[[], Awaitable[str]],
-        patiently: Callable[[Awaitable[str]], Awaitable[str]],
+        request: IdempotentRequest,
+        compute: Callable[[], Awaitable[str]],
+        wait: Callable[[Awaitable[str]], Awaitable[str]],
     ) -> tuple[str, bool]:
-        """The first answer to a request, which is judged only once, and whether it was given before.
+        """Return the answer to a request, computed once, and whether it is a replay.
 
-        ``patiently``: how long the answer to another is waited for. Raises KeyReused, what ``judged`` raises, and what
-        ``patiently`` does.
+        ``wait`` bounds the wait for a request in progress. Raises KeyReused, and what ``compute`` and ``wait`` raise.
         """
         while (known := self._answers.get(request.key)) is not None:
             asked, answer = known
-            if asked != request.asked:
+            if asked != request.fingerprint:
                 raise KeyReused
-            with suppress(Withdrawn):
-                return await patiently(asyncio.shield(answer)), True
+            with suppress(RequestAbandoned):
+                return await wait(asyncio.shield(answer)), True
         answer = asyncio.get_running_loop().create_future()
-        self._answers[request.key] = (request.asked, answer)
+        self._answers[request.key] = (request.fingerprint, answer)
         try:
-            before = await self._from_journal(request)
-            text = before if before is not None else await judged()
+            before = await self._read_journal(request)
+            text = before if before is not None else await compute()
         except BaseException:
-            answer.set_exception(Withdrawn())
+            answer.set_exception(RequestAbandoned())
             answer.exception()  # seen here: perhaps nobody else waits for it
             del self._answers[request.key]  # what failed may be tried again
             raise
         answer.set_result(text)
-        self._forget_some()
+        self._evict()
         return text, before is not None
 
-    def _forget_some(self) -> None:
-        """Only what is answered, the oldest first."""
+    def _evict(self) -> None:
+        """Drop the oldest finished answers beyond ``MAX_CACHED_ANSWERS``."""
         done = [key for key, (_, answer) in self._answers.items() if answer.done()]
-        for key in done[: max(0, len(done) - MOST_AT_HAND)]:
+        for key in done[: max(0, len(done) - MAX_CACHED_ANSWERS)]:
             del self._answers[key]
 
-    async def _from_journal(self, request: Request) -> str | None:
-        """What was answered before this process began; none where it can't be read soon, since judging goes on."""
+    async def _read_journal(self, request: IdempotentRequest) -> str | None:
+        """Return the answer that was recorded before this process started, or None.
+
+        A slow or failing disk counts as None.
+        """
         if self.journal is None:
             return None
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(LONGEST_WAIT_S):
-                replay = await loop.run_in_executor(self._readers, self.journal.replay, request.key)
+            async with asyncio.timeout(MAX_WAIT_S):
+                replay = await loop.run_in_executor(self._readers, self.journal.read_replay, request.key)
         except (StoreUnusable, TimeoutError):
             return None
         if replay is None:
             return None
-        if replay.asked != request.asked:
+        if replay.fingerprint != request.fingerprint:
             raise KeyReused
         return replay.answer
 
 
-def media_type_of(data: bytes) -> str:
-    """The media type of an image that was judged, by its first bytes."""
+def detect_media_type(data: bytes) -> str:
+    """Return the media type of an image by its first bytes."""
     return next((kind for begins, kind in MEDIA_TYPES.items() if data.startswith(begins)), "image/tiff")

@@ -1,4 +1,4 @@
-"""API keys: who may inspect, who may operate. Keys are kept as SHA-256 digests; they are random, so that suffices."""
+"""API keys and their scopes. Only the SHA-256 of a key is kept; keys are random, so no salt is needed."""
 
 import hashlib
 import hmac
@@ -22,7 +22,7 @@ class BadKeys(GoodpartError):
 
 
 class NoKeys(BadKeys):
-    """Keys are to be asked for, and there are none: nobody could come in."""
+    """API keys are required and none is configured."""
 
     def __init__(self) -> None:
         super().__init__("a key file or setting is given and holds no key; make one with `goodpart key`")
@@ -30,47 +30,47 @@ class NoKeys(BadKeys):
 
 @dataclass(frozen=True)
 class Key:
-    """One holder's right. ``digest``: SHA-256 of the key, in hex."""
+    """A key's name, scopes and ``digest``: SHA-256 of the key, in hex."""
 
     name: str
     scopes: frozenset[str]
     digest: str
 
-    def line(self) -> str:
-        """The key as a line of the key file."""
+    def to_line(self) -> str:
+        """Return the key as a line of the key file."""
         return f"{self.name} {','.join(sorted(self.scopes))} sha256:{self.digest}"
 
 
 @dataclass(frozen=True)
 class Keyring:
-    """All keys; an empty one asks nobody for a key."""
+    """All keys. Where there are none, no key is required."""
 
     keys: tuple[Key, ...] = ()
 
-    def holder(self, presented: str) -> Key | None:
-        """Whose key this is, None where it is nobody's. Every key is compared, each in constant time."""
-        digest = digest_of(presented)
+    def find(self, presented: str) -> Key | None:
+        """Return the matching key, or None. Every key is compared, each in constant time."""
+        digest = compute_digest(presented)
         found = [key for key in self.keys if hmac.compare_digest(key.digest, digest)]
         return found[0] if found else None
 
 
-def digest_of(key: str) -> str:
-    """What is kept of a key."""
+def compute_digest(key: str) -> str:
+    """Return the SHA-256 of a key in hex."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def new_key(name: str, scopes: Iterable[str]) -> tuple[str, Key]:
-    """A fresh key of 256 random bits, and what is kept of it. Raises BadKeys for a name or scope that is none."""
+def generate_key(name: str, scopes: Iterable[str]) -> tuple[str, Key]:
+    """Return a new key of 256 random bits and its record. Raises BadKeys for an invalid name or scope."""
     presented = PREFIX + secrets.token_urlsafe(32)
-    return presented, read_line(f"{name} {','.join(scopes)} sha256:{digest_of(presented)}", where="the new key")
+    return presented, parse_line(f"{name} {','.join(scopes)} sha256:{compute_digest(presented)}", where="the new key")
 
 
 def read_keys(*, file: Path | None, lines: str | None) -> Keyring:
-    """The keys of a file and of a setting, a line each; empty lines and those that begin with ``#`` count nothing."""
-    found = list(keys_in(lines or "", where="GOODPART_API_KEYS"))
+    """Read the keys of a file and of a setting, one a line. Empty lines and lines that begin with ``#`` are skipped."""
+    found = list(parse_keys(lines or "", where="GOODPART_API_KEYS"))
     if file is not None:
         try:
-            found += keys_in(file.read_text(), where=str(file))
+            found += parse_keys(file.read_text(), where=str(file))
         except (OSError, UnicodeDecodeError) as error:
             raise BadKeys(f"the key file {file} can't be read: {error}") from error
     names = [key.name for key in found]
@@ -80,15 +80,15 @@ def read_keys(*, file: Path | None, lines: str | None) -> Keyring:
     return Keyring(tuple(found))
 
 
-def keys_in(text: str, *, where: str) -> Iterable[Key]:
-    """The keys in these lines. Raises BadKeys, naming the line and never showing what it holds."""
+def parse_keys(text: str, *, where: str) -> Iterable[Key]:
+    """Parse one key a line. Raises BadKeys, which names the line and never shows its content."""
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip() and not line.lstrip().startswith("#"):
-            yield read_line(line.strip(), where=f"{where}, line {number}")
+            yield parse_line(line.strip(), where=f"{where}, line {number}")
 
 
-def read_line(line: str, *, where: str) -> Key:
-    """One key. Raises BadKeys."""
+def parse_line(line: str, *, where: str) -> Key:
+    """Parse one key. Raises BadKeys."""
     match = LINE.fullmatch(line)
     if match is None:
         raise BadKeys(f"{where}: a key is written '<name> <scope>[,<scope>] sha256:<64 hex digits>'")

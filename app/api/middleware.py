@@ -1,6 +1,6 @@
-"""What surrounds every request: its ids, its trace, the time its body may take, the headers of its answer, a log line.
+"""Request context: ids, trace, time and size limits of the body, response headers and one log line a request.
 
-Plain ASGI, so that streamed bodies and hung-up clients are seen as they are.
+Plain ASGI, so that streamed bodies and disconnects are not hidden.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.problems import SECURITY_HEADERS, BodyTooLarge, BodyTooSlow, refused
+from app.api.problems import SECURITY_HEADERS, BodyTooLarge, BodyTooSlow, problem_response
 
 log = structlog.stdlib.get_logger("goodpart.request")
 
@@ -30,21 +30,21 @@ PAGES = frozenset({"/docs", "/redoc"})
 HEALTH = frozenset({"/livez", "/readyz", "/metrics"})
 # Routes that take images limit their bodies themselves, by settings; for all others this is plenty.
 TAKES_IMAGES = re.compile(r".*/(inspect|inspect/batch|infer|feedback)")
-MOST_OTHER_BYTES = 65_536
+MAX_OTHER_BYTES = 65_536
 
 
 @dataclass(frozen=True)
-class Rules:
-    """``health_port``: where health and metrics are answered, and nothing else; None: on the one port there is."""
+class MiddlewareSettings:
+    """``health_port``: the only port that answers health and metrics; None where there is one port for all."""
 
     body_timeout_s: float = 30.0
     health_port: int | None = None
 
 
-class Envelope:
+class RequestContextMiddleware:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, rules: Rules) -> None:
+    def __init__(self, app: ASGIApp, rules: MiddlewareSettings) -> None:
         self.app = app
         self.rules = rules
 
@@ -52,22 +52,22 @@ class Envelope:
         """One request, or the lifespan, which passes through."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
-        elif self._is_wrong_door(scope):
-            await refused(HTTPStatus.NOT_FOUND)(scope, receive, send)
+        elif self._is_wrong_port(scope):
+            await problem_response(HTTPStatus.NOT_FOUND)(scope, receive, send)
         else:
-            await self._enveloped(scope, receive, send)
+            await self._handle(scope, receive, send)
 
-    async def _enveloped(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        ids = {"request_id": request_id_of(headers), "trace_id": trace_id_of(headers)}
+        ids = {"request_id": get_request_id(headers), "trace_id": get_trace_id(headers)}
         scope.setdefault("state", {}).update(ids)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(**ids)
-        answer = Answering(scope["path"], ids, send)
+        answer = ContextSend(scope["path"], ids, send)
         began = time.perf_counter()
         try:
-            limit_bytes = None if TAKES_IMAGES.fullmatch(scope["path"]) else MOST_OTHER_BYTES
-            body = Patient(receive, limit_s=self.rules.body_timeout_s, limit_bytes=limit_bytes)
+            limit_bytes = None if TAKES_IMAGES.fullmatch(scope["path"]) else MAX_OTHER_BYTES
+            body = LimitedReceive(receive, limit_s=self.rules.body_timeout_s, limit_bytes=limit_bytes)
             await self.app(scope, body, answer)
         except Exception:
             log.exception("failed", method=scope["method"], path=scope["path"])
@@ -77,18 +77,19 @@ class Envelope:
                 spent_ms = round((time.perf_counter() - began) * 1000, 3)
                 log.info("request", method=scope["method"], path=scope["path"], status=answer.status, spent_ms=spent_ms)
 
-    def _is_wrong_door(self, scope: Scope) -> bool:
-        """Whether this port is not the one for this path."""
+    def _is_wrong_port(self, scope: Scope) -> bool:
+        """Whether this port does not answer this path."""
         if self.rules.health_port is None:
             return False
         came_by_health_port = (scope.get("server") or ("", None))[1] == self.rules.health_port
         return (scope["path"] in HEALTH) != came_by_health_port
 
 
-class Patient:
-    """``receive`` that waits for a body only so long; once it is there, for ever, until the client goes.
+class LimitedReceive:
+    """``receive`` with limits on the time and size of the body.
 
-    The time counts from when the body is first asked for. ``limit_bytes``: None where whoever asks counts for itself.
+    The time counts from the first call. After the body is complete there is no limit, so that a disconnect can be
+    awaited. ``limit_bytes``: None where the route counts the bytes itself.
     """
 
     def __init__(self, receive: Receive, *, limit_s: float, limit_bytes: int | None = None) -> None:
@@ -100,7 +101,7 @@ class Patient:
         self._ends_at: float | None = None
 
     async def __call__(self) -> Message:
-        """The next message; raises BodyTooSlow, BodyTooLarge."""
+        """Return the next message. Raises BodyTooSlow, BodyTooLarge."""
         if self._is_whole:
             return await self._receive()
         self._ends_at = self._ends_at or time.monotonic() + self._limit_s
@@ -117,8 +118,8 @@ class Patient:
 
 
 @dataclass
-class Answering:
-    """``send`` that notes the status and adds the headers which every answer carries."""
+class ContextSend:
+    """``send`` that notes the status and adds the common response headers."""
 
     path: str
     ids: Mapping[str, str]
@@ -126,26 +127,26 @@ class Answering:
     status: int | None = None
 
     async def __call__(self, message: Message) -> None:
-        """Pass a message on."""
+        """Forward a message."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            self._complete(MutableHeaders(scope=message))
+            self._add_headers(MutableHeaders(scope=message))
         await self.send(message)
 
-    def _complete(self, headers: MutableHeaders) -> None:
+    def _add_headers(self, headers: MutableHeaders) -> None:
         headers["X-Request-Id"] = self.ids["request_id"]
         for name, value in SECURITY_HEADERS.items():
             if self.path not in PAGES:
                 headers.setdefault(name, value)
 
 
-def request_id_of(headers: Headers) -> str:
-    """The client's own id of the request where it sent a usable one, else a new one."""
+def get_request_id(headers: Headers) -> str:
+    """Return the client's ``X-Request-Id`` if it is valid, else a new id."""
     given = headers.get("x-request-id", "")
     return given if REQUEST_ID.fullmatch(given) else uuid4().hex
 
 
-def trace_id_of(headers: Headers) -> str:
-    """The trace that the request belongs to; where ``traceparent`` is missing or invalid, a new one."""
+def get_trace_id(headers: Headers) -> str:
+    """Return the trace id of ``traceparent`` if it is valid, else a new id."""
     match = TRACEPARENT.fullmatch(headers.get("traceparent", ""))
     return match["trace"] if match else secrets.token_hex(16)

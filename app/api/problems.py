@@ -41,12 +41,12 @@ class RequestError(bundle.GoodpartError):
     ├── BodyTooSlow         a body that did not arrive in time
     ├── KeyReused           an Idempotency-Key that came with another request before
     ├── NoHistory           a service that keeps no records
-    ├── UnknownInspection   no such record, or none any more
+    ├── UnknownInspection   no inspection of this id is kept
     ├── NoImage             a record without its image
-    ├── Unauthorized        no API key, or one that is nobody's
+    ├── Unauthorized        no API key, or an unknown one
     ├── Forbidden           a key without the scope that the route asks for
-    ├── FromElsewhere       a page of another site that would change something here
-    └── ClientGone          a client that hung up before its answer
+    ├── CrossSiteRequest    a page of another site tried to change something
+    └── ClientGone          the client disconnected before its answer
     """
 
 
@@ -109,14 +109,14 @@ class KeyReused(RequestError):
 
 
 class NoHistory(RequestError):
-    """A service that keeps no records."""
+    """The service keeps no history."""
 
     def __init__(self) -> None:
         super().__init__("this service keeps no history: GOODPART_HISTORY_RECORDS is 0")
 
 
 class UnknownInspection(RequestError):
-    """No such record, or none any more."""
+    """No inspection of this id is kept."""
 
     def __init__(self, inspection_id: str) -> None:
         super().__init__(f"no inspection '{inspection_id[:64]}' is kept")
@@ -130,7 +130,7 @@ class NoImage(RequestError):
 
 
 class Unauthorized(RequestError):
-    """No API key, or one that is nobody's."""
+    """No API key, or an unknown one."""
 
     def __init__(self) -> None:
         super().__init__("send an API key that this service knows as 'Authorization: Bearer <key>'")
@@ -143,22 +143,22 @@ class Forbidden(RequestError):
         super().__init__(f"this takes a key with the scope {' or '.join(scopes)}")
 
 
-class FromElsewhere(RequestError):
-    """A page of another site that would change something here, with the browser of somebody who is let in."""
+class CrossSiteRequest(RequestError):
+    """A page of another site tried to change something."""
 
     def __init__(self) -> None:
         super().__init__("a page of another site may change nothing here; give the service API keys to let it in")
 
 
 class ClientGone(RequestError):
-    """A client that hung up before its answer; nobody reads this, but the log counts it."""
+    """The client disconnected before its answer. Nothing is sent; the metrics count it."""
 
     def __init__(self) -> None:
         super().__init__("the client hung up before the image was judged")
 
 
 @dataclass(frozen=True)
-class Kind:
+class ProblemKind:
     """How a class of errors looks on the wire; ``slug`` is the stable end of the problem's type."""
 
     status: HTTPStatus
@@ -166,58 +166,58 @@ class Kind:
     title: str
 
 
-KINDS: Mapping[type[Exception], Kind] = {
-    engine.EmptyImage: Kind(HTTPStatus.BAD_REQUEST, "empty-image", "Empty image"),
-    engine.NotAnImage: Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "not-an-image", "Not an image"),
-    engine.TruncatedImage: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "truncated-image", "Truncated image"),
-    engine.ImageTooLarge: Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "image-too-large", "Image too large"),
-    engine.TooManyFrames: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "too-many-frames", "Too many frames"),
-    engine.UnsupportedMode: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "unsupported-mode", "Unsupported colours"),
-    engine.WrongBitDepth: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-bit-depth", "Wrong bit depth"),
-    engine.InvalidInput: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_input", "Invalid input"),
-    engine.QueueFull: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "queue-full", "Queue full"),
-    engine.DeadlinePassed: Kind(HTTPStatus.GATEWAY_TIMEOUT, "deadline-passed", "Deadline passed"),
-    engine.WorkerDied: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "worker-died", "Inference worker ended"),
-    VersionUnusable: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "version-unusable", "Version can't serve"),
-    engine.ModelError: Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "model-failed", "Model failed"),
-    store.UnknownProduct: Kind(HTTPStatus.NOT_FOUND, "unknown-product", "Unknown product"),
-    store.UnknownVersion: Kind(HTTPStatus.NOT_FOUND, "unknown-version", "Unknown version"),
-    store.NothingActive: Kind(HTTPStatus.CONFLICT, "nothing-active", "No active version"),
-    store.NoTransition: Kind(HTTPStatus.CONFLICT, "nothing-earlier", "No earlier version"),
-    store.ChangedMeanwhile: Kind(HTTPStatus.CONFLICT, "changed-meanwhile", "Changed meanwhile"),
-    store.StoreUnusable: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "store-unusable", "Store can't be used"),
-    store.StoreError: Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "store-failed", "Store failed"),
-    TooManyWatchers: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "too-many-watchers", "Too many watchers"),
-    bundle.BadName: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "bad-name", "Bad name"),
-    bundle.BundleError: Kind(HTTPStatus.CONFLICT, "bad-bundle", "Version refused"),
-    BodyTooLarge: Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body-too-large", "Body too large"),
-    WrongMediaType: Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "wrong-media-type", "Wrong media type"),
-    MissingImage: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "missing-image", "Missing image"),
-    TooManyImages: Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-many-images", "Too many images"),
-    ClientGone: Kind(HTTPStatus.BAD_REQUEST, "client-gone", "Client gone"),
-    BadForm: Kind(HTTPStatus.BAD_REQUEST, "bad-form", "Bad form"),
-    BadTensors: Kind(HTTPStatus.BAD_REQUEST, "bad-tensors", "Bad tensors"),
-    BodyTooSlow: Kind(HTTPStatus.REQUEST_TIMEOUT, "body-too-slow", "Body too slow"),
-    KeyReused: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "key-reused", "Idempotency key reused"),
-    NoHistory: Kind(HTTPStatus.NOT_FOUND, "no-history", "No history"),
-    UnknownInspection: Kind(HTTPStatus.NOT_FOUND, "unknown-inspection", "Unknown inspection"),
-    NoImage: Kind(HTTPStatus.NOT_FOUND, "no-image", "No image"),
-    Unauthorized: Kind(HTTPStatus.UNAUTHORIZED, "unauthorized", "API key missing or unknown"),
-    Forbidden: Kind(HTTPStatus.FORBIDDEN, "forbidden", "Scope missing"),
-    FromElsewhere: Kind(HTTPStatus.FORBIDDEN, "from-elsewhere", "Another site's page"),
+KINDS: Mapping[type[Exception], ProblemKind] = {
+    engine.EmptyImage: ProblemKind(HTTPStatus.BAD_REQUEST, "empty-image", "Empty image"),
+    engine.NotAnImage: ProblemKind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "not-an-image", "Not an image"),
+    engine.TruncatedImage: ProblemKind(HTTPStatus.UNPROCESSABLE_ENTITY, "truncated-image", "Truncated image"),
+    engine.ImageTooLarge: ProblemKind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "image-too-large", "Image too large"),
+    engine.TooManyFrames: ProblemKind(HTTPStatus.UNPROCESSABLE_ENTITY, "too-many-frames", "Too many frames"),
+    engine.UnsupportedMode: ProblemKind(HTTPStatus.UNPROCESSABLE_ENTITY, "unsupported-mode", "Unsupported colours"),
+    engine.WrongBitDepth: ProblemKind(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-bit-depth", "Wrong bit depth"),
+    engine.InvalidInput: ProblemKind(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-input", "Invalid input"),
+    engine.QueueFull: ProblemKind(HTTPStatus.SERVICE_UNAVAILABLE, "queue-full", "Queue full"),
+    engine.DeadlinePassed: ProblemKind(HTTPStatus.GATEWAY_TIMEOUT, "deadline-passed", "Deadline passed"),
+    engine.WorkerDied: ProblemKind(HTTPStatus.SERVICE_UNAVAILABLE, "worker-died", "Inference worker ended"),
+    VersionUnusable: ProblemKind(HTTPStatus.SERVICE_UNAVAILABLE, "version-unusable", "Version can't serve"),
+    engine.ModelError: ProblemKind(HTTPStatus.INTERNAL_SERVER_ERROR, "model-failed", "Model failed"),
+    store.UnknownProduct: ProblemKind(HTTPStatus.NOT_FOUND, "unknown-product", "Unknown product"),
+    store.UnknownVersion: ProblemKind(HTTPStatus.NOT_FOUND, "unknown-version", "Unknown version"),
+    store.NothingActive: ProblemKind(HTTPStatus.CONFLICT, "nothing-active", "No active version"),
+    store.NoTransition: ProblemKind(HTTPStatus.CONFLICT, "nothing-earlier", "No earlier version"),
+    store.Conflict: ProblemKind(HTTPStatus.CONFLICT, "changed-meanwhile", "Changed meanwhile"),
+    store.StoreUnusable: ProblemKind(HTTPStatus.SERVICE_UNAVAILABLE, "store-unusable", "Store can't be used"),
+    store.StoreError: ProblemKind(HTTPStatus.INTERNAL_SERVER_ERROR, "store-failed", "Store failed"),
+    TooManyWatchers: ProblemKind(HTTPStatus.SERVICE_UNAVAILABLE, "too-many-watchers", "Too many watchers"),
+    bundle.BadName: ProblemKind(HTTPStatus.UNPROCESSABLE_ENTITY, "bad-name", "Bad name"),
+    bundle.BundleError: ProblemKind(HTTPStatus.CONFLICT, "bad-bundle", "Version refused"),
+    BodyTooLarge: ProblemKind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body-too-large", "Body too large"),
+    WrongMediaType: ProblemKind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "wrong-media-type", "Wrong media type"),
+    MissingImage: ProblemKind(HTTPStatus.UNPROCESSABLE_ENTITY, "missing-image", "Missing image"),
+    TooManyImages: ProblemKind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-many-images", "Too many images"),
+    ClientGone: ProblemKind(HTTPStatus.BAD_REQUEST, "client-gone", "Client gone"),
+    BadForm: ProblemKind(HTTPStatus.BAD_REQUEST, "bad-form", "Bad form"),
+    BadTensors: ProblemKind(HTTPStatus.BAD_REQUEST, "bad-tensors", "Bad tensors"),
+    BodyTooSlow: ProblemKind(HTTPStatus.REQUEST_TIMEOUT, "body-too-slow", "Body too slow"),
+    KeyReused: ProblemKind(HTTPStatus.UNPROCESSABLE_ENTITY, "key-reused", "Idempotency key reused"),
+    NoHistory: ProblemKind(HTTPStatus.NOT_FOUND, "no-history", "No history"),
+    UnknownInspection: ProblemKind(HTTPStatus.NOT_FOUND, "unknown-inspection", "Unknown inspection"),
+    NoImage: ProblemKind(HTTPStatus.NOT_FOUND, "no-image", "No image"),
+    Unauthorized: ProblemKind(HTTPStatus.UNAUTHORIZED, "unauthorized", "API key missing or unknown"),
+    Forbidden: ProblemKind(HTTPStatus.FORBIDDEN, "forbidden", "Scope missing"),
+    CrossSiteRequest: ProblemKind(HTTPStatus.FORBIDDEN, "from-elsewhere", "Another site's page"),
 }
 
 
-def kind_of(error: bundle.GoodpartError) -> Kind:
-    """The nearest class of the error that the map holds; raises KeyError where nobody has thought of it."""
+def find_kind(error: bundle.GoodpartError) -> ProblemKind:
+    """Return the kind of the error's nearest class in the map. Raises KeyError where the map has none."""
     for ancestor in type(error).__mro__:
         if ancestor in KINDS:
             return KINDS[ancestor]
     raise KeyError(type(error))
 
 
-def problem(kind: Kind, detail: str) -> dict[str, object]:
-    """The members of a problem document."""
+def build_problem(kind: ProblemKind, detail: str) -> dict[str, object]:
+    """Return the members of a problem document."""
     return {
         "type": f"urn:goodpart:problem:{kind.slug}",
         "title": kind.title,
@@ -226,19 +226,21 @@ def problem(kind: Kind, detail: str) -> dict[str, object]:
     }
 
 
-def kind_of_status(status: HTTPStatus) -> Kind:
-    """How a path or method that is not there looks on the wire."""
-    return Kind(status, status.phrase.lower().replace(" ", "-"), status.phrase)
+def kind_from_status(status: HTTPStatus) -> ProblemKind:
+    """Return the kind of an unknown path or method."""
+    return ProblemKind(status, status.phrase.lower().replace(" ", "-"), status.phrase)
 
 
-def refused(status: HTTPStatus) -> JSONResponse:
-    """The whole answer of this status, for who answers before there is a route."""
-    return JSONResponse(problem(kind_of_status(status), status.phrase), status_code=int(status), media_type=MEDIA_TYPE)
+def problem_response(status: HTTPStatus) -> JSONResponse:
+    """Return a complete problem response, for code that answers before routing."""
+    return JSONResponse(
+        build_problem(kind_from_status(status), status.phrase), status_code=int(status), media_type=MEDIA_TYPE
+    )
 
 
-def problem_of(error: bundle.GoodpartError) -> dict[str, object]:
-    """One of our errors as a problem document."""
-    return problem(kind_of(error), str(error))
+def problem_from_error(error: bundle.GoodpartError) -> dict[str, object]:
+    """Return an error as a problem document."""
+    return build_problem(find_kind(error), str(error))
 
 
 class Handlers:
@@ -247,11 +249,11 @@ class Handlers:
     def __init__(self, on_problem: Callable[[str], None]) -> None:
         self._on_problem = on_problem
 
-    async def on_ours(self, request: Request, error: Exception) -> JSONResponse:
-        """An error that we raised on purpose."""
+    async def on_goodpart_error(self, request: Request, error: Exception) -> JSONResponse:
+        """Answer an error that Goodpart raised."""
         if not isinstance(error, bundle.GoodpartError):
             raise error
-        response = self._answer(request, kind_of(error), str(error))
+        response = self._respond(request, find_kind(error), str(error))
         if isinstance(error, engine.QueueFull):
             response.headers["Retry-After"] = str(error.retry_after_s)
         if isinstance(error, Unauthorized):
@@ -259,33 +261,33 @@ class Handlers:
         return response
 
     async def on_invalid(self, request: Request, error: Exception) -> JSONResponse:
-        """A query, path or body that does not fit the route; the first thing wrong, in one line."""
+        """Answer an invalid query, path or body with the first error."""
         if not isinstance(error, RequestValidationError):
             raise error
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"])
-        kind = Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", "Invalid request")
-        return self._answer(request, kind, f"{where}: {first['msg']}")
+        kind = ProblemKind(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", "Invalid request")
+        return self._respond(request, kind, f"{where}: {first['msg']}")
 
     async def on_http(self, request: Request, error: Exception) -> JSONResponse:
-        """A path or method that is not there."""
+        """Answer an unknown path or method."""
         if not isinstance(error, HTTPException):
             raise error
-        response = self._answer(request, kind_of_status(HTTPStatus(error.status_code)), str(error.detail))
+        response = self._respond(request, kind_from_status(HTTPStatus(error.status_code)), str(error.detail))
         response.headers.update(error.headers or {})
         return response
 
     async def on_unexpected(self, request: Request, error: Exception) -> JSONResponse:  # noqa: ARG002  # nothing of it is shown
-        """An error that nobody thought of: the client learns that it happened, the log learns what."""
-        kind = Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error", "Internal error")
-        response = self._answer(request, kind, "the service failed; its log says why")
+        """Answer an unexpected exception. The client gets no details; the log has them."""
+        kind = ProblemKind(HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error", "Internal error")
+        response = self._respond(request, kind, "the service failed; its log says why")
         # This answer is made outside of the envelope, which adds these else.
         response.headers.update({**SECURITY_HEADERS, "X-Request-Id": request.state.request_id})
         return response
 
-    def _answer(self, request: Request, kind: Kind, detail: str) -> JSONResponse:
+    def _respond(self, request: Request, kind: ProblemKind, detail: str) -> JSONResponse:
         self._on_problem(kind.slug)
-        content = problem(kind, detail)
+        content = build_problem(kind, detail)
         if request.url.path.startswith(OPEN_INFERENCE):
             content["error"] = detail  # where clients of the Open Inference Protocol look
         response = JSONResponse(content, status_code=int(kind.status), media_type=MEDIA_TYPE)
@@ -294,10 +296,10 @@ class Handlers:
         return response
 
 
-def install(app: FastAPI, *, on_problem: Callable[[str], None]) -> None:
+def install_handlers(app: FastAPI, *, on_problem: Callable[[str], None]) -> None:
     """Answer every error of this application with problem+json."""
     handlers = Handlers(on_problem)
-    app.add_exception_handler(bundle.GoodpartError, handlers.on_ours)
+    app.add_exception_handler(bundle.GoodpartError, handlers.on_goodpart_error)
     app.add_exception_handler(RequestValidationError, handlers.on_invalid)
     app.add_exception_handler(HTTPException, handlers.on_http)
     app.add_exception_handler(Exception, handlers.on_unexpected)

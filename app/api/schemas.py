@@ -1,4 +1,4 @@
-"""What the service answers: the members of DESIGN section 5, documented for OpenAPI."""
+"""Response models, documented for OpenAPI; docs/service.md describes them."""
 
 import base64
 from datetime import datetime
@@ -7,66 +7,66 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.imaging.heatmap import Heatmap
-from app.inference.explain import Expected, Explanation
-from app.inference.registry import Shadow, Standing
+from app.inference.explain import Explanation, RecalledPatch
+from app.inference.registry import ProductStatus, Shadow
 from app.inference.version import ThresholdFrom
 from app.inspection.drift import DriftRule, Window
 from app.inspection.pipeline import Inspection
-from app.inspection.shadow import Tally
-from app.store.labels import Confirmation, Label
+from app.inspection.shadow import ShadowStats
+from app.store.labels import Label, LabelDecision
 from model.bundle import Manifest, PromiseRecord
 
 
-class Answer(BaseModel):
-    """A part of an answer; read from the engine's objects by attribute."""
+class ResponseModel(BaseModel):
+    """A part of a response; read from objects by attribute."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
 
-class ScaleAnswer(Answer):
-    """One scale: its own score, and the share it put into the joint score."""
+class ScaleResponse(ResponseModel):
+    """One scale: its own score, and its share of the joint score."""
 
     stride: int
     score: float
     share: float
 
 
-class ScaleShareAnswer(Answer):
-    """What a scale put into the map at a region's peak, as a share of 1."""
+class ScaleShareResponse(ResponseModel):
+    """A scale's share of the map at a region's peak; shares sum to 1."""
 
     stride: int
     share: float
 
 
-class ExpectedAnswer(Answer):
-    """A good patch that the memory recalled at a region's peak: how much it weighed, and its picture, base64."""
+class RecalledPatchResponse(ResponseModel):
+    """A good patch that the memory recalled at a region's peak: its weight, and its picture in base64."""
 
     weight: float
     media_type: str = "image/jpeg"
     data: str
 
     @classmethod
-    def of(cls, expected: Expected) -> Self:
-        """A patch for the wire."""
-        return cls(weight=expected.weight, data=base64.b64encode(expected.jpeg).decode())
+    def from_patch(cls, patch: RecalledPatch) -> Self:
+        """Return a patch for the wire."""
+        return cls(weight=patch.weight, data=base64.b64encode(patch.jpeg).decode())
 
 
-class ExplanationAnswer(Answer):
-    """Why a region is wrong: by scale, and what was expected there instead."""
+class ExplanationResponse(ResponseModel):
+    """Why a region is anomalous: shares of the scales, and the patches expected there."""
 
-    scales: tuple[ScaleShareAnswer, ...]
-    expected: tuple[ExpectedAnswer, ...]
+    scales: tuple[ScaleShareResponse, ...]
+    expected: tuple[RecalledPatchResponse, ...]
 
     @classmethod
-    def of(cls, explanation: Explanation) -> Self:
-        """An explanation for the wire."""
+    def from_explanation(cls, explanation: Explanation) -> Self:
+        """Return an explanation for the wire."""
         return cls(
-            scales=tuple(ScaleShareAnswer.model_validate(scale) for scale in explanation.scales),
-            expected=tuple(ExpectedAnswer.of(patch) for patch in explanation.expected),
+            scales=tuple(ScaleShareResponse.model_validate(scale) for scale in explanation.scales),
+            expected=tuple(RecalledPatchResponse.from_patch(patch) for patch in explanation.expected),
         )
 
 
-class RegionAnswer(Answer):
+class RegionResponse(ResponseModel):
     """Where the map exceeds the pixel threshold, in pixels of the posted image, upright."""
 
     x: int
@@ -75,11 +75,11 @@ class RegionAnswer(Answer):
     height: int
     area_px: int
     peak: float
-    explanation: ExplanationAnswer | None = Field(default=None, description="where explain=true asked for it")
+    explanation: ExplanationResponse | None = Field(default=None, description="where explain=true asked for it")
 
 
-class HeatmapAnswer(Answer):
-    """The heat-map, base64; ``range`` is what its first and last colour stand for."""
+class HeatmapResponse(ResponseModel):
+    """The heat-map in base64; ``range``: the values of the first and the last colour."""
 
     media_type: str
     width: int
@@ -88,8 +88,8 @@ class HeatmapAnswer(Answer):
     data: str
 
     @classmethod
-    def of(cls, heatmap: Heatmap) -> Self:
-        """A rendered heat-map for the wire."""
+    def from_heatmap(cls, heatmap: Heatmap) -> Self:
+        """Return a heat-map for the wire."""
         return cls(
             media_type=heatmap.media_type,
             width=heatmap.width,
@@ -99,7 +99,7 @@ class HeatmapAnswer(Answer):
         )
 
 
-class ImageAnswer(Answer):
+class ImageResponse(ResponseModel):
     """The posted image, upright."""
 
     width: int
@@ -107,13 +107,13 @@ class ImageAnswer(Answer):
     sha256: str
 
 
-class RegionOfInterestAnswer(Answer):
-    """Which share of the image was inspected; the rest counts nowhere."""
+class RegionOfInterestResponse(ResponseModel):
+    """The share of the image that was inspected."""
 
     share: float
 
 
-class TimingsAnswer(Answer):
+class TimingsResponse(ResponseModel):
     """Milliseconds by step, to the microsecond."""
 
     decode: float
@@ -122,8 +122,8 @@ class TimingsAnswer(Answer):
     render: float
 
 
-class InspectionAnswer(Answer):
-    """One judgement of one part."""
+class InspectionResponse(ResponseModel):
+    """One inspection of one part."""
 
     inspection_id: str
     request_id: str
@@ -136,17 +136,19 @@ class InspectionAnswer(Answer):
     threshold_from: ThresholdFrom = Field(description="calibration, or a rate or value that people chose since")
     p_value: float = Field(description="how ordinary the score is among good parts")
     promise: PromiseRecord = Field(description="the false-alarm rate that calibration supports")
-    scales: tuple[ScaleAnswer, ...]
-    regions: tuple[RegionAnswer, ...]
-    heatmap: HeatmapAnswer | None
-    region_of_interest: RegionOfInterestAnswer | None = Field(description="null where the whole image is inspected")
-    image: ImageAnswer
+    scales: tuple[ScaleResponse, ...]
+    regions: tuple[RegionResponse, ...]
+    heatmap: HeatmapResponse | None
+    region_of_interest: RegionOfInterestResponse | None = Field(description="null where the whole image is inspected")
+    image: ImageResponse
     warnings: tuple[str, ...] = ()
-    timings_ms: TimingsAnswer
+    timings_ms: TimingsResponse
 
     @classmethod
-    def of(cls, inspection: Inspection, *, inspection_id: str, request_id: str, part_id: str | None) -> Self:
-        """The engine's inspection for the wire."""
+    def from_inspection(
+        cls, inspection: Inspection, *, inspection_id: str, request_id: str, part_id: str | None
+    ) -> Self:
+        """Return an inspection for the wire."""
         return cls(
             inspection_id=inspection_id,
             request_id=request_id,
@@ -159,48 +161,48 @@ class InspectionAnswer(Answer):
             threshold_from=inspection.version.threshold_from,
             p_value=inspection.p_value,
             promise=inspection.promise,
-            scales=tuple(ScaleAnswer.model_validate(scale) for scale in inspection.scales),
-            regions=regions_of(inspection),
-            heatmap=HeatmapAnswer.of(inspection.heatmap) if inspection.heatmap else None,
-            region_of_interest=interest_of(inspection),
-            image=ImageAnswer.model_validate(inspection.image),
-            warnings=warnings_of(inspection),
-            timings_ms=TimingsAnswer.model_validate(inspection.timings),
+            scales=tuple(ScaleResponse.model_validate(scale) for scale in inspection.scales),
+            regions=to_regions(inspection),
+            heatmap=HeatmapResponse.from_heatmap(inspection.heatmap) if inspection.heatmap else None,
+            region_of_interest=to_roi(inspection),
+            image=ImageResponse.model_validate(inspection.image),
+            warnings=collect_warnings(inspection),
+            timings_ms=TimingsResponse.model_validate(inspection.timings),
         )
 
 
-def told_of_file(inspection: Inspection, name: str) -> dict[str, object]:
-    """What a command says of a file: the answer without what only a request has, and without its picture."""
-    answer = InspectionAnswer.of(inspection, inspection_id="", request_id="", part_id=name)
+def to_file_result(inspection: Inspection, name: str) -> dict[str, object]:
+    """Return an inspection as the commands print it: without ids of a request and without the heat-map."""
+    answer = InspectionResponse.from_inspection(inspection, inspection_id="", request_id="", part_id=name)
     return answer.model_dump(mode="json", exclude={"inspection_id", "request_id", "heatmap"})
 
 
-def regions_of(inspection: Inspection) -> tuple[RegionAnswer, ...]:
-    """The regions, each with its explanation where there is one."""
-    regions = tuple(RegionAnswer.model_validate(region) for region in inspection.regions)
+def to_regions(inspection: Inspection) -> tuple[RegionResponse, ...]:
+    """Return the regions, each with its explanation if there is one."""
+    regions = tuple(RegionResponse.model_validate(region) for region in inspection.regions)
     if not inspection.explanations:
         return regions
     return tuple(
-        region.model_copy(update={"explanation": ExplanationAnswer.of(explanation)})
+        region.model_copy(update={"explanation": ExplanationResponse.from_explanation(explanation)})
         for region, explanation in zip(regions, inspection.explanations, strict=True)
     )
 
 
-def warnings_of(inspection: Inspection) -> tuple[str, ...]:
-    """What the asker should know: of the image, or of an explanation without pictures."""
+def collect_warnings(inspection: Inspection) -> tuple[str, ...]:
+    """Return the warnings of the image, and one where an explanation has no pictures."""
     if inspection.explanations and inspection.version.patches is None:
         without = "this version keeps no pictures of good patches; train it anew to see what was expected"
         return (*inspection.warnings, without)
     return inspection.warnings
 
 
-def interest_of(inspection: Inspection) -> RegionOfInterestAnswer | None:
-    """What the version's region of interest is, if it has one."""
+def to_roi(inspection: Inspection) -> RegionOfInterestResponse | None:
+    """Return the version's region of interest, or None."""
     region = inspection.version.manifest.region
-    return RegionOfInterestAnswer(share=region.share) if region else None
+    return RegionOfInterestResponse(share=region.share) if region else None
 
 
-class ProblemAnswer(Answer):
+class ProblemResponse(ResponseModel):
     """An error (RFC 9457)."""
 
     type: str
@@ -209,14 +211,14 @@ class ProblemAnswer(Answer):
     detail: str
 
 
-class BatchAnswer(Answer):
+class BatchResponse(ResponseModel):
     """One item an image, in order: an inspection or a problem."""
 
-    items: tuple[InspectionAnswer | ProblemAnswer, ...]
+    items: tuple[InspectionResponse | ProblemResponse, ...]
 
 
-class OverrideAnswer(Answer):
-    """A threshold that people chose instead of the version's own: by a rate, or by a value for one version."""
+class OverrideResponse(ResponseModel):
+    """A threshold that replaces the version's own: by a rate, or by a value for one version."""
 
     false_alarm_rate: float | None
     threshold: float | None
@@ -225,8 +227,8 @@ class OverrideAnswer(Answer):
     why: str
 
 
-class DriftAnswer(Answer):
-    """Whether scores of late look like those of the calibration parts, by one full window after the other."""
+class DriftResponse(ResponseModel):
+    """Whether recent scores differ from those of the calibration parts, tested window by window."""
 
     drifted: bool | None = Field(description="of the last full window; null before the first")
     distance: float | None = Field(description="between the two distributions of scores, 0 to 1")
@@ -237,8 +239,8 @@ class DriftAnswer(Answer):
     assumed_defect_share: float = Field(description="share of defective parts that raises no alarm")
 
     @classmethod
-    def of(cls, window: Window | None, rule: DriftRule) -> Self:
-        """What is known of a product's scores."""
+    def from_window(cls, window: Window | None, rule: DriftRule) -> Self:
+        """Return the drift of a product's scores."""
         last = window.last if window else None
         return cls(
             drifted=last.has_drifted if last else None,
@@ -251,8 +253,8 @@ class DriftAnswer(Answer):
         )
 
 
-class TallyAnswer(Answer):
-    """What a candidate said so far: of the images it saw, how many it judged, and how many otherwise."""
+class ShadowStatsResponse(ResponseModel):
+    """How many images a candidate inspected, and how many verdicts differ."""
 
     seen: int
     judged: int
@@ -263,23 +265,23 @@ class TallyAnswer(Answer):
     disagreement_rate: float | None
 
 
-class ShadowAnswer(Answer):
-    """The candidate that judges beside the serving version; ``fault`` says why it does not."""
+class ShadowResponse(ResponseModel):
+    """The candidate that runs in shadow; ``fault`` says why it does not."""
 
     version: str
     share: float
     fault: str | None
-    tally: TallyAnswer | None
+    tally: ShadowStatsResponse | None
 
     @classmethod
-    def of(cls, shadow: Shadow, tally: Tally | None) -> Self:
-        """A candidate for the wire."""
-        counted = TallyAnswer.model_validate(tally) if tally else None
-        return cls(version=shadow.version, share=shadow.share, fault=shadow.fault, tally=counted)
+    def from_shadow(cls, shadow: Shadow, stats: ShadowStats | None) -> Self:
+        """Return a candidate for the wire."""
+        counted = ShadowStatsResponse.model_validate(stats) if stats else None
+        return cls(version=shadow.version, share=shadow.share, fault=shadow.error, tally=counted)
 
 
-class ProductAnswer(Answer):
-    """How a product stands; ``fault`` says why the activated version does not serve."""
+class ProductResponse(ResponseModel):
+    """The status of a product; ``fault`` says why the activated version does not serve."""
 
     product: str
     serving: str | None
@@ -289,36 +291,38 @@ class ProductAnswer(Answer):
     threshold: float | None = Field(description="that holds now")
     threshold_from: ThresholdFrom | None
     promise: PromiseRecord | None
-    override: OverrideAnswer | None
-    drift: DriftAnswer
-    shadow: ShadowAnswer | None
+    override: OverrideResponse | None
+    drift: DriftResponse
+    shadow: ShadowResponse | None
 
     @classmethod
-    def of(cls, standing: Standing, *, drift: Window | None, rule: DriftRule, tally: Tally | None) -> Self:
-        """The catalogue's standing for the wire."""
-        serving = standing.serving
+    def from_status(
+        cls, status: ProductStatus, *, drift: Window | None, rule: DriftRule, stats: ShadowStats | None
+    ) -> Self:
+        """Return a product's status for the wire."""
+        serving = status.serving
         return cls(
-            product=standing.product,
+            product=status.product,
             serving=serving.name if serving else None,
-            activated=standing.activated,
-            fault=standing.fault,
-            resting=standing.is_resting,
+            activated=status.activated,
+            fault=status.error,
+            resting=status.is_evicted,
             threshold=serving.threshold if serving else None,
             threshold_from=serving.threshold_from if serving else None,
             promise=serving.promise if serving else None,
-            override=OverrideAnswer.model_validate(standing.override) if standing.override else None,
-            drift=DriftAnswer.of(drift, rule),
-            shadow=ShadowAnswer.of(standing.shadow, tally) if standing.shadow else None,
+            override=OverrideResponse.model_validate(status.override) if status.override else None,
+            drift=DriftResponse.from_window(drift, rule),
+            shadow=ShadowResponse.from_shadow(status.shadow, stats) if status.shadow else None,
         )
 
 
-class ProductsAnswer(Answer):
+class ProductsResponse(ResponseModel):
     """Every product of the store, by name."""
 
-    products: tuple[ProductAnswer, ...]
+    products: tuple[ProductResponse, ...]
 
 
-class VersionAnswer(Answer):
+class VersionResponse(ResponseModel):
     """A version in the store; ``fault`` says why its manifest can't be read."""
 
     version: str
@@ -330,8 +334,8 @@ class VersionAnswer(Answer):
     fault: str | None = None
 
     @classmethod
-    def of(cls, version: str, manifest: Manifest, *, serving: bool) -> Self:
-        """A manifest for the wire."""
+    def from_manifest(cls, version: str, manifest: Manifest, *, serving: bool) -> Self:
+        """Return a manifest for the wire."""
         return cls(
             version=version,
             serving=serving,
@@ -342,32 +346,32 @@ class VersionAnswer(Answer):
         )
 
 
-class VersionsAnswer(Answer):
+class VersionsResponse(ResponseModel):
     """A product's versions, oldest first."""
 
     product: str
-    versions: tuple[VersionAnswer, ...]
+    versions: tuple[VersionResponse, ...]
 
 
-class ReadyProductAnswer(Answer):
-    """Whether a product can be judged."""
+class ReadyProductResponse(ResponseModel):
+    """Whether a product can be inspected."""
 
     product: str
     serving: str | None
     fault: str | None
 
 
-class HealthAnswer(Answer):
-    """Whether the service can judge, and if not, why."""
+class HealthResponse(ResponseModel):
+    """Whether the service can inspect, and if not, why."""
 
     ready: bool
     reasons: tuple[str, ...]
-    products: tuple[ReadyProductAnswer, ...]
+    products: tuple[ReadyProductResponse, ...]
 
 
-class FeedbackAnswer(Answer):
-    """An image as it is kept now: its label, and every label that it was given, oldest first."""
+class FeedbackResponse(ResponseModel):
+    """A labelled image: its label, and all of its labels, oldest first."""
 
     sha256: str
     label: Label
-    history: tuple[Confirmation, ...]
+    history: tuple[LabelDecision, ...]

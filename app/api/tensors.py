@@ -23,8 +23,8 @@ from app.api.problems import BadTensors
 HEADER = "inference-header-content-length"
 INPUT = "image"
 # JSON is the slow way to send pixels, and holds up everybody while it is parsed; the binary extension is the fast one.
-MOST_JSON_BYTES = 4_000_000
-MOST_JSON_NUMBERS = 100_000
+MAX_JSON_BYTES = 4_000_000
+MAX_JSON_NUMBERS = 100_000
 Parameters = Mapping[str, Any]
 Size = Annotated[int, Field(ge=0, le=1 << 31)]
 
@@ -39,8 +39,8 @@ class TensorIn(BaseModel):
     data: list[Any] | None = None
 
 
-class OutputAsked(BaseModel):
-    """An output that is wanted, and whether as bytes."""
+class RequestedOutput(BaseModel):
+    """A requested output, and whether it is wanted as bytes."""
 
     name: str
     parameters: Parameters = {}
@@ -52,12 +52,12 @@ class InferRequest(BaseModel):
     id: str | None = None
     parameters: Parameters = {}
     inputs: Annotated[list[TensorIn], Field(min_length=1)]
-    outputs: list[OutputAsked] = []
+    outputs: list[RequestedOutput] = []
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What was asked: encoded images in order, and how the answer is to look. ``outputs``: name -> as bytes."""
+class InferInput:
+    """A parsed request: encoded images in order, and the form of the response. ``outputs``: name -> as bytes."""
 
     id: str | None
     images: tuple[bytes, ...]
@@ -73,21 +73,21 @@ class TensorOut:
     datatype: Literal["FP32", "BYTES"]
     values: NDArray[Any]
 
-    def as_bytes(self) -> bytes:
-        """The elements as the binary extension writes them."""
+    def to_bytes(self) -> bytes:
+        """Return the elements in the form of the binary extension."""
         if self.datatype == "FP32":
             return self.values.astype("<f4").tobytes()
         encoded = [str(value).encode() for value in self.values.ravel()]
         return b"".join(struct.pack("<I", len(one)) + one for one in encoded)
 
 
-def read_request(body: bytes, *, json_length: str | None, most: int) -> Asked:
-    """The images of a request of at most so many. Raises BadTensors."""
+def parse_request(body: bytes, *, json_length: str | None, max_images: int) -> InferInput:
+    """Parse a request with at most ``max_images`` images. Raises BadTensors."""
     if json_length == "0":  # the whole body is the one input: a JPEG as it is
-        return Asked(id=None, images=(body,), outputs={}, all_as_bytes=False)
-    head, rest = split(body, json_length)
-    if len(head) > MOST_JSON_BYTES:
-        raise BadTensors(f"more than {MOST_JSON_BYTES:,} bytes of JSON; send the image as binary data")
+        return InferInput(id=None, images=(body,), outputs={}, all_as_bytes=False)
+    head, rest = split_body(body, json_length)
+    if len(head) > MAX_JSON_BYTES:
+        raise BadTensors(f"more than {MAX_JSON_BYTES:,} bytes of JSON; send the image as binary data")
     try:
         request = InferRequest.model_validate_json(head)
     except ValidationError as error:
@@ -95,16 +95,16 @@ def read_request(body: bytes, *, json_length: str | None, most: int) -> Asked:
         raise BadTensors(f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}") from None
     if len(request.inputs) != 1 or request.inputs[0].name != INPUT:
         raise BadTensors(f"there is one input, '{INPUT}'")
-    return Asked(
+    return InferInput(
         id=request.id,
-        images=tuple(images_of(request.inputs[0], rest, most=most)),
+        images=tuple(decode_images(request.inputs[0], rest, max_images=max_images)),
         outputs={one.name: bool(one.parameters.get("binary_data")) for one in request.outputs},
         all_as_bytes=bool(request.parameters.get("binary_data_output")),
     )
 
 
-def split(body: bytes, json_length: str | None) -> tuple[bytes, bytes]:
-    """The JSON and what follows it. Raises BadTensors."""
+def split_body(body: bytes, json_length: str | None) -> tuple[bytes, bytes]:
+    """Split a body into its JSON and the bytes that follow. Raises BadTensors."""
     if json_length is None:
         return body, b""
     if (
@@ -117,28 +117,28 @@ def split(body: bytes, json_length: str | None) -> tuple[bytes, bytes]:
     return body[: int(json_length)], body[int(json_length) :]
 
 
-def images_of(tensor: TensorIn, rest: bytes, *, most: int) -> Iterator[bytes]:
-    """The images in a tensor, each as encoded bytes, so that all go through one decoder. Raises BadTensors."""
+def decode_images(tensor: TensorIn, rest: bytes, *, max_images: int) -> Iterator[bytes]:
+    """Yield the images of a tensor as encoded bytes, so that all of them pass one decoder. Raises BadTensors."""
     size = tensor.parameters.get("binary_data_size")
     if (size is None) == (tensor.data is None) or (size is not None and size != len(rest)):
         raise BadTensors("an input has either data or as many bytes after the JSON as its binary_data_size says")
     if tensor.datatype == "BYTES":
-        elements = strings_in(tensor.data) if tensor.data is not None else list(bytes_in(rest))
+        elements = decode_strings(tensor.data) if tensor.data is not None else list(split_elements(rest))
         if len(tensor.shape) > 2 or int(np.prod(tensor.shape)) != len(elements):
             raise BadTensors(f"{len(elements)} elements do not fill the shape {tensor.shape}")
-        check_count(len(elements), most)
+        check_count(len(elements), max_images)
         return iter(elements)
-    return pictures(tensor, rest, most=most)
+    return pixels_to_bitmaps(tensor, rest, max_images=max_images)
 
 
-def check_count(count: int, most: int) -> None:
+def check_count(count: int, max_images: int) -> None:
     """Raise BadTensors for no image or too many."""
-    if not 1 <= count <= most:
-        raise BadTensors(f"{count} images; 1 to {most} can be sent at once")
+    if not 1 <= count <= max_images:
+        raise BadTensors(f"{count} images; 1 to {max_images} can be sent at once")
 
 
-def strings_in(data: Sequence[Any]) -> list[bytes]:
-    """Images in JSON, base64 each. Raises BadTensors."""
+def decode_strings(data: Sequence[Any]) -> list[bytes]:
+    """Decode base64 images in JSON. Raises BadTensors."""
     flat = [one for element in data for one in (element if isinstance(element, list) else [element])]
     try:
         return [base64.b64decode(one, validate=True) for one in flat]
@@ -146,8 +146,8 @@ def strings_in(data: Sequence[Any]) -> list[bytes]:
         raise BadTensors("BYTES in JSON are base64 strings") from None
 
 
-def bytes_in(rest: bytes) -> Iterator[bytes]:
-    """Elements as the binary extension writes them: a length of 4 bytes, little-endian, then the element."""
+def split_elements(rest: bytes) -> Iterator[bytes]:
+    """Yield the elements of the binary extension: a length of 4 bytes, little-endian, then the element."""
     position = 0
     while position < len(rest):
         if position + 4 > len(rest):
@@ -160,45 +160,49 @@ def bytes_in(rest: bytes) -> Iterator[bytes]:
         position += length
 
 
-def pictures(tensor: TensorIn, rest: bytes, *, most: int) -> Iterator[bytes]:
-    """Pixels (height, width, 3) or (images, height, width, 3) as bitmaps. Raises BadTensors."""
+def pixels_to_bitmaps(tensor: TensorIn, rest: bytes, *, max_images: int) -> Iterator[bytes]:
+    """Return pixels (height, width, 3) or (images, height, width, 3) as bitmaps. Raises BadTensors."""
     shape = tuple(tensor.shape if len(tensor.shape) == 4 else [1, *tensor.shape])
     if len(shape) != 4 or shape[3] != 3 or 0 in shape:
         raise BadTensors("UINT8 images have the shape [height, width, 3] or [images, height, width, 3]")
-    check_count(shape[0], most)
+    check_count(shape[0], max_images)
     try:
         flat = np.frombuffer(rest, np.uint8) if tensor.data is None else np.array(tensor.data, np.uint8).ravel()
         pixels = flat.reshape(shape)
     except (ValueError, TypeError, OverflowError):
         raise BadTensors(f"the data does not fill the shape {tensor.shape} with values of 0 to 255") from None
-    return map(bitmap, pixels)
+    return map(to_bitmap, pixels)
 
 
-def bitmap(pixels: NDArray[np.uint8]) -> bytes:
-    """Pixels as an image file without loss."""
+def to_bitmap(pixels: NDArray[np.uint8]) -> bytes:
+    """Encode pixels as a lossless image file."""
     buffer = io.BytesIO()
     Pillow.fromarray(pixels).save(buffer, "BMP")
     return buffer.getvalue()
 
 
-def written(answer: Mapping[str, object], outputs: Sequence[TensorOut], asked: Asked) -> tuple[bytes, int | None]:
-    """The body of an answer, and how much of it is JSON; None where all of it is. Raises BadTensors."""
+def serialise_response(
+    answer: Mapping[str, object], outputs: Sequence[TensorOut], infer_input: InferInput
+) -> tuple[bytes, int | None]:
+    """Return the body of a response and the length of its JSON; None where all of it is JSON. Raises BadTensors."""
     wanted = {one.name: one for one in outputs}
-    unknown = sorted(set(asked.outputs) - set(wanted))
+    unknown = sorted(set(infer_input.outputs) - set(wanted))
     if unknown:
         raise BadTensors(f"there is no output '{unknown[0][:80]}'; there are {', '.join(wanted)}")
-    in_json = [name for name in asked.outputs or wanted if not asked.outputs.get(name, asked.all_as_bytes)]
+    in_json = [
+        name for name in infer_input.outputs or wanted if not infer_input.outputs.get(name, infer_input.all_as_bytes)
+    ]
     num_numbers = sum(wanted[name].values.size for name in in_json)
-    if num_numbers > MOST_JSON_NUMBERS:
+    if num_numbers > MAX_JSON_NUMBERS:
         raise BadTensors(
             f"{num_numbers:,} numbers are too many for JSON; ask for the map as binary data, or not at all"
         )
     described, appended = [], []
-    for name in asked.outputs or wanted:
+    for name in infer_input.outputs or wanted:
         one = wanted[name]
         entry: dict[str, object] = {"name": name, "datatype": one.datatype, "shape": list(one.values.shape)}
-        if asked.outputs.get(name, asked.all_as_bytes):
-            appended.append(one.as_bytes())
+        if infer_input.outputs.get(name, infer_input.all_as_bytes):
+            appended.append(one.to_bytes())
             entry["parameters"] = {"binary_data_size": len(appended[-1])}
         else:
             entry["data"] = one.values.ravel().tolist()

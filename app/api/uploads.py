@@ -1,4 +1,4 @@
-"""Images out of request bodies, within limits that count the bytes as they arrive."""
+"""Images in request bodies, within limits that count the bytes as they arrive."""
 
 from collections.abc import AsyncGenerator
 
@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from app.api.problems import BadForm, BodyTooLarge, ClientGone, MissingImage, TooManyImages, WrongMediaType
 
 FIELD = "image"
-MOST_OTHER_FIELDS = 16
+MAX_OTHER_FIELDS = 16
 
 
 class InMemoryParser(MultiPartParser):
@@ -20,7 +20,7 @@ class InMemoryParser(MultiPartParser):
 
 
 async def read_body(request: Request, *, limit_bytes: int) -> bytes:
-    """The whole body; raises BodyTooLarge as soon as it is longer, whatever Content-Length said, and ClientGone."""
+    """Return the whole body. Raises BodyTooLarge as soon as the limit is exceeded, and ClientGone."""
     received = bytearray()
     try:
         async for chunk in request.stream():
@@ -32,58 +32,61 @@ async def read_body(request: Request, *, limit_bytes: int) -> bytes:
     return bytes(received)
 
 
-def declared_bytes(request: Request) -> int:
-    """How long the body is to be, 0 where nobody says; only to choose a limit by, which is then kept."""
+def get_content_length(request: Request) -> int:
+    """Return ``Content-Length``, or 0 where it is missing or invalid.
+
+    It only chooses a limit, which is then enforced.
+    """
     declared = request.headers.get("content-length", "")
     return int(declared) if declared.isascii() and declared.isdecimal() and len(declared) < 16 else 0
 
 
 async def read_image(request: Request, *, limit_bytes: int) -> bytes:
-    """The one image of a request, raw or in a form. Raises RequestError."""
-    media_type = media_type_of(request)
+    """Return the one image of a request, raw or in a form. Raises RequestError."""
+    media_type = get_media_type(request)
     if media_type == "multipart/form-data":
-        images = await read_images(request, limit_bytes=limit_bytes, most=1)
+        images = await read_images(request, limit_bytes=limit_bytes, max_images=1)
         return images[0]
     if not media_type.startswith("image/") and media_type != "application/octet-stream":
         raise WrongMediaType(found=media_type or "of no type")
     return await read_body(request, limit_bytes=limit_bytes)
 
 
-async def read_images(request: Request, *, limit_bytes: int, most: int) -> list[bytes]:
-    """Every file of the form's repeated field ``image``, in order. Raises RequestError."""
-    media_type = media_type_of(request)
+async def read_images(request: Request, *, limit_bytes: int, max_images: int) -> list[bytes]:
+    """Return every file of the form's repeated field ``image``, in order. Raises RequestError."""
+    media_type = get_media_type(request)
     if media_type != "multipart/form-data":
         raise WrongMediaType(found=media_type or "of no type")
     body = await read_body(request, limit_bytes=limit_bytes)
-    parser = InMemoryParser(request.headers, once(body), max_files=most + 1, max_fields=MOST_OTHER_FIELDS)
+    parser = InMemoryParser(request.headers, stream_once(body), max_files=max_images + 1, max_fields=MAX_OTHER_FIELDS)
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:
         message = getattr(error, "message", "its boundary is missing or wrong")
         if "Too many files" in message:
-            raise TooManyImages(limit=most) from None
+            raise TooManyImages(limit=max_images) from None
         raise BadForm(message) from error
     try:
-        return await files_of(form, most=most)
+        return await read_files(form, max_images=max_images)
     finally:
         await form.close()
 
 
-async def files_of(form: FormData, *, most: int) -> list[bytes]:
-    """The bytes of every file in the field ``image``. Raises MissingImage, TooManyImages."""
+async def read_files(form: FormData, *, max_images: int) -> list[bytes]:
+    """Return the bytes of every file in the field ``image``. Raises MissingImage, TooManyImages."""
     files = [part for part in form.getlist(FIELD) if isinstance(part, UploadFile)]
     if not files:
         raise MissingImage
-    if len(files) > most:
-        raise TooManyImages(limit=most)
+    if len(files) > max_images:
+        raise TooManyImages(limit=max_images)
     return [await file.read() for file in files]
 
 
-def media_type_of(request: Request) -> str:
-    """The body's media type without its parameters, lower case."""
+def get_media_type(request: Request) -> str:
+    """Return the body's media type without parameters, in lower case."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def once(body: bytes) -> AsyncGenerator[bytes, None]:
-    """A stream of one chunk."""
+async def stream_once(body: bytes) -> AsyncGenerator[bytes, None]:
+    """Yield one chunk."""
     yield body

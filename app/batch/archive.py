@@ -1,7 +1,7 @@
-"""``goodpart score-archive``: judges a folder of millions of images into Parquet files, a shard each.
+"""``goodpart score-archive``: inspects a folder of millions of images into Parquet files, one a shard.
 
-A file appears whole and says which images it is of. So what was killed goes on where it was, and the files are the same
-however often that happened and wherever they were made.
+A file appears complete and names the images it covers, so that an interrupted run continues and ends with the same
+files.
 """
 
 import fcntl
@@ -25,23 +25,23 @@ ABOUT, LOCK = "_archive.json", "_archive.lock"
 DIGEST = b"goodpart.shard"
 
 
-class NoArchive(GoodpartError):
-    """A folder without images; perhaps a share that is not mounted, so nothing of its results is taken away."""
+class EmptyArchive(GoodpartError):
+    """The folder holds no images; perhaps a share that is not mounted. Existing results are not removed."""
 
     def __init__(self) -> None:
         super().__init__("there is no image to judge, in this folder or below it")
 
 
-class OtherArchive(GoodpartError):
-    """A folder with results by another version, threshold or size of shard."""
+class ArchiveMismatch(GoodpartError):
+    """The target holds results of another version, threshold or shard size."""
 
     def __init__(self, folder: Path, difference: str) -> None:
         super().__init__(f"{folder} holds other results: {difference}; take another folder, or empty this one")
 
 
 @dataclass(frozen=True)
-class Judge:
-    """By what the images of an archive are judged; two runs into one folder must agree on it."""
+class ArchiveSpec:
+    """What the results depend on; two runs into one folder must have the same."""
 
     source: str
     product: str
@@ -51,8 +51,8 @@ class Judge:
     max_pixels: int
     shard_size: int
 
-    def mark(self, shard: Shard) -> bytes:
-        """What the results of a shard carry: of which images they are, and by whom."""
+    def compute_mark(self, shard: Shard) -> bytes:
+        """Return the mark of a shard's results: a digest of the spec and of the shard's images."""
         return sha256_hex(f"{json.dumps(asdict(self))}\n{shard.digest}".encode()).encode()
 
 
@@ -61,77 +61,77 @@ class Archive:
     """Results in a folder."""
 
     folder: Path
-    judge: Judge
+    spec: ArchiveSpec
 
     @classmethod
-    def opened(cls, folder: Path, judge: Judge) -> "Archive":
-        """A new one, or one to go on with. Raises OtherArchive, StoreUnusable."""
+    def open(cls, folder: Path, spec: ArchiveSpec) -> "Archive":
+        """Create an archive, or open one to continue. Raises ArchiveMismatch, StoreUnusable."""
         about = folder / ABOUT
-        mine = asdict(judge)
+        mine = asdict(spec)
         if about.exists():
             try:
                 before = dict(json.loads(about.read_text()))
             except (ValueError, TypeError):
-                raise OtherArchive(folder, f"{ABOUT} can't be read") from None
+                raise ArchiveMismatch(folder, f"{ABOUT} can't be read") from None
             for name, value in mine.items():
                 if before.get(name) != value:
-                    raise OtherArchive(folder, f"{name} is {before.get(name)}, not {value}")
+                    raise ArchiveMismatch(folder, f"{name} is {before.get(name)}, not {value}")
         else:
             replace_file(about, (json.dumps(mine, indent=1) + "\n").encode())
-        return cls(folder, judge)
+        return cls(folder, spec)
 
     def check(self, scorer: Scorer) -> None:
-        """Raise OtherArchive where the threshold has been changed meanwhile."""
-        if scorer.version.threshold != self.judge.threshold:
-            raise OtherArchive(self.folder, f"threshold is {self.judge.threshold}, not {scorer.version.threshold}")
+        """Raise ArchiveMismatch where the threshold has changed since."""
+        if scorer.version.threshold != self.spec.threshold:
+            raise ArchiveMismatch(self.folder, f"threshold is {self.spec.threshold}, not {scorer.version.threshold}")
 
     def has(self, shard: Shard) -> bool:
-        """Whether the results of just these images are there."""
+        """Whether the results of exactly these images exist."""
         try:
-            known = pq.read_schema(self.folder / shard.file).metadata or {}
+            known = pq.read_schema(self.folder / shard.file_name).metadata or {}
         except (OSError, pa.ArrowException):
             return False
-        return bool(known.get(DIGEST) == self.judge.mark(shard))
+        return bool(known.get(DIGEST) == self.spec.compute_mark(shard))
 
-    def put(self, shard: Shard, table: pa.Table) -> None:
-        """Let the results of a shard appear. Raises StoreUnusable."""
+    def write_shard(self, shard: Shard, table: pa.Table) -> None:
+        """Write the results of a shard, whole or not at all. Raises StoreUnusable."""
         buffer = pa.BufferOutputStream()
-        named = table.replace_schema_metadata({DIGEST: self.judge.mark(shard)})
+        named = table.replace_schema_metadata({DIGEST: self.spec.compute_mark(shard)})
         pq.write_table(named, buffer, compression="zstd")
-        replace_file(self.folder / shard.file, buffer.getvalue().to_pybytes())
+        replace_file(self.folder / shard.file_name, buffer.getvalue().to_pybytes())
 
-    def missing(self, all_shards: Iterable[Shard]) -> Iterator[Shard]:
-        """The shards without results."""
+    def iter_missing(self, all_shards: Iterable[Shard]) -> Iterator[Shard]:
+        """Yield the shards without results."""
         return (shard for shard in all_shards if not self.has(shard))
 
     def finish(self, num_shards: int) -> None:
-        """Once all is judged: results of images that are gone go too. Raises StoreUnusable, NoArchive."""
+        """Remove results of images that no longer exist. Raises StoreUnusable, EmptyArchive."""
         if num_shards == 0:
-            raise NoArchive
+            raise EmptyArchive
         for path in self.folder.glob("part-*.parquet"):
             if int(path.stem.removeprefix("part-")) >= num_shards:
                 remove_file(path)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Nobody else writes here meanwhile. Raises OtherArchive; the lock ends with the process."""
+    def lock(self) -> Iterator[None]:
+        """Hold the folder's lock, which ends with the process. Raises ArchiveMismatch."""
         with (self.folder / LOCK).open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise OtherArchive(self.folder, "another run is writing them") from None
+                raise ArchiveMismatch(self.folder, "another run is writing them") from None
             yield
 
-    def counted(self) -> dict[str, int]:
-        """How many images are ok, ng, and could not be judged."""
+    def count_verdicts(self) -> dict[str, int]:
+        """Return how many images are ok, ng, and not inspected."""
         verdicts: Counter[str | None] = Counter()
         for path in sorted(self.folder.glob("part-*.parquet")):
             verdicts.update(pq.read_table(path, columns=["verdict"])["verdict"].to_pylist())
         return {"ok": verdicts["ok"], "ng": verdicts["ng"], "not judged (see the column 'error')": verdicts[None]}
 
 
-def score_here(archive: Archive, source: Path, missing: Iterable[Shard], scorer: Scorer) -> Iterator[int]:
-    """Judge one shard after the other; how many images each had, as it is done."""
+def score_locally(archive: Archive, source: Path, missing: Iterable[Shard], scorer: Scorer) -> Iterator[int]:
+    """Score one shard after the other; yield the number of images of each."""
     for shard in missing:
-        archive.put(shard, scorer.table(source, shard))
+        archive.write_shard(shard, scorer.score_shard(source, shard))
         yield len(shard.paths)

@@ -1,4 +1,4 @@
-"""The same on a Ray cluster: Ray Data hands out shards, and hands out again what was with a node that is lost."""
+"""``score-archive`` on a Ray cluster: Ray Data distributes shards, and repeats those of a lost node."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -10,67 +10,67 @@ from typing import Any
 import numpy as np
 
 from app.batch.archive import Archive
-from app.batch.cluster import in_one_line, join
+from app.batch.cluster import join_cluster, summarise_error
 from app.batch.scoring import Scorer
 from app.batch.shards import Shard
 from app.settings import Settings
 from model.bundle import GoodpartError
 
 # Shards that are handed out together: their paths are in memory, on the driver and in Ray.
-MOST_WAITING = 256
+MAX_PENDING_SHARDS = 256
 # How often a worker is begun again that is lost, and a shard that it had.
-MOST_RESTARTS = 3
+MAX_RESTARTS = 3
 
 
-class NotOnRay(GoodpartError):
-    """A cluster that did not judge the images; the last thing that it said."""
+class RayRunFailed(GoodpartError):
+    """The cluster did not score the images; the message is its last error."""
 
     def __init__(self, error: Exception) -> None:
-        super().__init__(f"Ray ended the run: {in_one_line(error)}")
+        super().__init__(f"Ray ended the run: {summarise_error(error)}")
 
 
-class Scoring:
-    """A worker: it loads the version once, and judges shard after shard."""
+class ScoringWorker:
+    """A worker: loads the version once, and scores shard after shard."""
 
     def __init__(self, archive: Archive, source: Path, settings: Settings) -> None:
         self.archive = archive
         self.source = source
-        judge = archive.judge
-        self.scorer = Scorer.of(settings, judge.product, judge.version)
+        judge = archive.spec
+        self.scorer = Scorer.from_settings(settings, judge.product, judge.version)
         archive.check(self.scorer)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Judge the shards of a batch; how many images each has."""
+        """Score the shards of a batch; return the number of images of each."""
         for number, paths, digest in zip(batch["number"], batch["paths"], batch["digest"], strict=True):
             shard = Shard(int(number), tuple(paths), str(digest))
             if not self.archive.has(shard):  # one that was judged by a worker that is lost since
-                self.archive.put(shard, self.scorer.table(self.source, shard))
+                self.archive.write_shard(shard, self.scorer.score_shard(self.source, shard))
         return {"num_images": np.array([len(paths) for paths in batch["paths"]])}
 
 
 def score_on_ray(
     archive: Archive, source: Path, missing: Iterable[Shard], settings: Settings, *, address: str, num_gpus: float
 ) -> Iterator[int]:
-    """Judge shards on nodes that all see source, archive and store; how many images each had, as it is done.
+    """Score shards on nodes that all see source, archive and store; yield the number of images of each.
 
-    Raises NotOnRay.
+    Raises RayRunFailed.
     """
     import ray.data  # noqa: PLC0415  # an extra
     from ray.exceptions import RayError  # noqa: PLC0415
 
-    join(address)
+    join_cluster(address)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    while waiting := [asdict(shard) for shard in islice(missing, MOST_WAITING)]:
+    while waiting := [asdict(shard) for shard in islice(missing, MAX_PENDING_SHARDS)]:
         done = ray.data.from_items(waiting, override_num_blocks=len(waiting)).map_batches(
-            Scoring,
+            ScoringWorker,
             fn_constructor_args=(archive, source, settings),
             batch_size=1,
             num_cpus=settings.threads,
             num_gpus=num_gpus or None,
             concurrency=(1, len(waiting)),
-            ray_remote_args_fn=lambda: {"max_restarts": MOST_RESTARTS, "max_task_retries": MOST_RESTARTS},
+            ray_remote_args_fn=lambda: {"max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS},
         )
         try:
             yield from (int(row["num_images"]) for row in done.iter_rows())
         except (RayError, ValueError) as error:
-            raise NotOnRay(error) from error
+            raise RayRunFailed(error) from error

@@ -1,4 +1,4 @@
-"""A shard judged: a row an image, in order, as a table of Parquet."""
+"""Scoring of a shard: one row an image, in order, as a Parquet table."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow as pa
 
 from app.batch.shards import Shard
-from app.bootstrap import loaded_version
+from app.bootstrap import load_version
 from app.errors import ImageError
 from app.imaging.input_check import Guard
 from app.inference.version import Version
-from app.inspection.pipeline import Inspection, judge
+from app.inspection.pipeline import Inspection, inspect
 from app.settings import Settings
 from model.bundle import sha256_hex
 
@@ -43,7 +43,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Scorer:
-    """Who judges: a version, and as many threads as judge side by side, an image each."""
+    """A version, and the number of threads that inspect in parallel, one image each."""
 
     version: Version
     num_threads: int
@@ -51,35 +51,35 @@ class Scorer:
     guard: Guard
 
     @classmethod
-    def of(cls, settings: Settings, product: str, name: str | None) -> "Scorer":
-        """By the settings, ready to judge. Raises GoodpartError."""
+    def from_settings(cls, settings: Settings, product: str, name: str | None) -> "Scorer":
+        """Load a version by the settings. Raises GoodpartError."""
         # Many images at once keep a CPU busier than many threads at one image.
         alone = settings.model_copy(update={"threads": 1})
-        version = loaded_version(alone, product, name)
+        version = load_version(alone, product, name)
         return cls(version, settings.threads, settings.max_pixels, settings.input_guard)
 
-    def table(self, source: Path, shard: Shard) -> pa.Table:
-        """The shard's rows. Raises ModelError, and OSError where the images can't be reached."""
+    def score_shard(self, source: Path, shard: Shard) -> pa.Table:
+        """Return the shard's rows. Raises ModelError, and OSError where the images can't be read."""
         with ThreadPoolExecutor(self.num_threads) as pool:
-            rows = list(pool.map(lambda path: self.row(source, path), shard.paths))
+            rows = list(pool.map(lambda path: self.score_image(source, path), shard.paths))
         return pa.Table.from_pylist(rows, SCHEMA)
 
-    def row(self, source: Path, path: str) -> dict[str, Any]:
-        """What is said of one image, or what is wrong with it."""
+    def score_image(self, source: Path, path: str) -> dict[str, Any]:
+        """Return the row of one image, or its error."""
         readable = path.encode("utf-8", "replace").decode()
         try:
             data = (source / path).read_bytes()
         except PermissionError as error:  # anything else ends the run, a share that is gone say
             return {"path": readable, "error": error.strerror}
         try:
-            inspection = judge(data, self.version, max_pixels=self.max_pixels, guard=self.guard)
+            inspection = inspect(data, self.version, max_pixels=self.max_pixels, guard=self.guard)
         except ImageError as error:
             return {"path": readable, "sha256": sha256_hex(data), "error": str(error)}
-        return {"path": readable, **told(inspection)}
+        return {"path": readable, **to_row(inspection)}
 
 
-def told(inspection: Inspection) -> dict[str, Any]:
-    """An inspection's cells; nothing that another run would say otherwise."""
+def to_row(inspection: Inspection) -> dict[str, Any]:
+    """Return the cells of an inspection; a repeated run gives the same."""
     return {
         "sha256": inspection.image.sha256,
         "width": inspection.image.width,

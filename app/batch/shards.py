@@ -1,4 +1,4 @@
-"""A folder of images cut into shards: some thousand images that follow one another by path."""
+"""Shards of a folder of images: about a thousand images that follow one another by path."""
 
 import hashlib
 import os
@@ -9,39 +9,39 @@ from pathlib import Path
 
 from app.imaging.decode import SUFFIXES
 
-SIZE = 1000
+DEFAULT_SHARD_SIZE = 1000
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Images that are judged together. ``paths``: within the folder; ``digest``: of their paths, sizes and times."""
+    """Images that are scored together. ``paths``: within the folder; ``digest``: of paths, sizes and times."""
 
     number: int
     paths: tuple[str, ...]
     digest: str
 
     @property
-    def file(self) -> str:
-        """What the file of its results is called."""
+    def file_name(self) -> str:
+        """The name of the results file."""
         return f"part-{self.number:06}.parquet"
 
 
 @dataclass
-class Count:
-    """How many shards have gone by."""
+class ShardCounter:
+    """Counts the shards that pass."""
 
     number: int = 0
 
-    def over(self, all_shards: Iterable[Shard]) -> Iterator[Shard]:
-        """The same shards, counted."""
+    def count(self, all_shards: Iterable[Shard]) -> Iterator[Shard]:
+        """Yield the same shards, counted."""
         for shard in all_shards:
             self.number += 1
             yield shard
 
 
-def shards(source: Path, *, size: int) -> Iterator[Shard]:
-    """The images under a folder, ``size`` a shard; no more than a folder's names are in memory. Raises OSError."""
-    images = images_under(source)
+def iter_shards(source: Path, *, size: int) -> Iterator[Shard]:
+    """Yield the images under a folder, ``size`` a shard, with the names of one folder in memory. Raises OSError."""
+    images = iter_images(source)
     for number in count():
         together = tuple(islice(images, size))
         if not together:
@@ -52,14 +52,14 @@ def shards(source: Path, *, size: int) -> Iterator[Shard]:
         yield Shard(number, tuple(path for path, _ in together), digest.hexdigest())
 
 
-def images_under(folder: Path, within: str = "") -> Iterator[tuple[str, str]]:
-    """Every image file's path and what tells one content of it from another, in the order of paths."""
+def iter_images(folder: Path, within: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every image file's path with its size and time, in the order of paths."""
     with os.scandir(folder) as found:
         entries = sorted(found, key=lambda entry: entry.name)
     for entry in entries:
         path = f"{within}{entry.name}"
         if entry.is_dir(follow_symlinks=False):
-            yield from images_under(Path(entry.path), f"{path}/")
+            yield from iter_images(Path(entry.path), f"{path}/")
         elif Path(entry.name).suffix.lower() in SUFFIXES and entry.is_file():
             about = entry.stat()
             yield path, f"{about.st_size} {about.st_mtime_ns}"

@@ -1,4 +1,4 @@
-"""The program ``goodpart``: its health check at once, everything else by way of its commands."""
+"""The program ``goodpart``: runs the health check without imports, everything else through the commands."""
 
 import sys
 
@@ -6,7 +6,7 @@ from app.cli import health
 
 
 def main() -> None:
-    """Run what is asked for."""
+    """Run the command line."""
     if sys.argv[1:2] == ["health"] and not {"-h", "--help"} & set(sys.argv):
         sys.exit(health.main(sys.argv[2:]))
     # Not above: it imports ONNX Runtime, Pillow and FastAPI, which a health check does without.

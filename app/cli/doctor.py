@@ -1,4 +1,4 @@
-"""``goodpart doctor``: what this installation is made of, what is wrong with it, and how to mend that."""
+"""``goodpart doctor``: describes an installation, its errors and their remedies."""
 
 import os
 import platform
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from app.bootstrap import Stored, stored_by
+from app.bootstrap import OpenStore, open_store
 from app.errors import ProviderMissing
-from app.inference.sessions import available_cpus, chosen_device
+from app.inference.sessions import available_cpus, choose_device
 from app.settings import Settings
 from app.store import paths
 from app.store.errors import StoreError
@@ -23,150 +23,152 @@ RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One line of the report; ``trouble`` says what is wrong and how to mend it, None where nothing is."""
+class Diagnosis:
+    """One line of the report; ``error``: what is wrong and how to fix it, or None."""
 
     what: str
     value: str
-    trouble: str | None = None
+    error: str | None = None
 
 
-def examine(settings: Settings) -> list[Finding]:
-    """Everything that a person who asks for help should send along."""
-    parts: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
-        libraries,
-        devices,
-        store_findings,
-        product_findings,
-        address,
-        limits,
+def run_diagnostics(settings: Settings) -> list[Diagnosis]:
+    """Run all checks."""
+    parts: tuple[Callable[[Settings], Iterator[Diagnosis]], ...] = (
+        check_libraries,
+        check_devices,
+        check_stores,
+        check_products,
+        check_address,
+        check_limits,
     )
     return [finding for part in parts for finding in part(settings)]
 
 
-def installed(package: str) -> str | None:
-    """A package's version, None where it is not installed."""
+def find_version(package: str) -> str | None:
+    """Return a package's version, or None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
         return None
 
 
-def libraries(_: Settings) -> Iterator[Finding]:
-    """What runs here."""
-    yield Finding("goodpart", f"{version('goodpart')}, Python {platform.python_version()}, {platform.platform()}")
-    runtimes = [f"{package} {found}" for package in RUNTIMES if (found := installed(package))]
-    trouble = None
+def check_libraries(_: Settings) -> Iterator[Diagnosis]:
+    """Check the installed packages."""
+    yield Diagnosis("goodpart", f"{version('goodpart')}, Python {platform.python_version()}, {platform.platform()}")
+    runtimes = [f"{package} {found}" for package in RUNTIMES if (found := find_version(package))]
+    message = None
     if len(runtimes) > 1:
-        trouble = (
+        message = (
             "the two overwrite each other's files: pip uninstall both, then install goodpart[cpu] or goodpart[gpu]"
         )
-    yield Finding("runtime", ", ".join(runtimes) or f"onnxruntime {ort.__version__}", trouble)
-    torch = installed("torch")
-    yield Finding("training", f"torch {torch}" if torch else "not installed (pip install 'goodpart[train]')")
+    yield Diagnosis("runtime", ", ".join(runtimes) or f"onnxruntime {ort.__version__}", message)
+    torch = find_version("torch")
+    yield Diagnosis("training", f"torch {torch}" if torch else "not installed (pip install 'goodpart[train]')")
 
 
-def devices(settings: Settings) -> Iterator[Finding]:
-    """Where graphs run."""
+def check_devices(settings: Settings) -> Iterator[Diagnosis]:
+    """Check the devices that run the graphs."""
     offered = ", ".join(ort.get_available_providers())
     try:
-        device = chosen_device(settings.provider, num_threads=settings.threads)
+        device = choose_device(settings.provider, num_threads=settings.threads)
     except ProviderMissing as error:
-        yield Finding("provider", f"asked: {settings.provider}; offered: {offered}", str(error))
+        yield Diagnosis("provider", f"asked: {settings.provider}; offered: {offered}", str(error))
     else:
-        yield Finding("provider", f"asked: {settings.provider}; takes: {device.provider}; offered: {offered}")
-    trouble = None
+        yield Diagnosis("provider", f"asked: {settings.provider}; takes: {device.provider}; offered: {offered}")
+    message = None
     if settings.threads > available_cpus():
-        trouble = f"more threads than processors slow each other: set GOODPART_THREADS to {available_cpus()} or less"
-    yield Finding("threads", f"{settings.threads} of {available_cpus()} processors", trouble)
+        message = f"more threads than processors slow each other: set GOODPART_THREADS to {available_cpus()} or less"
+    yield Diagnosis("threads", f"{settings.threads} of {available_cpus()} processors", message)
 
 
-def store_findings(settings: Settings) -> Iterator[Finding]:
-    """Whether store and state can be used."""
+def check_stores(settings: Settings) -> Iterator[Diagnosis]:
+    """Check whether store and state can be used."""
     try:
-        stored = stored_by(settings)
+        stored = open_store(settings)
     except StoreError as error:
-        yield Finding("store", str(settings.store), str(error))
+        yield Diagnosis("store", str(settings.store), str(error))
         return
-    for what, place in (("store", stored.store.root), ("state", stored.state.root)):
-        yield folder_finding(what, place) if isinstance(place, Path) else bucket_finding(what, place)
+    for what, path in (("store", stored.store.root), ("state", stored.state.root)):
+        yield check_folder(what, path) if isinstance(path, Path) else check_bucket(what, path)
 
 
-def folder_finding(what: str, folder: Path) -> Finding:
-    """Whether a folder can be used."""
+def check_folder(what: str, folder: Path) -> Diagnosis:
+    """Check a folder."""
     name = str(folder.resolve())
     if not os.path.isdir(folder):  # noqa: PTH112  # says no where pathlib raises for want of permission
-        return Finding(what, name, "no such folder that this user can see; `goodpart train --store` makes one")
+        return Diagnosis(what, name, "no such folder that this user can see; `goodpart train --store` makes one")
     if not os.access(folder, os.R_OK | os.X_OK):
-        return Finding(what, name, "may not be read by this user: change its owner or mode")
+        return Diagnosis(what, name, "may not be read by this user: change its owner or mode")
     may_write = "may be written" if os.access(folder, os.W_OK) else "may only be read"
-    return Finding(what, f"{name}, {may_write}")
+    return Diagnosis(what, f"{name}, {may_write}")
 
 
-def bucket_finding(what: str, place: ObjectPath) -> Finding:
-    """Whether object storage answers."""
+def check_bucket(what: str, path: ObjectPath) -> Diagnosis:
+    """Check object storage."""
     try:
-        is_there = paths.is_folder(place)
+        is_there = paths.is_folder(path)
     except StoreError as error:
-        return Finding(what, str(place), f"{error}; address and keys are AWS_* variables")
-    return Finding(what, str(place), None if is_there else "nothing is there; `goodpart train --store` makes one")
+        return Diagnosis(what, str(path), f"{error}; address and keys are AWS_* variables")
+    return Diagnosis(what, str(path), None if is_there else "nothing is there; `goodpart train --store` makes one")
 
 
-def product_findings(settings: Settings) -> Iterator[Finding]:
-    """Every product, and whether its version can serve: each byte is held against its digest."""
+def check_products(settings: Settings) -> Iterator[Diagnosis]:
+    """Check every product; each byte of its version is compared with its digest."""
     try:
-        stored = stored_by(settings)
-        products = stored.store.products()
+        stored = open_store(settings)
+        products = stored.store.list_products()
     except StoreError as error:
-        yield Finding("products", "unknown", str(error))
+        yield Diagnosis("products", "unknown", str(error))
         return
     if not products:
-        yield Finding("products", "none", "nothing can be judged yet: train one with `goodpart train`")
+        yield Diagnosis("products", "none", "nothing can be judged yet: train one with `goodpart train`")
     for product in products:
-        yield product_finding(stored, product)
+        yield check_one_product(stored, product)
 
 
-def product_finding(stored: Stored, product: str) -> Finding:
-    """One product."""
+def check_one_product(stored: OpenStore, product: str) -> Diagnosis:
+    """Check one product."""
     what = f"product {product}"
     try:
-        current = stored.state.current(product)
+        current = stored.state.read_current(product)
         if current is None:
-            return Finding(what, f"{len(stored.store.versions(product))} versions", "none is active: activate one")
-        bundle = stored.store.bundle(product, current.version)
+            return Diagnosis(
+                what, f"{len(stored.store.list_versions(product))} versions", "none is active: activate one"
+            )
+        bundle = stored.store.load_bundle(product, current.version)
     except (StoreError, BundleError, BadName) as error:
-        return Finding(what, "can't serve", f"{error}; activate another version, or train it anew")
+        return Diagnosis(what, "can't serve", f"{error}; activate another version, or train it anew")
     promise = bundle.manifest.promise
-    return Finding(what, f"version {current.version} serves, {promise.supported:.2%} false alarms promised")
+    return Diagnosis(what, f"version {current.version} serves, {promise.supported:.2%} false alarms promised")
 
 
-def address(settings: Settings) -> Iterator[Finding]:
-    """Whether the service could listen."""
+def check_address(settings: Settings) -> Iterator[Diagnosis]:
+    """Check whether the service could listen."""
     where = f"{settings.host}:{settings.port}"
     with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((settings.host, settings.port))
         except OSError as error:
-            trouble = f"{error.strerror}: choose another with --port, or end what listens there"
-            yield Finding("address", where, trouble)
+            message = f"{error.strerror}: choose another with --port, or end what listens there"
+            yield Diagnosis("address", where, message)
             return
-    yield Finding("address", f"{where} is free")
+    yield Diagnosis("address", f"{where} is free")
 
 
-def limits(settings: Settings) -> Iterator[Finding]:
-    """What an image may be."""
-    yield Finding(
+def check_limits(settings: Settings) -> Iterator[Diagnosis]:
+    """List the limits of an image."""
+    yield Diagnosis(
         "limits",
         f"{settings.max_upload_bytes:,} bytes and {settings.max_pixels:,} pixels an image, "
         f"{settings.max_batch_images} images and {settings.max_batch_upload_bytes:,} bytes a batch",
     )
 
 
-def lines(findings: list[Finding]) -> Iterator[str]:
-    """The report as text: a line a finding, and a line for what is wrong."""
+def format_report(findings: list[Diagnosis]) -> Iterator[str]:
+    """Yield the report as text: a line for each check, and a line for each error."""
     width = max(len(finding.what) for finding in findings)
     for finding in findings:
-        yield f"{'ok' if finding.trouble is None else '!!'}  {finding.what:<{width}}  {finding.value}"
-        if finding.trouble is not None:
-            yield f"    {'':<{width}}  -> {finding.trouble}"
+        yield f"{'ok' if finding.error is None else '!!'}  {finding.what:<{width}}  {finding.value}"
+        if finding.error is not None:
+            yield f"    {'':<{width}}  -> {finding.error}"

@@ -1,6 +1,6 @@
-"""``goodpart health``: whether the service of this machine answers; what a container's health check runs.
+"""``goodpart health``: whether the service on this machine answers; run by the container's health check.
 
-It imports nothing of ours: a check that comes every few seconds must not take the processor from those it asks about.
+It imports no other module of the project, since it runs every few seconds.
 """
 
 import http.client
@@ -17,43 +17,43 @@ PATHS = {(): "/livez", ("--ready",): "/readyz"}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit code: 0 where it answers as it should, 1 where it does not, 2 where nobody knows what is asked."""
+    """Return the exit code: 0 if the answer is good, 1 if it is not, 2 for invalid arguments."""
     path = PATHS.get(tuple(arguments))
     if path is None:
         print(USAGE, file=sys.stderr)  # noqa: T201  # before click is there
         return 2
-    trouble = trouble_at(path, os.environ)  # noqa: TID251  # as above: the settings object takes pydantic
-    if trouble is not None:
-        print(f"goodpart: error: {trouble}", file=sys.stderr)  # noqa: T201
+    error = find_error(path, os.environ)  # noqa: TID251  # as above: the settings object takes pydantic
+    if error is not None:
+        print(f"goodpart: error: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0
 
 
-def trouble_at(path: str, variables: Mapping[str, str]) -> str | None:
-    """What is wrong with the service that these variables describe; None where nothing is."""
+def find_error(path: str, variables: Mapping[str, str]) -> str | None:
+    """Return the error of the service that these variables describe, or None."""
     port = variables.get("GOODPART_HEALTH_PORT") or variables.get("GOODPART_PORT") or "8000"
     given = variables.get("GOODPART_HOST", "")
     host = f"{given if given and given not in EVERYWHERE else '127.0.0.1'}:{port}"
     try:
-        status, said = answer_of(host, path)
+        status, text = fetch(host, path)
     except (OSError, ValueError, http.client.HTTPException) as error:
         return f"nothing answers at {host}: {error}"
-    return None if status == http.HTTPStatus.OK else f"{path} of {host} answers {status}: {said}"
+    return None if status == http.HTTPStatus.OK else f"{path} of {host} answers {status}: {text}"
 
 
-def answer_of(host: str, path: str) -> tuple[int, str]:
-    """What is answered, over TLS where there is no answer without; no proxy is asked."""
+def fetch(host: str, path: str) -> tuple[int, str]:
+    """Return status and text, by TLS if plain HTTP fails. Proxies are ignored."""
     try:
-        return asked(http.client.HTTPConnection(host, timeout=TIMEOUT_S), path)
+        return send_request(http.client.HTTPConnection(host, timeout=TIMEOUT_S), path)
     except (http.client.HTTPException, ConnectionResetError):
         trusting = ssl.create_default_context()
         # The certificate is for the name that others use.
         trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
-        return asked(http.client.HTTPSConnection(host, timeout=TIMEOUT_S, context=trusting), path)
+        return send_request(http.client.HTTPSConnection(host, timeout=TIMEOUT_S, context=trusting), path)
 
 
-def asked(connection: http.client.HTTPConnection, path: str) -> tuple[int, str]:
-    """Status and text."""
+def send_request(connection: http.client.HTTPConnection, path: str) -> tuple[int, str]:
+    """Return status and text."""
     with closing(connection):
         connection.request("GET", path)
         answer = connection.getresponse()

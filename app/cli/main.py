@@ -1,4 +1,4 @@
-"""The command ``goodpart``. The trainer's subcommands join by an entry-point group and are imported when called."""
+"""The command ``goodpart``. Commands of training are entry points, imported when they are called."""
 
 import json
 import math
@@ -15,22 +15,22 @@ import click
 import uvicorn
 from fastapi import FastAPI
 
-from app.api.keys import new_key
-from app.api.schemas import told_of_file
-from app.bootstrap import loaded_version
+from app.api.keys import generate_key
+from app.api.schemas import to_file_result
+from app.bootstrap import load_version
 from app.cli import health
-from app.cli.doctor import examine, lines
+from app.cli.doctor import format_report, run_diagnostics
 from app.cli.store import STORE, feedback_command, store_commands
-from app.cli.watch import Patience, Watcher
+from app.cli.watch import Watcher, WatchTimeouts
 from app.errors import ImageError
-from app.inspection.pipeline import Inspection, Wish, judge
-from app.main import catalogue_of, create_app
-from app.server.logging import configure
+from app.inspection.pipeline import Inspection, InspectOptions, inspect
+from app.main import create_app, create_registry
+from app.server.logging import configure_logging
 from app.server.protocol import ConnectionLimits, LimitedProtocol
 from app.server.shutdown import DrainingServer
 from app.settings import Settings, read_settings
 from app.store.files import write_synced
-from app.store.signing import new_key_pair
+from app.store.signing import generate_key_pair
 from model.bundle import GoodpartError
 
 COMMANDS = "goodpart.commands"
@@ -100,16 +100,16 @@ def serve(**options: Any) -> None:  # noqa: ANN401  # click hands over one argum
     """Judge images over HTTP; every other setting is a GOODPART_* variable."""
     settings = read_settings(**options)
     app = create_app(settings)
-    config = server_config(settings, app)
+    config = build_server_config(settings, app)
     ports = [settings.port, *([settings.health_port] if settings.health_port else [])]
-    listeners = [listening(settings, port) for port in ports]
-    configure(settings.log_format, level=settings.log_level.upper())
+    listeners = [open_listener(settings, port) for port in ports]
+    configure_logging(settings.log_format, level=settings.log_level.upper())
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    DrainingServer(config, leaving=app.state.leaving, wait_s=settings.drain_s).run(sockets=listeners)
+    DrainingServer(config, shutdown_state=app.state.shutdown_state, drain_s=settings.drain_s).run(sockets=listeners)
 
 
-def server_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
-    """How uvicorn serves; raises TlsUnusable."""
+def build_server_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
+    """Return uvicorn's configuration. Raises TlsUnusable."""
     limits = ConnectionLimits(settings.header_timeout_s, settings.max_connections)
     config = uvicorn.Config(
         app,
@@ -134,8 +134,8 @@ def server_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     return config
 
 
-def listening(settings: Settings, port: int) -> socket.socket:
-    """A socket at the address, before anything else is told of it; raises AddressUnusable."""
+def open_listener(settings: Settings, port: int) -> socket.socket:
+    """Return a listening socket. Raises AddressUnusable."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # Told its protocol, asyncio turns off Nagle's algorithm, which else holds every answer back for 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -163,16 +163,16 @@ def health_command(*, asks_ready: bool) -> None:
 @click.option("--scope", "scopes", multiple=True, default=("inspect",), help="inspect or operate; may be repeated.")
 def key(*, name: str, scopes: tuple[str, ...]) -> None:
     """Make an API key: shown once on standard error; its line for the key file on standard output."""
-    presented, made = new_key(name, scopes)
+    presented, made = generate_key(name, scopes)
     click.echo(f"the key, which is kept nowhere: {presented}", err=True)
-    click.echo(made.line())
+    click.echo(made.to_line())
 
 
 @commands.command()
 @click.argument("private", type=click.Path(path_type=Path))
 def keygen(*, private: Path) -> None:
     """Make a key pair to sign versions with: PRIVATE for the trainer, PRIVATE.pub for services."""
-    secret, public = new_key_pair()
+    secret, public = generate_key_pair()
     for path, pem, mode in ((private, secret, 0o600), (private.with_name(f"{private.name}.pub"), public, 0o644)):
         try:
             write_synced(path, pem, mode=mode)
@@ -188,7 +188,7 @@ def keygen(*, private: Path) -> None:
 @click.option("--version", "name", help="A version other than the one that serves.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON answer a line instead of a table.")
 @click.option("--heatmap-dir", type=click.Path(path_type=Path), help="Where heat-maps are written.")
-def inspect(  # click hands over one argument an option
+def inspect_command(  # click hands over one argument an option
     *,
     images: tuple[Path, ...],
     store: str | None,
@@ -200,15 +200,19 @@ def inspect(  # click hands over one argument an option
     """Judge image files without a server, as the server would."""
     settings = read_settings(store=store)
     if heatmap_dir is not None:
-        refuse_twins(images)
-    loaded = loaded_version(settings, product, name)
-    wish = Wish(heatmap="overlay" if heatmap_dir else "none")
-    show = show_json if as_json else Table(images).show
+        refuse_duplicates(images)
+    loaded = load_version(settings, product, name)
+    options = InspectOptions(heatmap="overlay" if heatmap_dir else "none")
+    show = print_json if as_json else ResultTable(images).print_row
     num_failed = 0
     for path in images:
         try:
-            inspection = judge(
-                read(path), loaded, max_pixels=settings.max_pixels, wish=wish, guard=settings.input_guard
+            inspection = inspect(
+                read_image_file(path),
+                loaded,
+                max_pixels=settings.max_pixels,
+                options=options,
+                guard=settings.input_guard,
             )
         except (ImageError, click.ClickException) as error:
             click.echo(f"goodpart: error: {path}: {error}", err=True)
@@ -228,7 +232,7 @@ def inspect(  # click hands over one argument an option
 @click.option(
     "--give-up-s",
     type=click.FloatRange(min=0),
-    default=Patience.give_up_s,
+    default=WatchTimeouts.give_up_s,
     show_default=True,
     help="Seconds after which a file that is no image, or a product that does not judge, will not get better.",
 )
@@ -240,12 +244,12 @@ def watch_command(  # click hands over one argument an option
     watcher = Watcher(
         folder,
         results or folder,
-        catalogue_of(settings),
+        create_registry(settings),
         product,
         max_pixels=settings.max_pixels,
         guard=settings.input_guard,
-        patience=Patience(give_up_s=give_up_s),
-        told=partial(click.echo, err=True),
+        patience=WatchTimeouts(give_up_s=give_up_s),
+        report=partial(click.echo, err=True),
     )
     click.echo(f"{watcher.run(once=once)} done", err=True)
 
@@ -256,13 +260,13 @@ def watch_command(  # click hands over one argument an option
 @click.option("--port", type=int, help="Port the service would listen on.")
 def doctor(*, store: str | None, host: str | None, port: int | None) -> None:
     """Say what this installation is made of, what is wrong with it, and how to mend that."""
-    findings = examine(read_settings(store=store, host=host, port=port))
-    for line in lines(findings):
+    findings = run_diagnostics(read_settings(store=store, host=host, port=port))
+    for line in format_report(findings):
         click.echo(line)
-    sys.exit(1 if any(finding.trouble for finding in findings) else 0)
+    sys.exit(1 if any(finding.error for finding in findings) else 0)
 
 
-def refuse_twins(paths: Iterable[Path]) -> None:
+def refuse_duplicates(paths: Iterable[Path]) -> None:
     """Raise HeatmapsCollide where two images have one name: one heat-map would overwrite the other."""
     seen: dict[str, Path] = {}
     for path in paths:
@@ -271,28 +275,28 @@ def refuse_twins(paths: Iterable[Path]) -> None:
             raise HeatmapsCollide(other, path)
 
 
-def read(path: Path) -> bytes:
-    """A file's bytes; raises a ClickException in one line."""
+def read_image_file(path: Path) -> bytes:
+    """Return a file's bytes. Raises ClickException."""
     try:
         return path.read_bytes()
     except OSError as error:
         raise click.ClickException(error.strerror or str(error)) from error
 
 
-def show_json(path: Path, inspection: Inspection) -> None:
-    """The service's answer, with the file's name as the part id."""
-    click.echo(json.dumps(told_of_file(inspection, path.name)))
+def print_json(path: Path, inspection: Inspection) -> None:
+    """Print the service's response, with the file's name as the part id."""
+    click.echo(json.dumps(to_file_result(inspection, path.name)))
 
 
-class Table:
-    """A line an image, columns as wide as the longest path."""
+class ResultTable:
+    """Prints one line an image; columns are as wide as the longest path."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self.width = max(len(str(path)) for path in paths)
         click.echo(f"{'image':<{self.width}}  verdict    score  threshold  p-value  regions")
 
-    def show(self, path: Path, inspection: Inspection) -> None:
-        """One inspection's line."""
+    def print_row(self, path: Path, inspection: Inspection) -> None:
+        """Print one inspection."""
         click.echo(
             f"{path!s:<{self.width}}  {inspection.verdict:<7}  {inspection.score:>7.2f}  "
             f"{inspection.threshold:>9.2f}  {inspection.p_value:>7.4f}  {len(inspection.regions):>7}"
@@ -300,7 +304,7 @@ class Table:
 
 
 def write_heatmap(folder: Path | None, path: Path, inspection: Inspection) -> None:
-    """The heat-map over the image as ``<name>.heatmap.png``; raises a ClickException in one line."""
+    """Write the heat-map as ``<name>.heatmap.png``. Raises ClickException."""
     if folder is None or inspection.heatmap is None:
         return
     try:
@@ -311,7 +315,7 @@ def write_heatmap(folder: Path | None, path: Path, inspection: Inspection) -> No
 
 
 def main() -> None:
-    """Run a command; an error of ours is one line and exit code 1."""
+    """Run a command. An error of Goodpart is printed in one line, with exit code 1."""
     try:
         commands()
     except (GoodpartError, OSError) as error:

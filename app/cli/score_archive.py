@@ -5,19 +5,17 @@ from pathlib import Path
 
 import click
 
-from app.batch.shards import SIZE, Count, shards
+from app.batch.shards import DEFAULT_SHARD_SIZE, ShardCounter, iter_shards
 from app.cli.store import STORE
 from app.settings import Settings, read_settings
 
 # ruff: noqa: PLC0415  # what is heavy, or an extra, is imported when the command is called
 
 
-def whole(settings: Settings) -> Settings:
-    """The settings with places as they are called from anywhere: workers of a cluster begin in other folders."""
+def make_absolute(settings: Settings) -> Settings:
+    """Return the settings with absolute paths: workers of a cluster start in other folders."""
     named = {name: getattr(settings, name) for name in ("store", "state", "local")}
-    return settings.model_copy(
-        update={name: place.absolute() for name, place in named.items() if isinstance(place, Path)}
-    )
+    return settings.model_copy(update={name: path.absolute() for name, path in named.items() if isinstance(path, Path)})
 
 
 @click.command("score-archive")
@@ -26,7 +24,13 @@ def whole(settings: Settings) -> Settings:
 @STORE
 @click.option("--product", required=True, help="Name of the product.")
 @click.option("--version", "name", help="A version other than the one that serves.")
-@click.option("--shard-size", type=click.IntRange(1, 100_000), default=SIZE, show_default=True, help="Images a file.")
+@click.option(
+    "--shard-size",
+    type=click.IntRange(1, 100_000),
+    default=DEFAULT_SHARD_SIZE,
+    show_default=True,
+    help="Images a file.",
+)
 @click.option("--ray", "address", help="Judge on a Ray cluster: its address, 'auto', or 'local' for this machine.")
 @click.option("--num-gpus", type=click.FloatRange(min=0), default=0.0, help="GPUs of a Ray worker; may be a fraction.")
 def score_archive_command(  # noqa: PLR0913  # click hands over one argument an option
@@ -41,15 +45,15 @@ def score_archive_command(  # noqa: PLR0913  # click hands over one argument an 
     num_gpus: float,
 ) -> None:
     """Judge every image under SOURCE, however many, into Parquet files in TARGET; what was stopped goes on."""
-    from app.batch.archive import Archive, Judge, score_here
+    from app.batch.archive import Archive, ArchiveSpec, score_locally
     from app.batch.ray import score_on_ray
     from app.batch.scoring import Scorer
 
-    settings = whole(read_settings(store=store))
+    settings = make_absolute(read_settings(store=store))
     source, target = source.absolute(), target.absolute()
-    scorer = Scorer.of(settings, product, name)
+    scorer = Scorer.from_settings(settings, product, name)
     version = scorer.version
-    judge = Judge(
+    judge = ArchiveSpec(
         source=str(source),
         product=product,
         version=version.name,
@@ -58,17 +62,17 @@ def score_archive_command(  # noqa: PLR0913  # click hands over one argument an 
         max_pixels=settings.max_pixels,
         shard_size=shard_size,
     )
-    archive, count = Archive.opened(target, judge), Count()
-    missing = archive.missing(count.over(shards(source, size=shard_size)))
+    archive, count = Archive.open(target, judge), ShardCounter()
+    missing = archive.iter_missing(count.count(iter_shards(source, size=shard_size)))
     if address is None:
-        done = score_here(archive, source, missing, scorer)
+        done = score_locally(archive, source, missing, scorer)
     else:
         done = score_on_ray(archive, source, missing, settings, address=address, num_gpus=num_gpus)
     began, num_images = time.monotonic(), 0
-    with archive.held():
+    with archive.lock():
         for more in done:
             num_images += more
             rate = num_images / (time.monotonic() - began)
             click.echo(f"{num_images:,} images judged, {rate:.1f} a second", err=True)
         archive.finish(count.number)
-    click.echo(", ".join(f"{number:,} {what}" for what, number in archive.counted().items()))
+    click.echo(", ".join(f"{number:,} {what}" for what, number in archive.count_verdicts().items()))

@@ -1,4 +1,4 @@
-"""The subcommands that work on a store without training: feedback, and taking things out."""
+"""The subcommands that work on a store without training: labels, and removal."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -6,19 +6,19 @@ from pathlib import Path
 
 import click
 
-from app.bootstrap import stored_by
+from app.bootstrap import open_store
 from app.errors import ImageError
-from app.inspection.feedback import confirm
+from app.inspection.feedback import label_image
 from app.settings import read_settings
-from app.store.labels import LABELS, Confirmation, Label
+from app.store.labels import LABELS, Label, LabelDecision
 from app.store.prune import Pruner
 
 STORE = click.option("--store", help="Folder, or s3://bucket/prefix, of products and versions.")
 
 
-def pruner(store: str | None) -> Pruner:
-    """For store and state by the settings, overlaid by the option."""
-    stored = stored_by(read_settings(store=store))
+def open_pruner(store: str | None) -> Pruner:
+    """Open store and state by the settings, overridden by the option."""
+    stored = open_store(read_settings(store=store))
     return Pruner(stored.store, stored.state, datetime.now(UTC))
 
 
@@ -35,20 +35,20 @@ def feedback_command(  # noqa: PLR0913  # click hands over one argument an optio
 ) -> None:
     """Say what a part is: ok teaches the next training, ng is what its version must catch."""
     settings = read_settings(store=store)
-    confirmation = Confirmation(at=datetime.now(UTC), by=by, why=why, label=label, part_id=part_id)
-    stored = stored_by(settings)
+    decision = LabelDecision(at=datetime.now(UTC), by=by, why=why, label=label, part_id=part_id)
+    stored = open_store(settings)
     try:
-        kept = confirm(
+        labelled = label_image(
             stored.store,
             stored.state,
             product,
             part.read_bytes(),
-            confirmation=confirmation,
+            decision=decision,
             max_pixels=settings.max_pixels,
         )
     except (ImageError, OSError) as error:
         raise click.ClickException(f"{part}: {error}") from error
-    click.echo(f"{kept.sha256} is {kept.label} (said {len(kept.history)} times)")
+    click.echo(f"{labelled.sha256} is {labelled.label} (said {len(labelled.history)} times)")
 
 
 @click.group("store")
@@ -64,7 +64,7 @@ def prune_command(*, store: str | None, keep: int) -> None:
 
     Never what serves, what served before it, or a candidate in the shadow.
     """
-    told(pruner(store).prune(keep=keep))
+    print_removed(open_pruner(store).prune(keep=keep))
 
 
 @store_commands.command("remove")
@@ -73,7 +73,7 @@ def prune_command(*, store: str | None, keep: int) -> None:
 @click.option("--yes", "even_if_active", is_flag=True, help="Remove it even if it serves.")
 def remove_command(*, store: str | None, product: str, even_if_active: bool) -> None:
     """Remove PRODUCT with all its versions, decisions and confirmed images."""
-    told(pruner(store).remove(product, even_if_active=even_if_active))
+    print_removed(open_pruner(store).remove(product, even_if_active=even_if_active))
 
 
 @store_commands.command("expire")
@@ -82,11 +82,11 @@ def remove_command(*, store: str | None, product: str, even_if_active: bool) -> 
 @click.option("--days", type=click.FloatRange(0, 36_500), required=True, help="Age from which images are removed.")
 def expire_command(*, store: str | None, product: str, days: float) -> None:
     """Remove PRODUCT's confirmed images that were labelled longer ago."""
-    told(pruner(store).expire(product, days=days))
+    print_removed(open_pruner(store).expire(product, days=days))
 
 
-def told(removed: Iterable[object]) -> None:
-    """Print what was removed, a line each, and how many."""
+def print_removed(removed: Iterable[object]) -> None:
+    """Print the removed items, one a line, and their number."""
     num_removed = 0
     for one in removed:
         click.echo(one)

@@ -1,4 +1,4 @@
-"""Who watches inspections as they are made: each gets the newest, and one that is too slow misses some."""
+"""Server-sent events of live inspections. A slow subscriber misses the oldest events."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,25 +7,25 @@ from contextlib import asynccontextmanager, suppress
 from model.bundle import GoodpartError
 
 # What waits for one watcher; the oldest goes first.
-MOST_WAITING = 32
-MOST_WATCHERS = 32
+MAX_QUEUED_EVENTS = 32
+MAX_SUBSCRIBERS = 32
 
 
 class TooManyWatchers(GoodpartError):
-    """One more than are served at once."""
+    """The limit of subscribers is reached."""
 
     def __init__(self) -> None:
-        super().__init__(f"{MOST_WATCHERS} watch already")
+        super().__init__(f"{MAX_SUBSCRIBERS} watch already")
 
 
-class Live:
-    """The watchers of one service. Only the event loop comes here."""
+class EventBroadcaster:
+    """The subscribers of one service. Used by the event loop alone."""
 
     def __init__(self) -> None:
         self._queues: set[asyncio.Queue[str]] = set()
 
-    def tell(self, message: str) -> None:
-        """Every watcher gets it."""
+    def broadcast(self, message: str) -> None:
+        """Send a message to every subscriber."""
         for waiting in self._queues:
             if waiting.full():
                 with suppress(asyncio.QueueEmpty):
@@ -33,19 +33,19 @@ class Live:
             waiting.put_nowait(message)
 
     @property
-    def is_watched(self) -> bool:
-        """Whether anybody watches."""
+    def has_subscribers(self) -> bool:
+        """Whether there are subscribers."""
         return bool(self._queues)
 
-    def check_room(self) -> None:
-        """Raise TooManyWatchers where there is none."""
-        if len(self._queues) >= MOST_WATCHERS:
+    def check_capacity(self) -> None:
+        """Raise TooManyWatchers at the limit."""
+        if len(self._queues) >= MAX_SUBSCRIBERS:
             raise TooManyWatchers
 
     @asynccontextmanager
-    async def watching(self) -> AsyncIterator["asyncio.Queue[str]"]:
-        """What comes from now on."""
-        waiting: asyncio.Queue[str] = asyncio.Queue(MOST_WAITING)
+    async def subscribe(self) -> AsyncIterator["asyncio.Queue[str]"]:
+        """Yield a queue of the messages from now on."""
+        waiting: asyncio.Queue[str] = asyncio.Queue(MAX_QUEUED_EVENTS)
         self._queues.add(waiting)
         try:
             yield waiting

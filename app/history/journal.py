@@ -1,7 +1,6 @@
-"""What was judged, kept on this machine: an SQLite file that one thread writes, off the way of every inspection.
+"""The journal of inspections: an SQLite file that one thread writes.
 
-It is bounded by number, age and size. A disk that is full or slow costs records, never verdicts: what can't be written
-is counted and dropped.
+It is bounded by number, age and size. A full or slow disk loses records, never verdicts; lost records are counted.
 """
 
 import fcntl
@@ -21,7 +20,7 @@ from uuid import uuid4
 
 import structlog
 
-from app.history.records import Bounds, Picture, Record, Replay, Search, Standing
+from app.history.records import DeliveryCursor, InspectionRecord, RetentionPolicy, Search, StoredAnswer, StoredImage
 from app.store.errors import StoreUnusable
 
 log = structlog.stdlib.get_logger("goodpart.journal")
@@ -50,32 +49,32 @@ CREATE TABLE IF NOT EXISTS counters (product TEXT PRIMARY KEY, last INTEGER NOT 
 CREATE TABLE IF NOT EXISTS sinks (name TEXT PRIMARY KEY, delivered INTEGER NOT NULL, attempted INTEGER NOT NULL);
 """
 # So many records wait for the disk at most, the next is dropped; with so many bytes of images, which are dropped first.
-MOST_WAITING, MOST_WAITING_BYTES = 1024, 64_000_000
+MAX_QUEUED_RECORDS, MAX_QUEUED_IMAGE_BYTES = 1024, 64_000_000
 # Answers that are kept whole for clients that ask again; one that does so does it soon.
-MOST_REPLAYS = 1000
+MAX_REPLAYS = 1000
 # What a sink is owed beyond this is lost to it: a disk has an end.
-MOST_OWED = 1_000_000
+MAX_BACKLOG = 1_000_000
 # Written together, where so many wait: one transaction costs as much as ten.
-MOST_TOGETHER = 64
+MAX_BATCH_RECORDS = 64
 # Records beyond the bounds are taken out at most this often.
-TIDY_EVERY_S = 10.0
-BUSY_S = 5.0
+PRUNE_INTERVAL_S = 10.0
+BUSY_TIMEOUT_S = 5.0
 # How long the end waits for what is still to be written.
-END_S = 5.0
+CLOSE_TIMEOUT_S = 5.0
 
 
 @dataclass
-class Waiting:
-    """A record on its way to the disk; ``done`` gets its sequence number."""
+class PendingRecord:
+    """A record that waits to be written; ``done`` gets its sequence number."""
 
-    record: Record
-    picture: Picture | None
-    replay: Replay | None
+    record: InspectionRecord
+    picture: StoredImage | None
+    replay: StoredAnswer | None
     done: "Future[int]" = field(default_factory=Future)
 
     @property
     def num_bytes(self) -> int:
-        """What its image takes."""
+        """The size of its image."""
         return len(self.picture.data) if self.picture else 0
 
 
@@ -85,111 +84,113 @@ COLUMNS = (
 
 
 class Journal:
-    """The records of one service. ``num_lost``: those that the disk did not take."""
+    """The journal of one service. ``num_lost``: records that could not be written; ``error``: why, or None."""
 
-    def __init__(self, folder: Path, bounds: Bounds) -> None:
+    def __init__(self, folder: Path, retention: RetentionPolicy) -> None:
         self.path = folder / FILE
-        self.bounds = bounds
+        self.retention = retention
         self.num_lost = 0
         self.on_written: Callable[[], None] = lambda: None
-        self.trouble: str | None = None
-        self._queue: queue.Queue[Waiting | None] = queue.Queue(MOST_WAITING)
-        self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
-        self._tidied_at = 0.0
+        self.error: str | None = None
+        self._queue: queue.Queue[PendingRecord | None] = queue.Queue(MAX_QUEUED_RECORDS)
+        self._thread = threading.Thread(target=self._run_writer, name="journal", daemon=True)
+        self._pruned_at = 0.0
         self._bytes_waiting = 0
-        self._lost_of: Counter[str] = Counter()
+        self._num_lost_by_product: Counter[str] = Counter()
         # Of what is counted by who adds and by who writes.
-        self._counting = threading.Lock()
+        self._count_lock = threading.Lock()
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
-        """Begin to write. A folder that can't be used costs records, as a full disk does."""
+        """Start the writer. An unusable folder loses records, as a full disk does."""
         try:
-            self._opened().close()
+            self._open().close()
         except (sqlite3.Error, OSError, StoreUnusable) as error:
-            self._tell_trouble(str(error))
+            self._report_error(str(error))
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Write what waits, and end; a disk that hangs is not waited for."""
+        """Write the queued records and stop, within ``CLOSE_TIMEOUT_S``."""
         with suppress(queue.Full):
-            self._queue.put(None, timeout=END_S)
-        self._thread.join(END_S)
+            self._queue.put(None, timeout=CLOSE_TIMEOUT_S)
+        self._thread.join(CLOSE_TIMEOUT_S)
         if self._lock is not None and not self._thread.is_alive():
             os.close(self._lock)
             self._lock = None
 
-    def add(self, record: Record, picture: Picture | None = None, replay: Replay | None = None) -> "Future[int]":
-        """Keep a record; never waits. What comes back gets its sequence number, or says why there is none."""
-        with self._counting:
-            if picture is not None and self._bytes_waiting + len(picture.data) > MOST_WAITING_BYTES:
+    def add(
+        self, record: InspectionRecord, picture: StoredImage | None = None, replay: StoredAnswer | None = None
+    ) -> "Future[int]":
+        """Queue a record without waiting. The future gets its sequence number, or the error."""
+        with self._count_lock:
+            if picture is not None and self._bytes_waiting + len(picture.data) > MAX_QUEUED_IMAGE_BYTES:
                 picture = None
-            waiting = Waiting(record, picture, replay)
+            waiting = PendingRecord(record, picture, replay)
             self._bytes_waiting += waiting.num_bytes
         try:
             self._queue.put_nowait(waiting)
         except queue.Full:
-            self._fail([waiting], "too many records wait for the disk")
+            self._drop_batch([waiting], "too many records wait for the disk")
         return waiting.done
 
-    def found(self, search: Search, *, most: int) -> list[Record]:
-        """The newest records that match, the newest first. Raises StoreUnusable."""
-        clause, given = search.clause()
-        with self._reading() as database:
+    def search(self, search: Search, *, limit: int) -> list[InspectionRecord]:
+        """Return the matching records, newest first. Raises StoreUnusable."""
+        clause, given = search.to_sql()
+        with self._read_connection() as database:
             rows = database.execute(
                 f"SELECT {COLUMNS} FROM inspections WHERE {clause} ORDER BY sequence DESC LIMIT ?",  # noqa: S608  # ours
-                (*given, most),
+                (*given, limit),
             )
-            return [Record(*row) for row in rows]
+            return [InspectionRecord(*row) for row in rows]
 
-    def after(self, sequence: int, *, most: int) -> list[Record]:
-        """The records that follow, in order. Raises StoreUnusable."""
-        with self._reading() as database:
+    def read_after(self, sequence: int, *, limit: int) -> list[InspectionRecord]:
+        """Return the records after a sequence number, in order. Raises StoreUnusable."""
+        with self._read_connection() as database:
             rows = database.execute(
                 f"SELECT {COLUMNS} FROM inspections WHERE sequence > ? ORDER BY sequence LIMIT ?",  # noqa: S608  # ours
-                (sequence, most),
+                (sequence, limit),
             )
-            return [Record(*row) for row in rows]
+            return [InspectionRecord(*row) for row in rows]
 
-    def record(self, inspection_id: str) -> Record | None:
-        """One record, None where it is not kept. Raises StoreUnusable."""
-        return self._one("inspection_id", inspection_id)
+    def read_record(self, inspection_id: str) -> InspectionRecord | None:
+        """Return one record, or None. Raises StoreUnusable."""
+        return self._find_one("inspection_id", inspection_id)
 
-    def replay(self, idempotency_key: str) -> Replay | None:
-        """What the request that had this key was answered, if that is still known. Raises StoreUnusable."""
-        with self._reading() as database:
+    def read_replay(self, idempotency_key: str) -> StoredAnswer | None:
+        """Return the answer to the request with this key, or None. Raises StoreUnusable."""
+        with self._read_connection() as database:
             row = database.execute(
                 "SELECT asked, answer FROM replays WHERE idempotency_key = ?", (idempotency_key,)
             ).fetchone()
-        return Replay(*row) if row else None
+        return StoredAnswer(*row) if row else None
 
-    def picture(self, inspection_id: str) -> Picture | None:
-        """The image of a record, where images are kept. Raises StoreUnusable."""
-        with self._reading() as database:
+    def read_image(self, inspection_id: str) -> StoredImage | None:
+        """Return the image of a record, or None. Raises StoreUnusable."""
+        with self._read_connection() as database:
             row = database.execute(
                 "SELECT media_type, data FROM images WHERE inspection_id = ?", (inspection_id,)
             ).fetchone()
-        return Picture(*row) if row else None
+        return StoredImage(*row) if row else None
 
-    def begin_sink(self, name: str) -> None:
-        """Owe records to this sink from now on, if it is a new one. Raises StoreUnusable."""
-        with self._changing() as database:
+    def register_sink(self, name: str) -> None:
+        """Start a delivery cursor for a new sink at the current end. Raises StoreUnusable."""
+        with self._write_connection() as database:
             database.execute(
                 "INSERT OR IGNORE INTO sinks SELECT ?, last, last FROM (SELECT COALESCE(MAX(seq), 0) AS last "
                 "FROM sqlite_sequence WHERE name = 'inspections')",
                 (name,),
             )
 
-    def forget_sinks(self, *, but: Sequence[str]) -> None:
-        """Owe nothing any more to sinks that are not among these. Raises StoreUnusable."""
-        with self._changing() as database:
-            marks = ", ".join("?" * len(but))
-            database.execute(f"DELETE FROM sinks WHERE name NOT IN ({marks})", tuple(but))  # noqa: S608  # marks
+    def remove_other_sinks(self, *, keep: Sequence[str]) -> None:
+        """Remove the cursors of all sinks but these. Raises StoreUnusable."""
+        with self._write_connection() as database:
+            marks = ", ".join("?" * len(keep))
+            database.execute(f"DELETE FROM sinks WHERE name NOT IN ({marks})", tuple(keep))  # noqa: S608  # marks
 
-    def standing(self, sink: str) -> Standing:
-        """How far a sink has come. Raises StoreUnusable."""
-        with self._reading() as database:
+    def read_cursor(self, sink: str) -> DeliveryCursor:
+        """Return the delivery cursor of a sink. Raises StoreUnusable."""
+        with self._read_connection() as database:
             row = database.execute(
                 "SELECT delivered, attempted, "
                 "MAX(0, (SELECT COALESCE(MAX(sequence), 0) FROM inspections) - delivered), "
@@ -198,31 +199,34 @@ class Journal:
             ).fetchone()
         if row is None:
             raise StoreUnusable(self.path, f"it knows no sink '{sink}'")
-        return Standing(*row)
+        return DeliveryCursor(*row)
 
-    def attempt(self, sink: str, sequence: int) -> None:
+    def mark_attempted(self, sink: str, sequence: int) -> None:
         """Note that records up to this one may have been sent. Raises StoreUnusable."""
-        with self._changing() as database:
+        with self._write_connection() as database:
             database.execute("UPDATE sinks SET attempted = MAX(attempted, ?) WHERE name = ?", (sequence, sink))
 
-    def deliver(self, sink: str, sequence: int) -> None:
+    def mark_delivered(self, sink: str, sequence: int) -> None:
         """Note that a sink has taken all records up to this one. Raises StoreUnusable."""
-        with self._changing() as database:
+        with self._write_connection() as database:
             database.execute("UPDATE sinks SET delivered = ? WHERE name = ?", (sequence, sink))
 
-    def _one(self, column: str, value: str) -> Record | None:
-        with self._reading() as database:
+    def _find_one(self, column: str, value: str) -> InspectionRecord | None:
+        with self._read_connection() as database:
             row = database.execute(
                 f"SELECT {COLUMNS} FROM inspections WHERE {column} = ?",  # noqa: S608  # our own column
                 (value,),
             ).fetchone()
-        return Record(*row) if row else None
+        return InspectionRecord(*row) if row else None
 
-    def _opened(self) -> sqlite3.Connection:
-        """The file, made if need be, to be written to. Raises StoreUnusable where another service writes to it."""
+    def _open(self) -> sqlite3.Connection:
+        """Open the file for writing and create it if needed.
+
+        Raises StoreUnusable where another service writes to it.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
-        database = sqlite3.connect(self.path, timeout=BUSY_S)
+        self._acquire_lock()
+        database = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S)
         database.execute("PRAGMA journal_mode = WAL")
         # A killed process loses nothing by this; a machine that loses power may lose the last moments.
         database.execute("PRAGMA synchronous = NORMAL")
@@ -234,8 +238,8 @@ class Journal:
             database.execute("PRAGMA user_version = 1")
         return database
 
-    def _take_lock(self) -> None:
-        """One service writes to a journal: two would send each other's results. The lock ends with the process."""
+    def _acquire_lock(self) -> None:
+        """Acquire the lock of the journal: two writers would send each other's results. It ends with the process."""
         if self._lock is not None:
             return
         descriptor = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
@@ -247,34 +251,34 @@ class Journal:
         self._lock = descriptor
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def _read_connection(self) -> Iterator[sqlite3.Connection]:
         try:
-            with closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=BUSY_S)) as database:
+            with closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)) as database:
                 yield database
         except sqlite3.Error as error:
             raise StoreUnusable(self.path, str(error)) from error
 
     @contextmanager
-    def _changing(self) -> Iterator[sqlite3.Connection]:
+    def _write_connection(self) -> Iterator[sqlite3.Connection]:
         try:
-            with closing(self._opened()) as database, database:
+            with closing(self._open()) as database, database:
                 yield database
         except (sqlite3.Error, OSError) as error:
             raise StoreUnusable(self.path, str(error)) from error
 
-    def _write(self) -> None:
-        """Write what comes until the end is told."""
+    def _run_writer(self) -> None:
+        """Write queued records until the end."""
         database: sqlite3.Connection | None = None
         while (first := self._queue.get()) is not None:
-            together, ends = self._together(first)
+            together, ends = self._collect_batch(first)
             try:
-                database = database or self._opened()
+                database = database or self._open()
                 self._insert(database, together)
-                self.trouble = None
+                self.error = None
                 with suppress(sqlite3.Error):  # what is too much may go later
-                    self._tidy(database)
+                    self._prune(database)
             except Exception as error:  # noqa: BLE001  # whatever the disk says, the next record is tried again
-                self._fail(together, str(error))
+                self._drop_batch(together, str(error))
                 if database is not None:
                     with suppress(sqlite3.Error):
                         database.close()
@@ -284,10 +288,10 @@ class Journal:
         if database is not None:
             database.close()
 
-    def _together(self, first: Waiting) -> tuple[list[Waiting], bool]:
-        """All that waits by now, and whether the end was told."""
+    def _collect_batch(self, first: PendingRecord) -> tuple[list[PendingRecord], bool]:
+        """Return the queued records, and whether the end was queued."""
         together = [first]
-        while len(together) < MOST_TOGETHER:
+        while len(together) < MAX_BATCH_RECORDS:
             try:
                 following = self._queue.get_nowait()
             except queue.Empty:
@@ -297,15 +301,15 @@ class Journal:
             together.append(following)
         return together, False
 
-    def _insert(self, database: sqlite3.Connection, together: Sequence[Waiting]) -> None:
-        with self._counting:
-            lost = dict(self._lost_of)
+    def _insert(self, database: sqlite3.Connection, together: Sequence[PendingRecord]) -> None:
+        with self._count_lock:
+            lost = dict(self._num_lost_by_product)
         gaps: dict[str, int] = {}
         with database:
             sequences = [self._insert_one(database, waiting, lost, gaps) for waiting in together]
-        with self._counting:
+        with self._count_lock:
             for product, number in gaps.items():
-                self._lost_of[product] -= number
+                self._num_lost_by_product[product] -= number
             self._bytes_waiting -= sum(waiting.num_bytes for waiting in together)
         for waiting, sequence in zip(together, sequences, strict=True):
             with suppress(InvalidStateError):  # nobody waits for it any more
@@ -313,12 +317,12 @@ class Journal:
         self.on_written()
 
     def _insert_one(
-        self, database: sqlite3.Connection, waiting: Waiting, lost: dict[str, int], gaps: dict[str, int]
+        self, database: sqlite3.Connection, waiting: PendingRecord, lost: dict[str, int], gaps: dict[str, int]
     ) -> int:
-        """A record's sequence number; that of the record before, where its request was answered already.
+        """Return a record's sequence number; that of the earlier record where its request was answered already.
 
-        ``lost``: what was lost of each product, which leaves a gap in its numbers, so that who counts misses it; what
-        got its gap goes from there to ``gaps``.
+        ``lost``: number of lost records by product, which leave a gap in the product's numbers, so that a client
+        notices; the gaps that were inserted are added to ``gaps``.
         """
         record = waiting.record
         if record.idempotency_key is not None:
@@ -343,7 +347,7 @@ class Journal:
             ),
         )  # fmt: skip
         if waiting.replay is not None and record.idempotency_key is not None:
-            replay = (record.idempotency_key, waiting.replay.asked, waiting.replay.answer)
+            replay = (record.idempotency_key, waiting.replay.fingerprint, waiting.replay.answer)
             database.execute("INSERT OR REPLACE INTO replays VALUES (?, ?, ?)", replay)
         if waiting.picture is not None:
             picture = waiting.picture
@@ -351,30 +355,30 @@ class Journal:
             database.execute("INSERT INTO images VALUES (?, ?, ?)", row)
         return int(cursor.lastrowid or 0)
 
-    def _tidy(self, database: sqlite3.Connection) -> None:
-        """Take out what is beyond the bounds, and not owed to a sink any more."""
+    def _prune(self, database: sqlite3.Connection) -> None:
+        """Delete records beyond the retention policy that every sink has taken."""
         now = time.monotonic()
-        if now - self._tidied_at < TIDY_EVERY_S:
+        if now - self._pruned_at < PRUNE_INTERVAL_S:
             return
-        self._tidied_at = now
+        self._pruned_at = now
         with database:
             (owed,) = database.execute("SELECT COALESCE(MIN(delivered), 9e18) FROM sinks").fetchone()
             (last,) = database.execute("SELECT COALESCE(MAX(sequence), 0) FROM inspections").fetchone()
-            owed = max(owed, last - MOST_OWED)
+            owed = max(owed, last - MAX_BACKLOG)
             database.execute(
-                "DELETE FROM replays WHERE rowid <= (SELECT COALESCE(MAX(rowid), 0) FROM replays) - ?", (MOST_REPLAYS,)
+                "DELETE FROM replays WHERE rowid <= (SELECT COALESCE(MAX(rowid), 0) FROM replays) - ?", (MAX_REPLAYS,)
             )
-            oldest = time.time() - self.bounds.days * 86_400
+            oldest = time.time() - self.retention.days * 86_400
             database.execute(
                 "DELETE FROM inspections WHERE sequence <= ? AND (sequence <= ? OR at < ?)",
-                (owed, last - self.bounds.records, oldest),
+                (owed, last - self.retention.records, oldest),
             )
             database.execute("DELETE FROM images WHERE inspection_id NOT IN (SELECT inspection_id FROM inspections)")
-            self._drop_images(database)
+            self._prune_images(database)
 
-    def _drop_images(self, database: sqlite3.Connection) -> None:
-        """The oldest images go until the others fit."""
-        room = self.bounds.images_mb * 1e6
+    def _prune_images(self, database: sqlite3.Connection) -> None:
+        """Delete the oldest images until the rest fits."""
+        room = self.retention.images_mb * 1e6
         rows = database.execute("SELECT rowid, LENGTH(data) FROM images ORDER BY rowid DESC").fetchall()
         for rowid, size in rows:
             room -= size
@@ -382,17 +386,17 @@ class Journal:
                 database.execute("DELETE FROM images WHERE rowid <= ?", (rowid,))
                 return
 
-    def _fail(self, together: Sequence[Waiting], why: str) -> None:
-        self._tell_trouble(why)
-        with self._counting:
+    def _drop_batch(self, together: Sequence[PendingRecord], why: str) -> None:
+        self._report_error(why)
+        with self._count_lock:
             self.num_lost += len(together)
-            self._lost_of.update(waiting.record.product for waiting in together)
+            self._num_lost_by_product.update(waiting.record.product for waiting in together)
             self._bytes_waiting -= sum(waiting.num_bytes for waiting in together)
         for waiting in together:
             with suppress(InvalidStateError):  # nobody waits for it any more
                 waiting.done.set_exception(StoreUnusable(self.path, why))
 
-    def _tell_trouble(self, why: str) -> None:
-        if self.trouble is None:
+    def _report_error(self, why: str) -> None:
+        if self.error is None:
             log.error("records are lost", path=str(self.path), why=why)
-        self.trouble = f"inspections are not recorded: {why}"
+        self.error = f"inspections are not recorded: {why}"

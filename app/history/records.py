@@ -1,4 +1,4 @@
-"""What a journal keeps and is asked for."""
+"""The types of the journal."""
 
 import json
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ Keep = Literal["none", "ng", "all"]
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """How much is kept: records, days, and megabytes of images."""
+class RetentionPolicy:
+    """How much is kept: number of records, days, and megabytes of images."""
 
     records: int = 10_000
     days: float = 30.0
@@ -18,10 +18,10 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class Record:
-    """One inspection as it was answered. ``answer``: the JSON of the answer without its heat-map.
+class InspectionRecord:
+    """One answered inspection. ``answer``: the JSON of the answer without its heat-map.
 
-    ``at``: seconds since 1970; ``idempotency_key``: the client's own name of the request, if it gave one.
+    ``at``: seconds since 1970; ``idempotency_key``: hash of the client's key, if it sent one.
     """
 
     inspection_id: str
@@ -38,24 +38,24 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image as it came."""
+class StoredImage:
+    """An image as it was posted."""
 
     media_type: str
     data: bytes
 
 
 @dataclass(frozen=True)
-class Replay:
-    """The whole answer to a request that its client may send again; ``asked``: what the request was."""
+class StoredAnswer:
+    """The whole answer to a request with an idempotency key; ``fingerprint``: of the request."""
 
-    asked: str
+    fingerprint: str
     answer: str
 
 
 @dataclass(frozen=True)
 class Search:
-    """Which records: all that match every member that is given. ``since`` and ``until``: seconds since 1970."""
+    """A filter of records; every field that is set must match. ``since`` and ``until``: seconds since 1970."""
 
     product: str | None = None
     version: str | None = None
@@ -65,8 +65,8 @@ class Search:
     until: float | None = None
     before: int | None = None
 
-    def clause(self) -> tuple[str, list[object]]:
-        """The condition, and what is asked by it."""
+    def to_sql(self) -> tuple[str, list[object]]:
+        """Return the SQL condition and its parameters."""
         tests = {
             "product = ?": self.product,
             "version = ?": self.version,
@@ -81,19 +81,19 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How far a sink has come: the last record that it has taken, the last that it may have been sent.
+class DeliveryCursor:
+    """Delivery of a sink: the last record that it has taken, and the last that it may have been sent.
 
-    ``owed``: how many records follow what it has taken; ``journal``: what tells this journal from one in its place.
+    ``backlog``: number of records that it has not taken; ``journal``: id of the journal.
     """
 
     delivered: int
     attempted: int
-    owed: int
+    backlog: int
     journal: str
 
 
-def members(record: Record) -> dict[str, object]:
-    """The answer of a record, with its numbers."""
+def to_json_fields(record: InspectionRecord) -> dict[str, object]:
+    """Return the answer of a record, with its numbers."""
     answer: dict[str, object] = json.loads(record.answer)
     return {"sequence": record.sequence, "product_sequence": record.product_sequence, "at": record.at, **answer}

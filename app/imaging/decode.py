@@ -25,14 +25,14 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 # What files of these formats are called.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 # Pillow itself refuses more than this, whatever a setting says.
-MOST_PIXELS = 178_956_970
+MAX_PIXELS = 178_956_970
 # How files of these formats end. Pillow takes images without their end, but what lacks it may lack more.
 ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 WHITE_8_BIT = 255
 # CMYK and Lab need a profile; I and F have 32 bits and no white.
-NO_ONE_MEANING = ("CMYK", "YCCK", "LAB", "HSV", "I", "F")
+AMBIGUOUS_MODES = ("CMYK", "YCCK", "LAB", "HSV", "I", "F")
 # What Pillow's decoders raise on bytes that were damaged on purpose or on the way; found by fuzzing.
-DAMAGE = (
+DECODE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -72,10 +72,10 @@ class Image:
 
 def decode(data: bytes, rule: InputRecord, *, max_pixels: int) -> Image:
     """Decode, turn upright, bring to the product's channels, depth and size. Raises an ImageError."""
-    picture = opened(data, max_pixels=max_pixels)
-    upright = loaded(picture)
+    picture = open_image(data, max_pixels=max_pixels)
+    upright = load_upright(picture)
     plain = to_channels(upright, rule)
-    content = placed(upright.size, rule)
+    content = fit_box(upright.size, rule)
     return Image(
         pixels=to_canvas(plain, content, rule),
         content=content,
@@ -85,8 +85,8 @@ def decode(data: bytes, rule: InputRecord, *, max_pixels: int) -> Image:
     )
 
 
-def opened(data: bytes, *, max_pixels: int) -> Pillow.Image:
-    """The image with its header read and checked, nothing decoded yet."""
+def open_image(data: bytes, *, max_pixels: int) -> Pillow.Image:
+    """Open an image and check its header; nothing is decoded yet. Raises ImageError."""
     if not data:
         raise EmptyImage
     try:
@@ -95,7 +95,7 @@ def opened(data: bytes, *, max_pixels: int) -> Pillow.Image:
         raise ImageTooLarge(limit_px=max_pixels) from None
     except UnidentifiedImageError:
         raise NotAnImage(formats=FORMATS) from None
-    except DAMAGE as error:
+    except DECODE_ERRORS as error:
         raise TruncatedImage(format_name="posted", why=str(error)) from error
     if picture.width * picture.height > max_pixels:
         raise ImageTooLarge(limit_px=max_pixels, size_px=picture.size)
@@ -104,19 +104,19 @@ def opened(data: bytes, *, max_pixels: int) -> Pillow.Image:
     return picture
 
 
-def loaded(picture: Pillow.Image) -> Pillow.Image:
-    """The decoded image, turned upright as its EXIF orientation says."""
+def load_upright(picture: Pillow.Image) -> Pillow.Image:
+    """Decode an image and apply its EXIF orientation. Raises ImageError."""
     refuse_deep_colour(picture)
     try:
         refuse_second_frame(picture)
         picture.load()
         return ImageOps.exif_transpose(picture)
-    except DAMAGE as error:
+    except DECODE_ERRORS as error:
         raise TruncatedImage(format_name=str(picture.format), why=str(error)) from error
 
 
 def refuse_second_frame(picture: Pillow.Image) -> None:
-    """Raise TooManyFrames for an animation. Looks for one more frame; counting them takes minutes in a hostile TIFF."""
+    """Raise TooManyFrames for an animation. One seek suffices; counting the frames of a hostile TIFF takes minutes."""
     try:
         picture.seek(1)
     except EOFError:
@@ -126,7 +126,7 @@ def refuse_second_frame(picture: Pillow.Image) -> None:
 
 
 def refuse_deep_colour(picture: Pillow.Image) -> None:
-    """Raise for 16-bit colour, which Pillow would cut to 8 bits without a word."""
+    """Raise UnsupportedMode for 16-bit colour, which Pillow would silently reduce to 8 bits."""
     raw_modes = [
         tile.args if isinstance(tile.args, str) else str((tile.args or ("",))[0])
         for tile in getattr(picture, "tile", ())
@@ -138,22 +138,22 @@ def refuse_deep_colour(picture: Pillow.Image) -> None:
 
 
 def to_channels(picture: Pillow.Image, rule: InputRecord) -> Pillow.Image:
-    """The image in mode RGB, or F for deep grey, by the product's channel rule and white level."""
+    """Convert to mode RGB, or F for deep grey, by the product's channel rule and white level."""
     if picture.mode.startswith("I;16"):
         values = np.asarray(picture, dtype=np.float32)
         if rule.white_level == WHITE_8_BIT or values.max() > rule.white_level:
             raise WrongBitDepth(depth_bits=16, white_level=rule.white_level)
         return Pillow.fromarray(values)
-    if picture.mode in NO_ONE_MEANING:
+    if picture.mode in AMBIGUOUS_MODES:
         raise UnsupportedMode(what=f"mode {picture.mode}", remedy="convert it to RGB or grey first")
     if rule.white_level != WHITE_8_BIT:
         raise WrongBitDepth(depth_bits=8, white_level=rule.white_level)
-    opaque = without_alpha(picture)
+    opaque = drop_alpha(picture)
     return opaque.convert("L").convert("RGB") if rule.channels == "grey" else opaque.convert("RGB")
 
 
-def without_alpha(picture: Pillow.Image) -> Pillow.Image:
-    """The image without its alpha channel, which must be opaque everywhere: what is behind is unknown."""
+def drop_alpha(picture: Pillow.Image) -> Pillow.Image:
+    """Remove the alpha channel, which must be opaque everywhere."""
     if not picture.has_transparency_data:
         return picture
     full = picture.convert("RGBA")
@@ -162,8 +162,8 @@ def without_alpha(picture: Pillow.Image) -> Pillow.Image:
     return full.convert("RGB")
 
 
-def placed(size: tuple[int, int], rule: InputRecord) -> Box:
-    """Where an image of this ``(width, height)`` lies on the model's canvas."""
+def fit_box(size: tuple[int, int], rule: InputRecord) -> Box:
+    """Return the box of an image of this ``(width, height)`` on the model's canvas."""
     if rule.fit == "stretch":
         return Box(0, 0, rule.width, rule.height)
     scale = min(rule.width / size[0], rule.height / size[1])
@@ -173,7 +173,7 @@ def placed(size: tuple[int, int], rule: InputRecord) -> Box:
 
 
 def to_canvas(picture: Pillow.Image, content: Box, rule: InputRecord) -> NDArray[np.uint8]:
-    """Pixels uint8 (height, width, 3): the image in its box, its edges repeated around it."""
+    """Return pixels uint8 (height, width, 3): the image in its box, its edges repeated around it."""
     small = picture.resize((content.width, content.height), Pillow.Resampling.BILINEAR)
     values = np.asarray(small, dtype=np.float32)
     if values.ndim == 2:  # deep grey has no channel axis

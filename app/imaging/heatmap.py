@@ -10,7 +10,7 @@ from PIL import Image as Pillow
 
 from app.imaging.decode import Box, Image
 
-Kind = Literal["png", "overlay", "raw", "none"]
+HeatmapKind = Literal["png", "overlay", "raw", "none"]
 
 # From ordinary to far off, evenly over RANGE: dark blue, blue, teal, yellow, orange, red; none of them is the colour of
 # bare metal.
@@ -27,7 +27,7 @@ PALETTE = np.rint(
 ).T.astype(np.uint8)
 # On the map's scale: 0 is the mean of good positions, 1 their spread.
 RANGE = (0.0, 12.0)
-MOST_SIDE_PX = 1024
+MAX_SIDE_PX = 1024
 OVERLAY_OPACITY = 0.55
 
 
@@ -42,15 +42,15 @@ class Heatmap:
     data: bytes
 
 
-def render(map_: NDArray[np.float32], image: Image, *, kind: Kind) -> Heatmap | None:
-    """The map (h, w) on the absolute scale as a PNG that covers the posted image; None where none is wanted.
+def render(map_: NDArray[np.float32], image: Image, *, kind: HeatmapKind) -> Heatmap | None:
+    """Render the map (h, w) on the absolute scale as a PNG over the posted image, or None for ``none``.
 
-    The longer side is at most ``MOST_SIDE_PX``.
+    The longer side is at most ``MAX_SIDE_PX``.
     """
     if kind == "none":
         return None
     steps = 65535 if kind == "raw" else 255
-    levels = covering(map_, image)
+    levels = resize_to_image(map_, image)
     levels -= RANGE[0]
     levels *= steps / (RANGE[1] - RANGE[0])
     np.rint(np.clip(levels, 0, steps, out=levels), out=levels)
@@ -61,25 +61,25 @@ def render(map_: NDArray[np.float32], image: Image, *, kind: Kind) -> Heatmap | 
         picture = Pillow.fromarray(levels.astype(np.uint8))
         picture.putpalette(PALETTE.tobytes())
     else:
-        picture = Pillow.fromarray(laid_over(levels.astype(np.uint8), image))
+        picture = Pillow.fromarray(overlay(levels.astype(np.uint8), image))
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", compress_level=1)
     return Heatmap("image/png", picture.width, picture.height, RANGE, buffer.getvalue())
 
 
-def covering(map_: NDArray[np.float32], image: Image) -> NDArray[np.float32]:
-    """The map at the picture's size, the padding around the image's content cut away."""
-    scale = min(1.0, MOST_SIDE_PX / max(image.width, image.height))
+def resize_to_image(map_: NDArray[np.float32], image: Image) -> NDArray[np.float32]:
+    """Resize the map to the picture, without the padding around the image's content."""
+    scale = min(1.0, MAX_SIDE_PX / max(image.width, image.height))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return enlarged(map_, image.content, canvas=image.pixels.shape[:2], size=size)
+    return enlarge(map_, image.content, canvas=image.pixels.shape[:2], size=size)
 
 
-def enlarged(
+def enlarge(
     map_: NDArray[np.float32], content: Box, *, canvas: tuple[int, ...], size: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """The part of a map over ``content`` of a canvas (height, width), interpolated to ``size`` (width, height).
+    """Interpolate the part of a map over ``content`` of a canvas (height, width) to ``size`` (width, height).
 
-    It is the caller's own.
+    Returns a new array.
     """
     step_y, step_x = canvas[0] / map_.shape[0], canvas[1] / map_.shape[1]
     box = (
@@ -92,8 +92,8 @@ def enlarged(
     return np.array(grown, dtype=np.float32)
 
 
-def laid_over(levels: NDArray[np.uint8], image: Image) -> NDArray[np.uint8]:
-    """Colours of these levels (height, width) over the image as the model saw it; ordinary positions stay clear."""
+def overlay(levels: NDArray[np.uint8], image: Image) -> NDArray[np.uint8]:
+    """Blend the colours of levels (height, width) over the model's image; ordinary positions stay clear."""
     height, width = levels.shape
     box = image.content
     part = image.pixels[box.y : box.y + box.height, box.x : box.x + box.width]

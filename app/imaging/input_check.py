@@ -1,7 +1,7 @@
-"""The input guard: whether an image looks like those that the product was trained on, before it is judged.
+"""The input check: whether an image resembles those that the product was trained on.
 
-A covered lens, a lamp that failed or a lens out of focus is no defect of the part, and must not read as 500 bad parts.
-Ranges are those seen in training, widened (``training/data/input_ranges.py``); only gross faults lie outside.
+A covered lens, a failed lamp or a lens out of focus is not a defect of the part. Ranges are those seen in training,
+widened (``training/data/input_ranges.py``); only gross faults lie outside.
 """
 
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ from model.bundle import MEASURES, ExpectsRecord, MeasureName
 Guard = Literal["refuse", "warn", "off"]
 
 
-def measured(image: Image) -> dict[MeasureName, float]:
-    """What the guard looks at: size in pixels as posted; grey levels (0 to 255) at the model's size."""
+def measure(image: Image) -> dict[MeasureName, float]:
+    """Measure an image: its size in pixels as posted, and grey levels (0 to 255) at the model's size."""
     box = image.content
     content = image.pixels[box.y : box.y + box.height, box.x : box.x + box.width]
     grey = content.mean(axis=2, dtype=np.float32)
@@ -40,19 +40,19 @@ def sharpness(grey: NDArray[np.float32]) -> float:
     return float((around - 4 * inner).std())
 
 
-def checked(image: Image, expects: ExpectsRecord | None, guard: Guard) -> tuple[str, ...]:
-    """Warnings of what is outside its range; with ``refuse``, InvalidInput is raised instead."""
+def check_input(image: Image, expects: ExpectsRecord | None, guard: Guard) -> tuple[str, ...]:
+    """Return warnings of measures outside their range. Raises InvalidInput where the guard is ``refuse``."""
     if expects is None or guard == "off":
         return ()
-    findings = tuple(outside(image, expects))
+    findings = tuple(find_outside(image, expects))
     if findings and guard == "refuse":
         raise InvalidInput(findings)
     return findings
 
 
-def outside(image: Image, expects: ExpectsRecord) -> Iterator[str]:
-    """A sentence for each measure that is outside, with how far."""
-    values = measured(image)
+def find_outside(image: Image, expects: ExpectsRecord) -> Iterator[str]:
+    """Yield a sentence for each measure outside its range."""
+    values = measure(image)
     for name in MEASURES:
         value, expected = values[name], getattr(expects, name)
         if not expected.low <= value <= expected.high:

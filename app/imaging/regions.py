@@ -37,8 +37,8 @@ class Grid:
     height: int
 
 
-def grid_of(image: Image, map_size: tuple[int, int]) -> Grid:
-    """The grid of a map of this size over an image's canvas."""
+def make_grid(image: Image, map_size: tuple[int, int]) -> Grid:
+    """Return the grid of a map of this size over an image's canvas."""
     canvas_height, canvas_width = image.pixels.shape[:2]
     scale_x = image.width / image.content.width
     scale_y = image.height / image.content.height
@@ -52,16 +52,18 @@ def grid_of(image: Image, map_size: tuple[int, int]) -> Grid:
     )
 
 
-def regions_of(map_: NDArray[np.float32], *, threshold: float, grid: Grid, min_area_px: int = 0) -> tuple[Region, ...]:
-    """The map's regions above ``threshold``, the highest peak first."""
-    labels = connected(map_ > threshold)
-    found = (region_at(labels == label, map_, grid) for label in np.unique(labels) if label > 0)
+def find_regions(
+    map_: NDArray[np.float32], *, threshold: float, grid: Grid, min_area_px: int = 0
+) -> tuple[Region, ...]:
+    """Return the map's regions above ``threshold``, the highest peak first."""
+    labels = label_components(map_ > threshold)
+    found = (make_region(labels == label, map_, grid) for label in np.unique(labels) if label > 0)
     kept = (region for region in found if region.area_px >= min_area_px)
     return tuple(sorted(kept, key=lambda region: -region.peak))
 
 
-def connected(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Labels of 8-connected pieces, 0 where the mask is false: the highest number spreads until nothing changes."""
+def label_components(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Label 8-connected components; 0 where the mask is false. The highest number spreads until nothing changes."""
     labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
     while True:
         padded = np.pad(labels, 1)
@@ -73,8 +75,8 @@ def connected(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
         labels = grown
 
 
-def region_at(piece: NDArray[np.bool_], map_: NDArray[np.float32], grid: Grid) -> Region:
-    """The box of one piece, cut to the image."""
+def make_region(piece: NDArray[np.bool_], map_: NDArray[np.float32], grid: Grid) -> Region:
+    """Return the box of one component, cut to the image."""
     rows, columns = np.nonzero(piece)
     left = int(max(0, np.floor(grid.x0 + columns.min() * grid.step_x)))
     top = int(max(0, np.floor(grid.y0 + rows.min() * grid.step_y)))

@@ -1,4 +1,4 @@
-"""The region of interest: where on an image the part is looked at. What lies outside counts nowhere."""
+"""The region of interest: which part of an image is inspected. The rest is ignored."""
 
 import io
 from dataclasses import dataclass
@@ -25,25 +25,25 @@ class RegionOfInterest:
 
     @property
     def share(self) -> float:
-        """How much of the image is inspected, in 0 to 1."""
+        """The share of the image that is inspected, in 0 to 1."""
         return float(self.inside.mean())
 
-    def at(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Whether points lie inside, bool (len(y), len(x)); ``y`` and ``x`` are shares of the image's sides."""
+    def contains(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return whether points lie inside, bool (len(y), len(x)); ``y`` and ``x`` are shares of the image's sides."""
         rows = np.clip((y * self.inside.shape[0]).astype(int), 0, self.inside.shape[0] - 1)
         columns = np.clip((x * self.inside.shape[1]).astype(int), 0, self.inside.shape[1] - 1)
         return self.inside[np.ix_(rows, columns)]
 
-    def packed(self) -> bytes:
-        """``region.png``: white where the part is looked at."""
+    def to_png(self) -> bytes:
+        """Return ``region.png``: white where the image is inspected."""
         buffer = io.BytesIO()
         picture = Pillow.fromarray(np.where(self.inside, WHITE_8_BIT, 0).astype(np.uint8))
         picture.save(buffer, format="PNG")
         return buffer.getvalue()
 
 
-def unpacked_region(data: bytes) -> RegionOfInterest:
-    """The region in ``region.png``; raises BadRegion."""
+def region_from_png(data: bytes) -> RegionOfInterest:
+    """Read the region in ``region.png``. Raises BadRegion."""
     try:
         with Pillow.open(io.BytesIO(data), formats=("PNG",)) as picture:
             inside = np.asarray(picture.convert("L")) > WHITE_8_BIT // 2

@@ -14,16 +14,16 @@ from model.bundle import BundleError
 
 @dataclass(frozen=True)
 class ArrayFile:
-    """An ``.npz`` file of a bundle: its path, its arrays' types by name. ``damage``: raised where it is damaged."""
+    """An ``.npz`` file of a bundle: its path, its arrays' types by name. ``error``: raised where it is damaged."""
 
     path: str
     dtypes: Mapping[str, DTypeLike]
-    damage: type[BundleError]
+    error: type[BundleError]
 
-    def unpacked(self, data: bytes) -> tuple[NDArray[Any], ...]:
-        """The arrays, in the order of their types. Raises ``damage``."""
+    def read(self, data: bytes) -> tuple[NDArray[Any], ...]:
+        """Return the arrays, in the order of their types. Raises ``error``."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 return tuple(np.asarray(arrays[name], dtype) for name, dtype in self.dtypes.items())
         except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
-            raise self.damage(f"{self.path} can't be read: {error}") from error
+            raise self.error(f"{self.path} can't be read: {error}") from error

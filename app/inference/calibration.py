@@ -1,4 +1,4 @@
-"""Split-conformal calibration: what held-out good parts say about a new part's score.
+"""Split-conformal calibration: what scores of held-out good parts say about a new part's score.
 
 If a new good part is exchangeable with the ``n`` calibration parts, its score exceeds the ``k``-th smallest of theirs
 with a probability of at most ``1 - k / (n + 1)`` (Vovk et al., 2005; Papadopoulos et al., 2002).
@@ -15,14 +15,14 @@ from model.bundle import CALIBRATION, BundleError, PromiseRecord
 
 
 class BadCalibration(BundleError):
-    """Calibration scores that can't be read or don't make sense."""
+    """Calibration scores that can't be read or are invalid."""
 
 
-FILE = ArrayFile(CALIBRATION, {"scores": np.float64}, damage=BadCalibration)
+FILE = ArrayFile(CALIBRATION, {"scores": np.float64}, error=BadCalibration)
 
 
-def promise(scores: NDArray[np.float64], *, asked: float) -> PromiseRecord:
-    """The threshold whose false-alarm rate is at most ``asked``, or the lowest rate that these scores support.
+def compute_promise(scores: NDArray[np.float64], *, asked: float) -> PromiseRecord:
+    """Return the threshold whose false-alarm rate is at most ``asked``, or the lowest rate that the scores support.
 
     With ``n`` scores no rate under ``1 / (n + 1)`` can be promised; then the threshold is the largest score.
     """
@@ -39,26 +39,26 @@ def promise(scores: NDArray[np.float64], *, asked: float) -> PromiseRecord:
     )
 
 
-def parts_needed(rate: float) -> int:
-    """How many calibration parts it takes to promise this false-alarm rate."""
+def min_calibration_parts(rate: float) -> int:
+    """Return the number of calibration parts that a false-alarm rate requires."""
     return math.ceil(1 / rate - 1e-9) - 1
 
 
 def p_value(scores: NDArray[np.float64], score: float) -> float:
-    """How ordinary a score is among good parts, in ``1 / (n + 1)`` to 1."""
+    """Return the p-value of a score among good parts, in ``1 / (n + 1)`` to 1."""
     return (1 + int((scores >= score).sum())) / (len(scores) + 1)
 
 
-def packed(scores: NDArray[np.float64]) -> bytes:
-    """``calibration.npz``: scores of held-out good parts on the absolute scale, float64 (parts)."""
+def pack_scores(scores: NDArray[np.float64]) -> bytes:
+    """Return ``calibration.npz``: scores of held-out good parts on the absolute scale, float64 (parts)."""
     buffer = io.BytesIO()
     np.savez(buffer, scores=scores)
     return buffer.getvalue()
 
 
-def unpacked(data: bytes) -> NDArray[np.float64]:
-    """The scores in ``calibration.npz``; raises BadCalibration."""
-    (scores,) = FILE.unpacked(data)
+def unpack_scores(data: bytes) -> NDArray[np.float64]:
+    """Return the scores in ``calibration.npz``. Raises BadCalibration."""
+    (scores,) = FILE.read(data)
     if scores.ndim != 1 or len(scores) == 0 or not np.isfinite(scores).all():
         raise BadCalibration("calibration.npz holds no row of finite scores")
     return scores

@@ -39,8 +39,11 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """Which items the recall memory read at each position of the first scale, and their weights: (positions, read)."""
+class RecalledItems:
+    """The items that the recall memory read at each position of the first scale, and their weights.
+
+    (positions, read).
+    """
 
     items: NDArray[np.int64]
     weights: Floats
@@ -48,9 +51,9 @@ class Reading:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the graphs say of one image, raw: maps (scales, h, w) and (h, w), and numbers a scale.
+    """The graphs' raw output for one image: maps (scales, h, w) and (h, w), and numbers a scale.
 
-    ``reading`` is None where the student is older than that it tells.
+    ``recalled``: None for students that do not export it.
     """
 
     scale_maps: Floats
@@ -58,19 +61,19 @@ class Comparison:
     score: float
     scale_scores: Floats
     scale_shares: Floats
-    reading: Reading | None = None
+    recalled: RecalledItems | None = None
 
 
-def batch_of(images: Sequence[Image], *, map_size: tuple[int, int], interest: RegionOfInterest | None = None) -> Batch:
-    """Decoded images as one batch."""
+def make_batch(images: Sequence[Image], *, map_size: tuple[int, int], roi: RegionOfInterest | None = None) -> Batch:
+    """Return decoded images as one batch."""
     return Batch(
         pixels=np.stack([image.pixels for image in images]),
-        valid=np.stack([valid_positions(image, map_size, interest) for image in images]),
+        valid=np.stack([valid_positions(image, map_size, roi) for image in images]),
     )
 
 
-def blank_batch(manifest: Manifest, *, size: int) -> Batch:
-    """So many black images: what a batch costs does not depend on what it shows."""
+def make_blank_batch(manifest: Manifest, *, size: int) -> Batch:
+    """Return a batch of black images; the cost of a batch does not depend on its content."""
     rule = manifest.input
     return Batch(
         pixels=np.zeros((size, rule.height, rule.width, 3), np.uint8),
@@ -78,15 +81,18 @@ def blank_batch(manifest: Manifest, *, size: int) -> Batch:
     )
 
 
-def valid_positions(image: Image, map_size: tuple[int, int], interest: RegionOfInterest | None = None) -> Floats:
-    """1 at map positions whose centre lies in the image and in the region of interest, else 0; float32 (h, w)."""
+def valid_positions(image: Image, map_size: tuple[int, int], roi: RegionOfInterest | None = None) -> Floats:
+    """Return 1 at map positions whose centre lies in the image and in the region of interest, else 0.
+
+    Float32 (h, w).
+    """
     height, width = image.pixels.shape[:2]
     box = image.content
     y = ((np.arange(map_size[0]) + 0.5) * height / map_size[0] - box.y) / box.height
     x = ((np.arange(map_size[1]) + 0.5) * width / map_size[1] - box.x) / box.width
     inside = np.outer((y >= 0) & (y <= 1), (x >= 0) & (x <= 1))
-    if interest is not None:
-        inside = inside & interest.at(y, x)
+    if roi is not None:
+        inside = inside & roi.contains(y, x)
     return inside.astype(np.float32)
 
 
@@ -104,52 +110,55 @@ class Detector:
         return str(self.teacher.get_providers()[0]).removesuffix("ExecutionProvider").lower()
 
     def extract(self, batch: Batch) -> dict[str, Floats]:
-        """The teacher's features, ``t1`` to ``tK``."""
-        return named(self.teacher, {"image": batch.pixels})
+        """Return the teacher's features, ``t1`` to ``tK``."""
+        return run_session(self.teacher, {"image": batch.pixels})
 
-    def rebuild(self, teacher_features: dict[str, Floats]) -> dict[str, Floats]:
-        """What good parts would have had, ``s1`` to ``sK``, how far off they usually are, and what was read."""
-        return named(self.student, teacher_features)
+    def reconstruct(self, teacher_features: dict[str, Floats]) -> dict[str, Floats]:
+        """Return the student's outputs: ``s1`` to ``sK``, ``u1`` to ``uK``, and the recalled items."""
+        return run_session(self.student, teacher_features)
 
-    def judge(
+    def compare_features(
         self, teacher_features: dict[str, Floats], student_features: dict[str, Floats], batch: Batch
     ) -> list[Comparison]:
-        """The comparison of each image, in order; raises NotFinite."""
+        """Return the comparison of each image, in order. Raises NotFinite."""
         given = {**teacher_features, **student_features, "valid": batch.valid}
-        answers = named(self.compare, {one.name: given[one.name] for one in self.compare.get_inputs()})
-        return comparisons(answers, student_features, len(batch.pixels))
+        answers = run_session(self.compare, {one.name: given[one.name] for one in self.compare.get_inputs()})
+        return to_comparisons(answers, student_features, len(batch.pixels))
 
     def run(self, batch: Batch) -> list[Comparison]:
-        """The whole way from pixels to comparisons; raises NotFinite and RunFailed."""
-        with reporting_failed_runs():
+        """Run all graphs, from pixels to comparisons. Raises NotFinite and RunFailed."""
+        with translate_run_errors():
             teacher_features = self.extract(batch)
-            student_features = self.rebuild(teacher_features)
-            return self.judge(teacher_features, student_features, batch)
+            student_features = self.reconstruct(teacher_features)
+            return self.compare_features(teacher_features, student_features, batch)
 
 
 @dataclass(frozen=True)
 class DeviceDetector(Detector):
-    """A detector whose features stay where they were made. ``device``: ``cuda``, as ONNX Runtime calls it, or ``cpu``.
+    """A detector that keeps features on the device. ``device``: ``cuda``, as ONNX Runtime calls it, or ``cpu``.
 
-    Pixels go to the device and small answers come back; no feature map crosses host memory.
+    Only pixels and the small outputs are copied; no feature map crosses host memory.
     """
 
     device: str = "cuda"
 
     def run(self, batch: Batch) -> list[Comparison]:
         """As ``Detector.run``."""
-        with reporting_failed_runs():
-            seen = self._bound(self.teacher, {"image": on_host(batch.pixels)})
-            rebuilt = self._bound(self.student, seen)
-            answers = self._bound(self.compare, {**seen, **rebuilt, "valid": on_host(batch.valid)}, to="cpu")
+        with translate_run_errors():
+            seen = self._run_bound(self.teacher, {"image": to_host_value(batch.pixels)})
+            rebuilt = self._run_bound(self.student, seen)
+            answers = self._run_bound(self.compare, {**seen, **rebuilt, "valid": to_host_value(batch.valid)}, to="cpu")
             reading = {name: rebuilt[name].numpy() for name in (ITEMS, WEIGHTS) if name in rebuilt}
             found = {name: answer.numpy() for name, answer in answers.items()}
-            return comparisons(found, reading, len(batch.pixels))
+            return to_comparisons(found, reading, len(batch.pixels))
 
-    def _bound(
+    def _run_bound(
         self, session: ort.InferenceSession, given: Mapping[str, ort.OrtValue], *, to: str | None = None
     ) -> dict[str, ort.OrtValue]:
-        """Run a graph on what lies on the device; its outputs by name, left there unless said otherwise."""
+        """Run a graph on values of the device.
+
+        Return its outputs by name, on the device unless ``to`` says otherwise.
+        """
         binding = session.io_binding()
         for one in session.get_inputs():
             binding.bind_ortvalue_input(one.name, given[one.name])
@@ -160,14 +169,14 @@ class DeviceDetector(Detector):
         return dict(zip(names, binding.get_outputs(), strict=True))
 
 
-def on_host(values: NDArray[Any]) -> ort.OrtValue:
-    """Values in host memory, which a graph on a device fetches itself."""
+def to_host_value(values: NDArray[Any]) -> ort.OrtValue:
+    """Return values in host memory, from where a graph on a device copies them."""
     return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(values))
 
 
 @contextmanager
-def reporting_failed_runs() -> Iterator[None]:
-    """Turn what ONNX Runtime raises into RunFailed."""
+def translate_run_errors() -> Iterator[None]:
+    """Translate ONNX Runtime's exceptions to RunFailed."""
     try:
         yield
     except ModelError:
@@ -176,10 +185,10 @@ def reporting_failed_runs() -> Iterator[None]:
         raise RunFailed(str(error) or type(error).__name__) from error
 
 
-def comparisons(
+def to_comparisons(
     answers: Mapping[str, Floats], student_outputs: Mapping[str, NDArray[Any]], num_images: int
 ) -> list[Comparison]:
-    """The comparison graph's answers, an image each. Raises NotFinite."""
+    """Split the comparison graph's outputs into one comparison an image. Raises NotFinite."""
     if not all(np.isfinite(answer).all() for answer in answers.values()):
         raise NotFinite("compare.onnx")
     return [
@@ -189,20 +198,20 @@ def comparisons(
             score=float(answers["score"][row]),
             scale_scores=answers["scale_scores"][row],
             scale_shares=answers["scale_shares"][row],
-            reading=reading_of(student_outputs, row),
+            recalled=get_recalled_items(student_outputs, row),
         )
         for row in range(num_images)
     ]
 
 
-def reading_of(student_outputs: Mapping[str, NDArray[Any]], row: int) -> Reading | None:
-    """What one image recalled, if the student tells."""
+def get_recalled_items(student_outputs: Mapping[str, NDArray[Any]], row: int) -> RecalledItems | None:
+    """Return the recalled items of one image, or None where the student does not export them."""
     if ITEMS not in student_outputs:
         return None
-    return Reading(student_outputs[ITEMS][row], student_outputs[WEIGHTS][row])
+    return RecalledItems(student_outputs[ITEMS][row], student_outputs[WEIGHTS][row])
 
 
-def named(session: ort.InferenceSession, feeds: Mapping[str, NDArray[Any]]) -> dict[str, Floats]:
-    """Run a graph; its outputs by name."""
+def run_session(session: ort.InferenceSession, feeds: Mapping[str, NDArray[Any]]) -> dict[str, Floats]:
+    """Run a graph; return its outputs by name."""
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, feeds), strict=True))

@@ -1,4 +1,4 @@
-"""Why a region is wrong: what each scale says there, and which good patches the memory recalled in its place.
+"""Explanations of regions: the share of each scale, and the good patches that the memory recalled.
 
 The patches are small pictures of the training images that the memory's items were taken from, kept in the bundle.
 """
@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from app.imaging.regions import Region
 from app.inference.arrays import ArrayFile
-from app.inference.detector import Comparison, Reading
+from app.inference.detector import Comparison, RecalledItems
 from model.bundle import PATCHES, BundleError, Manifest
 
 
 class BadPatches(BundleError):
-    """Pictures of the memory's items that can't be read or don't make sense."""
+    """Pictures of the memory's items that can't be read or are invalid."""
 
 
-FILE = ArrayFile(PATCHES, {"data": np.uint8, "ends": np.int64}, damage=BadPatches)
+FILE = ArrayFile(PATCHES, {"data": np.uint8, "ends": np.int64}, error=BadPatches)
 
 
 @dataclass(frozen=True)
@@ -31,22 +31,22 @@ class Patches:
     ends: NDArray[np.int64]
 
     def jpeg(self, item: int) -> bytes:
-        """One item's picture."""
+        """Return one item's picture."""
         start = 0 if item == 0 else int(self.ends[item - 1])
         return self.data[start : int(self.ends[item])].tobytes()
 
 
 @dataclass(frozen=True)
 class ScaleShare:
-    """What a scale put into the map at the region's peak, as a share of 1."""
+    """A scale's share of the map at the region's peak; shares sum to 1."""
 
     stride: int
     share: float
 
 
 @dataclass(frozen=True)
-class Expected:
-    """A good patch that was recalled at the region's peak, by how much it weighed there. ``jpeg``: its picture."""
+class RecalledPatch:
+    """A good patch that was recalled at the region's peak: its weight, and its picture as ``jpeg``."""
 
     weight: float
     jpeg: bytes
@@ -54,39 +54,44 @@ class Expected:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Of one region: what is wrong, by scale, and what was expected instead, the heaviest first."""
+    """The explanation of one region: shares of the scales, and the expected patches, the heaviest first."""
 
     scales: tuple[ScaleShare, ...]
-    expected: tuple[Expected, ...]
+    expected: tuple[RecalledPatch, ...]
 
 
-def explained(region: Region, comparison: Comparison, manifest: Manifest, patches: Patches | None) -> Explanation:
-    """Why a region is where it is; nothing expected is shown where the version keeps no pictures."""
-    recalled = comparison.reading
-    expected = () if recalled is None or patches is None else expected_at(region, recalled, manifest, patches)
-    return Explanation(scales=shares_at(region, comparison, manifest), expected=expected)
+def explain_region(region: Region, comparison: Comparison, manifest: Manifest, patches: Patches | None) -> Explanation:
+    """Explain a region; there are no patches where the version keeps no pictures."""
+    recalled = comparison.recalled
+    expected = () if recalled is None or patches is None else find_recalled_patches(region, recalled, manifest, patches)
+    return Explanation(scales=compute_scale_shares(region, comparison, manifest), expected=expected)
 
 
-def shares_at(region: Region, comparison: Comparison, manifest: Manifest) -> tuple[ScaleShare, ...]:
-    """Each scale's part in the peak."""
+def compute_scale_shares(region: Region, comparison: Comparison, manifest: Manifest) -> tuple[ScaleShare, ...]:
+    """Return each scale's share of the peak."""
     put = [
         weight * max(0.0, float(map_[region.peak_row, region.peak_column]))
-        for weight, map_ in zip(map_weights(comparison, manifest), comparison.scale_maps, strict=True)
+        for weight, map_ in zip(get_map_weights(comparison, manifest), comparison.scale_maps, strict=True)
     ]
     total = sum(put) or 1.0
     return tuple(ScaleShare(scale.stride, one / total) for scale, one in zip(manifest.scales, put, strict=True))
 
 
-def map_weights(comparison: Comparison, manifest: Manifest) -> list[float]:
-    """Each scale's part of the map: all alike; in a quick version the first alone, in older ones as in the score."""
-    if comparison.reading is None:
+def get_map_weights(comparison: Comparison, manifest: Manifest) -> list[float]:
+    """Return each scale's weight in the map: equal.
+
+    In a quick version the first alone, in older ones as in the score.
+    """
+    if comparison.recalled is None:
         return [scale.weight for scale in manifest.scales]
     later = float(manifest.method == "full")
     return [1.0, *(later for _ in manifest.scales[1:])]
 
 
-def expected_at(region: Region, reading: Reading, manifest: Manifest, patches: Patches) -> tuple[Expected, ...]:
-    """The items that the memory read at the region's peak, twins joined."""
+def find_recalled_patches(
+    region: Region, reading: RecalledItems, manifest: Manifest, patches: Patches
+) -> tuple[RecalledPatch, ...]:
+    """Return the patches that the memory read at the region's peak; identical pictures are joined."""
     stride = manifest.scales[0].stride
     columns = manifest.input.width // stride
     row = region.peak_row * manifest.input.height // (manifest.map_size[0] * stride)
@@ -97,20 +102,20 @@ def expected_at(region: Region, reading: Reading, manifest: Manifest, patches: P
         if item < len(patches.ends):
             weights[patches.jpeg(int(item))] += float(weight)
     ordered = sorted(weights.items(), key=lambda pair: -pair[1])
-    return tuple(Expected(weight, jpeg) for jpeg, weight in ordered)
+    return tuple(RecalledPatch(weight, jpeg) for jpeg, weight in ordered)
 
 
-def packed_patches(pictures: list[bytes]) -> bytes:
-    """``patches.npz``: a JPEG an item."""
+def pack_patches(pictures: list[bytes]) -> bytes:
+    """Return ``patches.npz``: a JPEG an item."""
     buffer = io.BytesIO()
     ends = np.cumsum([len(picture) for picture in pictures], dtype=np.int64)
     np.savez(buffer, data=np.frombuffer(b"".join(pictures), np.uint8), ends=ends)
     return buffer.getvalue()
 
 
-def unpacked_patches(data: bytes) -> Patches:
-    """The pictures in ``patches.npz``; raises BadPatches."""
-    patches = Patches(*FILE.unpacked(data))
+def unpack_patches(data: bytes) -> Patches:
+    """Return the pictures in ``patches.npz``. Raises BadPatches."""
+    patches = Patches(*FILE.read(data))
     if (
         patches.ends.ndim != 1
         or len(patches.ends) == 0

@@ -1,4 +1,4 @@
-"""Memory that was freed goes back to the system: else each version that was loaded and dropped leaves a trace."""
+"""Freed memory is returned to the system; otherwise each reload of a version increases the process's memory."""
 
 import ctypes
 from functools import cache
@@ -6,12 +6,12 @@ from functools import cache
 
 @cache
 def _malloc_trim() -> "ctypes._FuncPointer | None":
-    """The C library's function, where it has one; musl's and others' have none and need none."""
+    """Return the C library's function, or None; musl has none and needs none."""
     return getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
-def give_back() -> None:
-    """Return what no object uses any more. Takes some milliseconds, so that loading threads call it, never the loop."""
+def trim_malloc() -> None:
+    """Return freed memory to the system. Takes milliseconds, so only loading threads call it."""
     trim = _malloc_trim()
     if trim is not None:
         trim(0)

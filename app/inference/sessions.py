@@ -40,13 +40,13 @@ class Device:
 
 
 def available_cpus(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """How many processors this process may use: those it may run on, and no more than its container's quota."""
+    """Return the number of processors that this process may use: its affinity, limited by the container's quota."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(allowed, quota_cpus(quota_file) or allowed)
+    return min(allowed, read_cpu_quota(quota_file) or allowed)
 
 
-def quota_cpus(quota_file: Path) -> int | None:
-    """The quota in whole processors, rounded up; None where there is none. The file is cgroup v2's ``cpu.max``."""
+def read_cpu_quota(quota_file: Path) -> int | None:
+    """Return the quota in whole processors, rounded up, or None. The file is cgroup v2's ``cpu.max``."""
     try:
         quota, period = quota_file.read_text().split()
     except (OSError, ValueError):
@@ -54,8 +54,8 @@ def quota_cpus(quota_file: Path) -> int | None:
     return None if quota == "max" else max(1, math.ceil(int(quota) / int(period)))
 
 
-def chosen_device(asked: Provider, *, num_threads: int) -> Device:
-    """The device for what was asked; ``auto`` takes CUDA where it is. Raises ProviderMissing, never falls back."""
+def choose_device(asked: Provider, *, num_threads: int) -> Device:
+    """Return the requested device; ``auto`` takes CUDA where it is. Raises ProviderMissing, never falls back."""
     available = ort.get_available_providers()
     if asked == "auto":
         return Device("cuda" if has_device("cuda") else "cpu", num_threads)
@@ -65,7 +65,7 @@ def chosen_device(asked: Provider, *, num_threads: int) -> Device:
 
 
 def has_device(provider: Literal["cuda", "tensorrt", "cpu"]) -> bool:
-    """Whether a provider runs here; that ONNX Runtime was built with it does not say so."""
+    """Whether a provider runs here; that ONNX Runtime was built with it is not enough."""
     if CHAINS[provider][0] not in ort.get_available_providers():
         return False
     try:
@@ -76,7 +76,7 @@ def has_device(provider: Literal["cuda", "tensorrt", "cpu"]) -> bool:
 
 
 def open_session(graph: bytes, *, what: str, device: Device) -> ort.InferenceSession:
-    """A session over these bytes alone. Raises ExternalData, BadGraph, ProviderMissing."""
+    """Open a session over these bytes alone. Raises ExternalData, BadGraph, ProviderMissing."""
     if EXTERNAL_DATA_MARK in graph:
         raise ExternalData(what)
     chain = CHAINS[device.provider]
@@ -84,7 +84,7 @@ def open_session(graph: bytes, *, what: str, device: Device) -> ort.InferenceSes
         ort.preload_dlls()  # CUDA's libraries lie in wheels of their own, where no loader looks
     configured = [(provider, CUDA_OPTIONS if provider == "CUDAExecutionProvider" else {}) for provider in chain]
     try:
-        session = ort.InferenceSession(graph, options_for(device), providers=configured)
+        session = ort.InferenceSession(graph, make_session_options(device), providers=configured)
     except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
         raise BadGraph(what, str(error)) from error
     session.disable_fallback()
@@ -94,8 +94,8 @@ def open_session(graph: bytes, *, what: str, device: Device) -> ort.InferenceSes
     return session
 
 
-def options_for(device: Device) -> ort.SessionOptions:
-    """Threads by the device; spinning off, since three graphs take turns on the same cores."""
+def make_session_options(device: Device) -> ort.SessionOptions:
+    """Return the session's options. Spinning is off, since three graphs take turns on the same cores."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = device.num_threads if device.provider == "cpu" else 1
     options.inter_op_num_threads = 1

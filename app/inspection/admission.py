@@ -1,4 +1,4 @@
-"""Places: how many of something may be in hand at once, and what who comes too many is told."""
+"""A limit on concurrent work, and the error beyond it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,20 +8,20 @@ from app.errors import QueueFull
 
 
 @dataclass
-class Places:
-    """So many places. Only the event loop comes here, so the count needs no lock."""
+class ConcurrencyLimiter:
+    """A number of slots. Used by the event loop alone, so the count needs no lock."""
 
     limit: int
-    refusal: Callable[[], QueueFull]
-    num_taken: int = 0
+    make_error: Callable[[], QueueFull]
+    num_used: int = 0
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
-        """One place more; raises QueueFull where there is none."""
-        if self.num_taken >= self.limit:
-            raise self.refusal()
-        self.num_taken += 1
+    def slot(self) -> Iterator[None]:
+        """Use one slot. Raises QueueFull where there is none."""
+        if self.num_used >= self.limit:
+            raise self.make_error()
+        self.num_used += 1
         try:
             yield
         finally:
-            self.num_taken -= 1
+            self.num_used -= 1

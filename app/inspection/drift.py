@@ -1,4 +1,4 @@
-"""Drift: whether the scores of late still look like those of the good parts that the version was calibrated on.
+"""Drift: whether recent scores still resemble those of the calibration parts.
 
 A two-sample Kolmogorov-Smirnov test of one full window of scores after the other, so that each score is tested once.
 Live parts are not all good: a share of defects shifts the distribution by at most that share, and is allowed for.
@@ -44,37 +44,37 @@ class Window:
     last: DriftResult | None = None
 
 
-class Drift:
-    """Watches the scores of every product. Only the event loop comes here."""
+class DriftMonitor:
+    """Tests the scores of every product for drift. Used by the event loop alone."""
 
     def __init__(self, rule: DriftRule) -> None:
         self.rule = rule
         self._windows: dict[str, Window] = {}
 
     def add(self, inspection: Inspection) -> None:
-        """Take one score of the version that serves; a full window is tested and begun anew."""
+        """Add a score of the serving version; a full window is tested and then reset."""
         version = inspection.version
         window = self._windows.get(version.product)
         if window is None or window.version != version.name:
             window = self._windows[version.product] = Window(version.name)
         window.scores.append(inspection.score)
         if len(window.scores) >= self.rule.window:
-            window.last = compared_scores(np.array(window.scores), version.calibration, self.rule)
+            window.last = compare_scores(np.array(window.scores), version.calibration, self.rule)
             window.scores = []
 
-    def window(self, product: str) -> Window | None:
-        """What is known of a product, None before its first score."""
+    def get_window(self, product: str) -> Window | None:
+        """Return a product's window, or None before its first score."""
         return self._windows.get(product)
 
 
-def compared_scores(recent: NDArray[np.float64], calibration: NDArray[np.float64], rule: DriftRule) -> DriftResult:
-    """The test of one window."""
+def compare_scores(recent: NDArray[np.float64], calibration: NDArray[np.float64], rule: DriftRule) -> DriftResult:
+    """Test one window."""
     limit = rule.defect_share + chance_distance(len(recent), len(calibration), rule.false_alarm_rate)
     return DriftResult(distance=ks_distance(recent, calibration), limit=limit)
 
 
 def ks_distance(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """The largest vertical distance between two empirical distribution functions, 0 to 1."""
+    """Return the largest vertical distance between two empirical distribution functions, 0 to 1."""
     points = np.concatenate([first, second])
     shares = [np.searchsorted(np.sort(scores), points, side="right") / len(scores) for scores in (first, second)]
     return float(np.abs(shares[0] - shares[1]).max())

@@ -1,7 +1,7 @@
-"""The way of an image: bytes -> decode -> Image -> Batch -> teacher -> T -> student -> S -> compare -> Inspection.
+"""The pipeline of an image: bytes -> decode -> Image -> Batch -> teacher -> student -> compare -> Inspection.
 
-``judge`` walks it in the calling thread, for command line and training. ``Inspector`` walks the same steps for the
-service, each in the thread where it belongs, so that the event loop neither decodes nor infers.
+``inspect`` runs it in the calling thread, for command line and training. ``Inspector`` runs the same steps for the
+service, each in its own thread, so that the event loop neither decodes nor infers.
 """
 
 import asyncio
@@ -19,32 +19,32 @@ from numpy.typing import NDArray
 
 from app.errors import DeadlinePassed, QueueFull
 from app.imaging.decode import Image, decode
-from app.imaging.heatmap import Heatmap, Kind, render
-from app.imaging.input_check import Guard, checked
-from app.imaging.regions import Region, grid_of, regions_of
+from app.imaging.heatmap import Heatmap, HeatmapKind, render
+from app.imaging.input_check import Guard, check_input
+from app.imaging.regions import Region, find_regions, make_grid
 from app.inference.calibration import p_value
-from app.inference.detector import Batch, Comparison, batch_of, blank_batch
-from app.inference.explain import Explanation, explained
+from app.inference.detector import Batch, Comparison, make_batch, make_blank_batch
+from app.inference.explain import Explanation, explain_region
 from app.inference.version import Version
-from app.inspection.admission import Places
-from app.inspection.batcher import Job, Limits, Worker
+from app.inspection.admission import ConcurrencyLimiter
+from app.inspection.batcher import Batcher, BatchLimits, InferenceJob
 from model.bundle import PromiseRecord
 
 Step = TypeVar("Step")
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What the asker wants besides the verdict."""
+class InspectOptions:
+    """What an inspection returns besides the verdict."""
 
-    heatmap: Kind = "none"
+    heatmap: HeatmapKind = "none"
     explain: bool = False
     min_region_area_px: int = 0
 
 
 @dataclass(frozen=True)
 class ScaleVerdict:
-    """One scale's own score, and the share that it put into the joint score."""
+    """One scale's own score, and its share of the joint score."""
 
     stride: int
     score: float
@@ -53,7 +53,7 @@ class ScaleVerdict:
 
 @dataclass(frozen=True)
 class Timings:
-    """Milliseconds a step took; ``queue`` is the wait for the inference worker."""
+    """Milliseconds by step; ``queue`` is the wait for the batcher."""
 
     decode: float
     queue: float
@@ -63,9 +63,11 @@ class Timings:
 
 @dataclass(frozen=True)
 class Inspection:
-    """One judgement. ``map``: float32 (h, w) on the absolute scale, where good positions have mean 0 and spread 1.
+    """The result of one inspection.
 
-    ``explanations``: one a region, in order, where they were wished for. ``warnings``: what the input guard found.
+    ``map``: float32 (h, w) on the absolute scale: good positions have mean 0, spread 1.
+
+    ``explanations``: one a region, in order, if requested. ``warnings``: of the input check.
     """
 
     version: Version
@@ -85,8 +87,8 @@ class Inspection:
 
 
 @dataclass(frozen=True)
-class Taken:
-    """An image on its way, as it was decoded and as a batch of one, and what the input guard found."""
+class PreprocessedImage:
+    """A decoded image, the same as a batch of one, and the warnings of the input check."""
 
     image: Image
     batch: Batch
@@ -94,34 +96,34 @@ class Taken:
 
 
 class Stopwatch:
-    """Adds up milliseconds by the name of a step."""
+    """Measures the milliseconds of named steps."""
 
     def __init__(self) -> None:
         self._started: dict[str, float] = {}
         self._spent_ms: dict[str, float] = {}
 
     def start(self, step: str) -> None:
-        """Begin a step."""
+        """Start a step."""
         self._started[step] = time.perf_counter()
 
     def stop(self, step: str) -> None:
         """End a step."""
         self._spent_ms[step] = round((time.perf_counter() - self._started[step]) * 1000, 3)
 
-    def next(self, step: str, following: str) -> None:
-        """End a step and begin the one that follows it."""
+    def start_next(self, step: str, following: str) -> None:
+        """Stop a step and start the following one."""
         self.stop(step)
         self.start(following)
 
-    def timed(self, step: str, work: Callable[[], Step]) -> Step:
-        """Do the work as that step and pass its result on."""
+    def time_step(self, step: str, work: Callable[[], Step]) -> Step:
+        """Run ``work`` as that step and return its result."""
         self.start(step)
         result = work()
         self.stop(step)
         return result
 
-    def timings(self) -> Timings:
-        """Every step's time; 0 for a step that was not taken."""
+    def to_timings(self) -> Timings:
+        """Return every step's time; 0 for a step that did not run."""
         spent = self._spent_ms
         return Timings(
             decode=spent.get("decode", 0.0),
@@ -131,99 +133,103 @@ class Stopwatch:
         )
 
 
-def judge(
+def inspect(
     data: bytes,
     version: Version,
     *,
     max_pixels: int,
-    wish: Wish = Wish(),  # frozen
+    options: InspectOptions = InspectOptions(),  # frozen
     guard: Guard = "off",
 ) -> Inspection:
-    """Inspect one image here and now. Raises ImageError or ModelError."""
-    watch = Stopwatch()
-    taken = watch.timed("decode", lambda: acquired(data, version, max_pixels=max_pixels, guard=guard))
-    comparison = watch.timed("inference", lambda: compared(taken.batch, version))
-    return concluded(taken, comparison, version, wish=wish, watch=watch)
+    """Inspect one image in the calling thread. Raises ImageError or ModelError."""
+    stopwatch = Stopwatch()
+    preprocessed = stopwatch.time_step("decode", lambda: preprocess(data, version, max_pixels=max_pixels, guard=guard))
+    comparison = stopwatch.time_step("inference", lambda: infer(preprocessed.batch, version))
+    return postprocess(preprocessed, comparison, version, options=options, stopwatch=stopwatch)
 
 
 @dataclass(frozen=True)
-class Room:
-    """How many images may be in hand at once, from their admission to their answer, and which are let in."""
+class AdmissionLimits:
+    """Limits on the images in flight, their batching, and the input guard."""
 
-    limit: int
-    worker: Limits = field(default_factory=Limits)
+    max_in_flight: int
+    batching: BatchLimits = field(default_factory=BatchLimits)
     guard: Guard = "off"
 
 
 class Inspector:
-    """Inspects for many askers at once: a pool decodes and renders, one worker infers."""
+    """Inspects many images concurrently: a pool decodes, one batcher infers, another pool renders."""
 
-    def __init__(self, *, max_pixels: int, num_decoders: int, room: Room = Room(limit=64)) -> None:  # frozen
+    def __init__(
+        self, *, max_pixels: int, num_decoders: int, limits: AdmissionLimits = AdmissionLimits(max_in_flight=64)
+    ) -> None:  # frozen
         self.max_pixels = max_pixels
         self.num_decoders = num_decoders
-        self.room = room
-        self.worker = Worker(room.worker)
-        self._places = Places(room.limit, self.refusal)
+        self.limits = limits
+        self.batcher = Batcher(limits.batching)
+        self._limiter = ConcurrencyLimiter(limits.max_in_flight, self.queue_full_error)
         # What is judged is told by threads of its own: behind a crowd that waits to be decoded it would come too late.
-        self._hands = Hands(
+        self._executors = Executors(
             decoders=ThreadPoolExecutor(num_decoders, thread_name_prefix="decode"),
-            tellers=ThreadPoolExecutor(num_decoders, thread_name_prefix="tell"),
-            worker=self.worker,
+            renderers=ThreadPoolExecutor(num_decoders, thread_name_prefix="tell"),
+            batcher=self.batcher,
         )
 
     @property
-    def num_in_hand(self) -> int:
-        """Images admitted and not answered."""
-        return self._places.num_taken
+    def num_in_flight(self) -> int:
+        """The number of images that are admitted and not answered."""
+        return self._limiter.num_used
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody waits, so that something may be done that nobody waits for."""
-        return self.worker.num_waiting == 0 and self.num_in_hand < self.room.limit // 2
+        """Whether the queue is empty and at most half of the slots are used, so that background work may run."""
+        return self.batcher.num_waiting == 0 and self.num_in_flight < self.limits.max_in_flight // 2
 
     async def inspect(
         self,
         data: bytes,
         version: Version,
-        wish: Wish = Wish(),  # frozen
+        options: InspectOptions = InspectOptions(),  # frozen
         *,
         deadline: float | None = None,
     ) -> Inspection:
-        """Inspect one image without holding up the event loop. ``deadline``: by ``time.monotonic``.
+        """Inspect one image without blocking the event loop. ``deadline``: by ``time.monotonic``.
 
-        Raises QueueFull at once, DeadlinePassed, ImageError, ModelError. Where the awaiting task is cancelled, the
-        image is not judged any more.
+        Raises QueueFull at once, DeadlinePassed, ImageError, ModelError. Cancelling the awaiting task cancels the
+        inspection.
         """
-        with self.admitted():
-            return await self.judge(data, version, wish, deadline=deadline)
+        with self.admit():
+            return await self.inspect_admitted(data, version, options, deadline=deadline)
 
-    async def judge(self, data: bytes, version: Version, wish: Wish, *, deadline: float | None) -> Inspection:
-        """As ``inspect``, for who has been admitted already."""
-        errand = Errand(data, version, wish, deadline, guard=self.room.guard, max_pixels=self.max_pixels)
-        return await asyncio.wrap_future(errand.begin(self._hands))
+    async def inspect_admitted(
+        self, data: bytes, version: Version, options: InspectOptions, *, deadline: float | None
+    ) -> Inspection:
+        """As ``inspect``, for an image that has been admitted already."""
+        task = InspectionTask(data, version, options, deadline, guard=self.limits.guard, max_pixels=self.max_pixels)
+        return await asyncio.wrap_future(task.start(self._executors))
 
-    async def try_run(self, version: Version) -> None:
-        """Send an empty picture through the worker, to see whether the device runs. Raises ModelError."""
+    async def probe_device(self, version: Version) -> None:
+        """Run a blank image, to test whether the device works. Raises ModelError."""
         await asyncio.wrap_future(
-            self.worker.submit(Job(blank_batch(version.manifest, size=1), version, deadline=None))
+            self.batcher.submit(InferenceJob(make_blank_batch(version.manifest, size=1), version, deadline=None))
         )
 
-    def admitted(self) -> AbstractContextManager[None]:
-        """One image more in hand; raises QueueFull.
+    def admit(self) -> AbstractContextManager[None]:
+        """Use one slot for an image. Raises QueueFull.
 
-        Entered before a body is read: a refusal then costs little, and no more bodies are in memory than have room.
+        Entered before a body is read: refusing is then cheap, and the bodies in memory are bounded.
         """
-        return self._places.taken()
+        return self._limiter.slot()
 
-    def refusal(self) -> QueueFull:
-        """What who comes too many is told, with a turn to come again."""
-        return QueueFull(limit=self.room.limit, retry_after_s=self.worker.retry_after_s())
+    def queue_full_error(self) -> QueueFull:
+        """Return the error for a refused client, with the time to retry."""
+        return QueueFull(limit=self.limits.max_in_flight, retry_after_s=self.batcher.reserve_retry_after_s())
 
     def close(self) -> None:
-        """Finish what waits for the worker, then end the threads; what is not decoded by then fails."""
-        self.worker.close()
-        self._hands.decoders.shutdown()
-        self._hands.tellers.shutdown()
+        """Run the batcher's queue, then end the threads; images that are not decoded by then fail."""
+        self.batcher.close()
+        self._executors.decoders.shutdown()
+        self._executors.renderers.shutdown()
 
     def __enter__(self) -> Self:
         return self
@@ -233,68 +239,72 @@ class Inspector:
 
 
 @dataclass(frozen=True)
-class Hands:
-    """The threads that an image goes through: decoded by one pool, judged by the worker, told by another pool."""
+class Executors:
+    """The threads of an inspection: one pool decodes, the batcher infers, another pool renders."""
 
     decoders: Executor
-    tellers: Executor
-    worker: Worker
+    renderers: Executor
+    batcher: Batcher
 
 
 @dataclass
-class Errand:
-    """One image on its way from thread to thread: decoder -> inference worker -> teller, and only then back.
+class InspectionTask:
+    """One image on its way through the threads: decode pool -> batcher -> render pool -> event loop.
 
-    Each step hands over to the next one itself. To wake the event loop in between would cost more than some steps do.
+    Each step submits the next one itself. Waking the event loop in between would cost more than some steps do.
     """
 
     data: bytes
     version: Version
-    wish: Wish
+    options: InspectOptions
     deadline: float | None
     guard: Guard
     max_pixels: int
-    watch: Stopwatch = field(default_factory=Stopwatch)
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
     done: "Future[Inspection]" = field(default_factory=Future)
 
-    def begin(self, hands: Hands) -> "Future[Inspection]":
-        """Send it off. What comes back can be cancelled until the worker takes the image."""
-        hands.decoders.submit(self._step, partial(self._acquire, hands))
+    def start(self, executors: Executors) -> "Future[Inspection]":
+        """Start the task. The future can be cancelled until the batcher runs the image."""
+        executors.decoders.submit(self._run_step, partial(self._preprocess, executors))
         return self.done
 
-    def _acquire(self, hands: Hands) -> None:
+    def _preprocess(self, executors: Executors) -> None:
         if self.done.cancelled():
             return
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise DeadlinePassed
-        decoding = partial(acquired, self.data, self.version, max_pixels=self.max_pixels, guard=self.guard)
-        taken = self.watch.timed("decode", decoding)
-        self.watch.start("queue")
-        on_start = partial(self.watch.next, "queue", "inference")
-        job = Job(taken.batch, self.version, self.deadline, on_start=on_start)
-        job.future.add_done_callback(partial(self._compared, hands.tellers, taken))
+        decoding = partial(preprocess, self.data, self.version, max_pixels=self.max_pixels, guard=self.guard)
+        preprocessed = self.stopwatch.time_step("decode", decoding)
+        self.stopwatch.start("queue")
+        on_start = partial(self.stopwatch.start_next, "queue", "inference")
+        job = InferenceJob(preprocessed.batch, self.version, self.deadline, on_start=on_start)
+        job.future.add_done_callback(partial(self._on_compared, executors.renderers, preprocessed))
         # Weakly, since futures keep their callbacks: in a circle, images and maps would wait for the garbage collector.
         waiting = weakref.ref(job.future)
-        self.done.add_done_callback(lambda done: call_off(waiting()) if done.cancelled() else None)
-        hands.worker.submit(job)
+        self.done.add_done_callback(lambda done: cancel_pending(waiting()) if done.cancelled() else None)
+        executors.batcher.submit(job)
 
-    def _compared(self, tellers: Executor, taken: Taken, comparison: "Future[Comparison]") -> None:
+    def _on_compared(
+        self, renderers: Executor, preprocessed: PreprocessedImage, comparison: "Future[Comparison]"
+    ) -> None:
         if comparison.cancelled() or comparison.exception() is not None:
-            self._step(comparison.result)  # it raises at once, and needs no thread to be told
+            self._run_step(comparison.result)  # it raises at once, and needs no thread to be told
         else:
-            tellers.submit(self._step, partial(self._conclude, taken, comparison))
+            renderers.submit(self._run_step, partial(self._postprocess, preprocessed, comparison))
 
-    def _conclude(self, taken: Taken, comparison: "Future[Comparison]") -> None:
+    def _postprocess(self, preprocessed: PreprocessedImage, comparison: "Future[Comparison]") -> None:
         compared_ = comparison.result()
-        self.watch.stop("inference")
-        self._settle(concluded(taken, compared_, self.version, wish=self.wish, watch=self.watch))
+        self.stopwatch.stop("inference")
+        self._set_result(
+            postprocess(preprocessed, compared_, self.version, options=self.options, stopwatch=self.stopwatch)
+        )
 
-    def _settle(self, inspection: Inspection) -> None:
+    def _set_result(self, inspection: Inspection) -> None:
         with suppress(InvalidStateError):  # nobody waits for it any more
             self.done.set_result(inspection)
 
-    def _step(self, step: Callable[[], object]) -> None:
-        """Take a step; whatever goes wrong is told to who waits."""
+    def _run_step(self, step: Callable[[], object]) -> None:
+        """Run a step; an exception is set on the future."""
         try:
             step()
         except Exception as error:  # noqa: BLE001  # not swallowed: it is raised where the result is awaited
@@ -302,37 +312,44 @@ class Errand:
                 self.done.set_exception(error)
 
 
-def call_off(waiting: "Future[Comparison] | None") -> None:
-    """Let an image not be judged any more, where its turn has not come."""
+def cancel_pending(waiting: "Future[Comparison] | None") -> None:
+    """Cancel an inference that has not started."""
     if waiting is not None:
         waiting.cancel()
 
 
-def acquired(data: bytes, version: Version, *, max_pixels: int, guard: Guard = "off") -> Taken:
-    """Bytes -> Image -> Batch of one, by the version's rule, guard and region of interest. Raises ImageError."""
+def preprocess(data: bytes, version: Version, *, max_pixels: int, guard: Guard = "off") -> PreprocessedImage:
+    """Decode, check and batch an image by the version's rules. Raises ImageError."""
     image = decode(data, version.manifest.input, max_pixels=max_pixels)
-    warnings = checked(image, version.manifest.expects, guard)
-    return Taken(image, batch_of([image], map_size=version.manifest.map_size, interest=version.interest), warnings)
+    warnings = check_input(image, version.manifest.expects, guard)
+    return PreprocessedImage(image, make_batch([image], map_size=version.manifest.map_size, roi=version.roi), warnings)
 
 
-def compared(batch: Batch, version: Version) -> Comparison:
-    """Batch -> teacher -> T -> student -> S -> compare -> Comparison."""
+def infer(batch: Batch, version: Version) -> Comparison:
+    """Run teacher, student and comparison on a batch of one."""
     return version.detector.run(batch)[0]
 
 
-def concluded(taken: Taken, comparison: Comparison, version: Version, *, wish: Wish, watch: Stopwatch) -> Inspection:
-    """Comparison -> Inspection: raw values to the absolute scale, then verdict, regions and heat-map."""
-    manifest, image = version.manifest, taken.image
-    score = manifest.score.standard(comparison.score)
-    map_ = standard_map(comparison.map, taken.batch.valid[0], version)
-    regions = regions_of(
+def postprocess(
+    preprocessed: PreprocessedImage,
+    comparison: Comparison,
+    version: Version,
+    *,
+    options: InspectOptions,
+    stopwatch: Stopwatch,
+) -> Inspection:
+    """Convert raw values to the absolute scale, then derive verdict, regions and heat-map."""
+    manifest, image = version.manifest, preprocessed.image
+    score = manifest.score.standardise(comparison.score)
+    map_ = standardise_map(comparison.map, preprocessed.batch.valid[0], version)
+    regions = find_regions(
         map_,
         threshold=manifest.pixel_threshold,
-        grid=grid_of(image, manifest.map_size),
-        min_area_px=wish.min_region_area_px,
+        grid=make_grid(image, manifest.map_size),
+        min_area_px=options.min_region_area_px,
     )
-    heatmap = watch.timed("render", lambda: render(map_, image, kind=wish.heatmap))
-    shown = regions if wish.explain else ()
+    heatmap = stopwatch.time_step("render", lambda: render(map_, image, kind=options.heatmap))
+    shown = regions if options.explain else ()
     return Inspection(
         version=version,
         image=image,
@@ -341,25 +358,25 @@ def concluded(taken: Taken, comparison: Comparison, version: Version, *, wish: W
         threshold=version.threshold,
         p_value=p_value(version.calibration, score),
         promise=version.promise,
-        scales=scale_verdicts(comparison, version),
+        scales=to_scale_verdicts(comparison, version),
         regions=regions,
         map=map_,
         heatmap=heatmap,
-        explanations=tuple(explained(region, comparison, manifest, version.patches) for region in shown),
-        warnings=taken.warnings,
-        timings=watch.timings(),
+        explanations=tuple(explain_region(region, comparison, manifest, version.patches) for region in shown),
+        warnings=preprocessed.warnings,
+        timings=stopwatch.to_timings(),
     )
 
 
-def standard_map(raw: NDArray[np.float32], valid: NDArray[np.float32], version: Version) -> NDArray[np.float32]:
-    """The raw map on the absolute scale; 0, as ordinary as can be, where a position is no part of the part."""
+def standardise_map(raw: NDArray[np.float32], valid: NDArray[np.float32], version: Version) -> NDArray[np.float32]:
+    """Return the raw map on the absolute scale; 0 outside the part."""
     constants = version.manifest.map
     standard = (raw - constants.mean) / constants.spread * valid
     return standard.astype(np.float32)
 
 
-def scale_verdicts(comparison: Comparison, version: Version) -> tuple[ScaleVerdict, ...]:
-    """Each scale's numbers, the first scale first."""
+def to_scale_verdicts(comparison: Comparison, version: Version) -> tuple[ScaleVerdict, ...]:
+    """Return each scale's numbers, the first scale first."""
     return tuple(
         ScaleVerdict(stride=scale.stride, score=float(score), share=float(share))
         for scale, score, share in zip(

@@ -1,4 +1,4 @@
-"""A live inspection from the choice of its version to its bookkeeping, for every door that images come in by."""
+"""The inspection service: chooses the version, inspects, and updates metrics, drift and shadow."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,92 +10,98 @@ from functools import cached_property
 import structlog
 
 from app.errors import EngineError
-from app.inference.registry import Catalogue
+from app.inference.registry import ModelRegistry
 from app.inference.version import Version
-from app.inspection.admission import Places
-from app.inspection.drift import Drift
-from app.inspection.pipeline import Inspection, Inspector, Wish
-from app.inspection.shadow import Shadows
+from app.inspection.admission import ConcurrencyLimiter
+from app.inspection.drift import DriftMonitor
+from app.inspection.pipeline import Inspection, InspectOptions, Inspector
+from app.inspection.shadow import ShadowRunner
 from app.store.errors import UnknownProduct
 
 # Threads that load versions for requests; whatever they do, nothing else waits for them.
 NUM_LOADERS = 2
 # For so many images that may be in hand there may be one request with many of them.
-IMAGES_A_BATCH = 16
+IMAGES_PER_BATCH_SLOT = 16
 # How long a trial run of a device in trouble may take.
-TRIAL_S = 10.0
+PROBE_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
-class Judging:
-    """Who takes part in an inspection. ``on_judged`` counts it."""
+class InspectionService:
+    """Inspects images of clients. ``on_inspected`` is called with each inspection."""
 
-    catalogue: Catalogue
+    registry: ModelRegistry
     inspector: Inspector
-    shadows: Shadows
-    drift: Drift
-    on_judged: Callable[[Inspection], None]
+    shadows: ShadowRunner
+    drift: DriftMonitor
+    on_inspected: Callable[[Inspection], None]
     _loaders: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(NUM_LOADERS, thread_name_prefix="load")
     )
 
     @cached_property
-    def _many(self) -> Places:
-        """Places for requests with many images."""
-        return Places(max(1, self.inspector.room.limit // IMAGES_A_BATCH), self.inspector.refusal)
+    def _batch_limiter(self) -> ConcurrencyLimiter:
+        """The limiter of requests with many images."""
+        return ConcurrencyLimiter(
+            max(1, self.inspector.limits.max_in_flight // IMAGES_PER_BATCH_SLOT), self.inspector.queue_full_error
+        )
 
     @property
-    def most_of_one_request(self) -> int:
-        """How many images of one request may be in hand: a batch must not fill the house, others come too."""
-        room = self.inspector.room
-        return max(1, min(self.inspector.num_decoders + room.worker.max_batch, room.limit // 2))
+    def max_concurrent_per_request(self) -> int:
+        """The number of images of one request that may be in flight; a batch must leave slots for other clients."""
+        limits = self.inspector.limits
+        return max(1, min(self.inspector.num_decoders + limits.batching.max_batch, limits.max_in_flight // 2))
 
-    async def version(self, product: str, name: str | None = None) -> Version:
-        """The version that serves, or one by name. Raises StoreError, BundleError, ModelError, BadName."""
+    async def get_version(self, product: str, name: str | None = None) -> Version:
+        """Return the serving version, or one by name. Raises StoreError, BundleError, ModelError, BadName."""
         loop = asyncio.get_running_loop()
         if name is not None:
-            known = self.catalogue.known(product, name)
+            known = self.registry.get_loaded(product, name)
             if known is not None:
                 return known
-            return await loop.run_in_executor(self._loaders, self.catalogue.named, product, name)
-        if self.catalogue.standing(product).is_resting:
-            return await loop.run_in_executor(self._loaders, self.catalogue.woken, product)
-        return self.catalogue.serving(product)
+            return await loop.run_in_executor(self._loaders, self.registry.get_or_load, product, name)
+        if self.registry.get_status(product).is_evicted:
+            return await loop.run_in_executor(self._loaders, self.registry.reload, product)
+        return self.registry.get_serving(product)
 
-    def place_for_many(self) -> AbstractContextManager[None]:
-        """A place for the body of a request with many images, of which few may be in memory. Raises QueueFull."""
-        return self._many.taken()
+    def batch_slot(self) -> AbstractContextManager[None]:
+        """Use a slot for the body of a request with many images. Raises QueueFull."""
+        return self._batch_limiter.slot()
 
-    async def inspect(self, data: bytes, version: Version, wish: Wish, *, deadline: float | None) -> Inspection:
-        """One image, admitted, judged, counted, and shown to a candidate. Raises as ``Inspector.inspect``."""
-        with self.inspector.admitted():
-            return await self.judge(data, version, wish, deadline=deadline)
+    async def inspect(
+        self, data: bytes, version: Version, options: InspectOptions, *, deadline: float | None
+    ) -> Inspection:
+        """Admit and inspect one image, count it, and offer it to the candidate. Raises as ``Inspector.inspect``."""
+        with self.inspector.admit():
+            return await self.inspect_admitted(data, version, options, deadline=deadline)
 
-    async def judge(self, data: bytes, version: Version, wish: Wish, *, deadline: float | None) -> Inspection:
+    async def inspect_admitted(
+        self, data: bytes, version: Version, options: InspectOptions, *, deadline: float | None
+    ) -> Inspection:
         """As ``inspect``, for an image that has been admitted already."""
-        inspection = await self.inspector.judge(data, version, wish, deadline=deadline)
-        self.on_judged(inspection)
+        inspection = await self.inspector.inspect_admitted(data, version, options, deadline=deadline)
+        self.on_inspected(inspection)
         try:
-            standing = self.catalogue.standing(version.product)
+            status = self.registry.get_status(version.product)
         except UnknownProduct:  # taken away while it judged
             return inspection
-        if standing.serving is not None and standing.serving.name == version.name:
+        if status.serving is not None and status.serving.name == version.name:
             self.drift.add(inspection)
-            self.shadows.offer(data, inspection, standing)
+            self.shadows.offer(data, inspection, status)
         return inspection
 
-    async def try_device(self) -> None:
-        """Where the last runs failed, run something: health is red until a run succeeds, and clients stay away."""
-        versions = [standing.serving for standing in self.catalogue.standings() if standing.serving is not None]
-        if self.inspector.worker.trouble is None or not versions:
+    async def probe_device(self) -> None:
+        """Run a blank image where the last runs failed, since clients stay away while the service is not ready."""
+        versions = [status.serving for status in self.registry.list_statuses() if status.serving is not None]
+        if self.inspector.batcher.device_error is None or not versions:
             return
         with suppress(EngineError, TimeoutError):
-            async with asyncio.timeout(TRIAL_S):
-                await self.inspector.try_run(versions[0])
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                await self.inspector.probe_device(versions[0])
 
 
-def note(inspection: Inspection, *, part_id: str | None) -> None:
-    """What the request's log line tells of the judgement."""
+def bind_log_context(inspection: Inspection, *, part_id: str | None) -> None:
+    """Add an inspection to the request's log line."""
     structlog.contextvars.bind_contextvars(
         part_id=part_id,
         product=inspection.version.product,

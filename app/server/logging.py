@@ -1,7 +1,7 @@
-"""Logs: one JSON object a line on standard error, or coloured lines for people. Uvicorn's own lines look the same.
+"""Logging: one JSON object a line on standard error, or coloured lines. Uvicorn's own lines have the same form.
 
-A thread of its own writes them. Who reads them may stall, and a line that waits for its logs is a line that stops: what
-does not fit into the queue is dropped.
+A thread writes them. Its reader may stall, and requests must not wait for the log: records beyond the queue are
+dropped.
 """
 
 import atexit
@@ -15,15 +15,15 @@ from typing import Literal
 import structlog
 
 LogFormat = Literal["json", "console"]
-MOST_WAITING = 10_000
-LAST_WORDS_S = 1.0
+MAX_QUEUED_RECORDS = 10_000
+FLUSH_TIMEOUT_S = 1.0
 
 
 class DroppingHandler(QueueHandler):
-    """Hands records to the writing thread as they are, and drops them where that is too far behind."""
+    """Queues records for the writing thread, and drops them where the queue is full."""
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """The record itself: it is formatted where it is written."""
+        """Return the record unchanged; the writing thread formats it."""
         return record
 
     def enqueue(self, record: logging.LogRecord) -> None:
@@ -32,19 +32,19 @@ class DroppingHandler(QueueHandler):
             self.queue.put_nowait(record)
 
 
-class Writer(QueueListener):
-    """The writing thread. At the end it gets a moment for what is left, and is not waited for beyond that."""
+class LogWriter(QueueListener):
+    """The writing thread. ``stop`` waits at most ``FLUSH_TIMEOUT_S``."""
 
     def stop(self) -> None:
-        """Write what is left, if whoever reads it lets us."""
+        """Write the queued records and stop."""
         with suppress(Full):
             self.enqueue_sentinel()
         if self._thread is not None:
-            self._thread.join(LAST_WORDS_S)
+            self._thread.join(FLUSH_TIMEOUT_S)
 
 
-def configure(log_format: LogFormat, *, level: str) -> None:
-    """Let structlog and the standard library write through one handler."""
+def configure_logging(log_format: LogFormat, *, level: str) -> None:
+    """Make structlog and the standard library write through one handler."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -68,8 +68,8 @@ def configure(log_format: LogFormat, *, level: str) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last],
         )
     )
-    waiting: Queue[logging.LogRecord] = Queue(MOST_WAITING)
-    writer = Writer(waiting, handler)
+    waiting: Queue[logging.LogRecord] = Queue(MAX_QUEUED_RECORDS)
+    writer = LogWriter(waiting, handler)
     writer.start()
     atexit.register(writer.stop)
     root = logging.getLogger()

@@ -1,4 +1,4 @@
-"""What the service counts, for Prometheus. Units are base units; no label takes what a client can choose freely."""
+"""Prometheus metrics. Units are base units; no label takes a value that a client chooses freely."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from app.history.journal import Journal
-from app.inference.registry import Catalogue
-from app.inspection.drift import Drift
+from app.inference.registry import ModelRegistry
+from app.inspection.drift import DriftMonitor
 from app.inspection.pipeline import Inspection, Inspector
-from app.inspection.shadow import Shadows
+from app.inspection.shadow import ShadowRunner
 from app.sinks.outbox import Outbox
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -22,13 +22,13 @@ STEPS = ("decode", "queue", "inference", "render")
 
 
 @dataclass(frozen=True)
-class Observed:
-    """Whose standing is told at the moment of asking."""
+class MetricSources:
+    """The objects whose state is collected on each scrape."""
 
-    catalogue: Catalogue
+    registry: ModelRegistry
     inspector: Inspector
-    shadows: Shadows
-    drift: Drift
+    shadows: ShadowRunner
+    drift: DriftMonitor
     journal: Journal | None = None
     outboxes: Sequence[Outbox] = ()
 
@@ -36,7 +36,7 @@ class Observed:
 class Metrics:
     """Counters of one service, in a registry of their own."""
 
-    def __init__(self, observed: Observed) -> None:
+    def __init__(self, observed: MetricSources) -> None:
         self._registry = CollectorRegistry()
         self._inspections = Counter(
             "goodpart_inspections", "Images judged.", ["product", "verdict"], registry=self._registry
@@ -58,40 +58,42 @@ class Metrics:
         self._reloads = Counter(
             "goodpart_reloads", "Versions read to be loaded.", ["product", "outcome"], registry=self._registry
         )
-        self._registry.register(Standings(observed))
-        observed.inspector.worker.on_batch = self._batches.observe
-        observed.catalogue.on_reload = lambda product, outcome: self._reloads.labels(product, outcome).inc()
+        self._registry.register(StateCollector(observed))
+        observed.inspector.batcher.on_batch = self._batches.observe
+        observed.registry.on_reload = lambda product, outcome: self._reloads.labels(product, outcome).inc()
 
-    def judged(self, inspection: Inspection) -> None:
-        """Count one verdict, its score and its times."""
+    def count_inspection(self, inspection: Inspection) -> None:
+        """Count one inspection, its score and its times."""
         product = inspection.version.product
         self._inspections.labels(product, inspection.verdict).inc()
         self._scores.labels(product).observe(inspection.score)
         for step in STEPS:
             self._steps.labels(step).observe(getattr(inspection.timings, step) / 1000)
 
-    def refused(self, reason: str) -> None:
+    def count_refusal(self, reason: str) -> None:
         """Count one problem by its slug, of which there are a few dozen."""
         self._refusals.labels(reason).inc()
 
-    def exposed(self) -> bytes:
-        """Everything, as Prometheus reads it."""
+    def expose(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
-class Standings(Collector):
-    """What is so at the moment of asking, read from memory."""
+class StateCollector(Collector):
+    """Collects the current state from memory."""
 
-    def __init__(self, observed: Observed) -> None:
+    def __init__(self, observed: MetricSources) -> None:
         self._observed = observed
 
     def collect(self) -> Iterable[Metric]:
-        """In hand and waiting; which version serves each product and where; faults, drift and candidates."""
+        """Yield images in flight and waiting, serving versions, errors, drift and candidates."""
         inspector = self._observed.inspector
-        yield gauge("goodpart_images_in_hand", "Images admitted and not answered.", inspector.num_in_hand)
-        yield gauge("goodpart_images_waiting", "Images that wait for the worker.", inspector.worker.num_waiting)
-        trouble = float(self._observed.catalogue.fault is not None)
-        yield gauge("goodpart_store_trouble", "1 where the store does not answer: decisions may be old.", trouble)
+        yield make_gauge("goodpart_images_in_hand", "Images admitted and not answered.", inspector.num_in_flight)
+        yield make_gauge("goodpart_images_waiting", "Images that wait for the worker.", inspector.batcher.num_waiting)
+        has_error = float(self._observed.registry.error is not None)
+        yield make_gauge(
+            "goodpart_store_trouble", "1 where the store does not answer: decisions may be old.", has_error
+        )
         if self._observed.journal is not None:
             lost = CounterMetricFamily("goodpart_records_lost", "Inspections that the disk did not take.")
             lost.add_metric([], self._observed.journal.num_lost)
@@ -99,8 +101,8 @@ class Standings(Collector):
         sinks = GaugeMetricFamily("goodpart_sink_trouble", "1 where a sink does not take results.", labels=["sink"])
         owed = GaugeMetricFamily("goodpart_sink_owed", "Results that a sink has not taken yet.", labels=["sink"])
         for outbox in self._observed.outboxes:
-            sinks.add_metric([outbox.sink.name], float(outbox.trouble is not None))
-            owed.add_metric([outbox.sink.name], outbox.num_owed)
+            sinks.add_metric([outbox.sink.name], float(outbox.error is not None))
+            owed.add_metric([outbox.sink.name], outbox.backlog)
         yield from (sinks, owed)
         yield from self._versions()
         yield from self._drift()
@@ -112,18 +114,18 @@ class Standings(Collector):
             "goodpart_fault", "1 where the activated version does not serve.", labels=["product"]
         )
         thresholds = GaugeMetricFamily("goodpart_threshold", "A score above this is ng.", labels=["product"])
-        for standing in self._observed.catalogue.standings():
-            serving_name = standing.serving.name if standing.serving else None
-            is_other = standing.fault is not None and serving_name != standing.activated
-            faults.add_metric([standing.product], float(is_other))
-            if standing.serving is not None:
+        for status in self._observed.registry.list_statuses():
+            serving_name = status.serving.name if status.serving else None
+            is_other = status.error is not None and serving_name != status.activated
+            faults.add_metric([status.product], float(is_other))
+            if status.serving is not None:
                 facts = {
-                    "version": standing.serving.name,
-                    "teacher": standing.serving.manifest.teacher.sha256[:16],
-                    "provider": standing.serving.detector.provider,
+                    "version": status.serving.name,
+                    "teacher": status.serving.manifest.teacher.sha256[:16],
+                    "provider": status.serving.detector.provider,
                 }
-                serving.add_metric([standing.product], facts)
-                thresholds.add_metric([standing.product], standing.serving.threshold)
+                serving.add_metric([status.product], facts)
+                thresholds.add_metric([status.product], status.serving.threshold)
         yield from (serving, faults, thresholds)
 
     def _drift(self) -> Iterable[Metric]:
@@ -133,11 +135,11 @@ class Standings(Collector):
         drifted = GaugeMetricFamily(
             "goodpart_drifted", "1 where that is more than chance and the assumed defects explain.", labels=["product"]
         )
-        for standing in self._observed.catalogue.standings():
-            window = self._observed.drift.window(standing.product)
+        for status in self._observed.registry.list_statuses():
+            window = self._observed.drift.get_window(status.product)
             if window is not None and window.last is not None:
-                distance.add_metric([standing.product], window.last.distance)
-                drifted.add_metric([standing.product], float(window.last.has_drifted))
+                distance.add_metric([status.product], window.last.distance)
+                drifted.add_metric([status.product], float(window.last.has_drifted))
         yield from (distance, drifted)
 
     def _shadows(self) -> Iterable[Metric]:
@@ -147,20 +149,20 @@ class Standings(Collector):
         rate = GaugeMetricFamily(
             "goodpart_shadow_disagreement_ratio", "Share of them that it judged otherwise.", labels=["product"]
         )
-        for standing in self._observed.catalogue.standings():
-            tally = self._observed.shadows.tally(standing)
-            if tally is None:
+        for status in self._observed.registry.list_statuses():
+            stats = self._observed.shadows.get_stats(status)
+            if stats is None:
                 continue
-            judged.add_metric([standing.product, "agreed"], tally.judged - tally.num_disagreed)
-            judged.add_metric([standing.product, "ng_by_candidate_only"], tally.ng_by_candidate_only)
-            judged.add_metric([standing.product, "ng_by_serving_only"], tally.ng_by_serving_only)
-            judged.add_metric([standing.product, "failed"], tally.failed)
-            judged.add_metric([standing.product, "skipped"], tally.skipped)
-            if tally.disagreement_rate is not None:
-                rate.add_metric([standing.product], tally.disagreement_rate)
+            judged.add_metric([status.product, "agreed"], stats.judged - stats.num_disagreed)
+            judged.add_metric([status.product, "ng_by_candidate_only"], stats.ng_by_candidate_only)
+            judged.add_metric([status.product, "ng_by_serving_only"], stats.ng_by_serving_only)
+            judged.add_metric([status.product, "failed"], stats.failed)
+            judged.add_metric([status.product, "skipped"], stats.skipped)
+            if stats.disagreement_rate is not None:
+                rate.add_metric([status.product], stats.disagreement_rate)
         yield from (judged, rate)
 
 
-def gauge(name: str, words: str, value: float) -> Metric:
-    """A gauge without labels."""
+def make_gauge(name: str, words: str, value: float) -> Metric:
+    """Return a gauge without labels."""
     return GaugeMetricFamily(name, words, value=value)

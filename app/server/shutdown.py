@@ -1,6 +1,6 @@
-"""Leaving without dropping anybody: not ready at once, still serving a while, then the rest in hand, then gone.
+"""Graceful shutdown: report not ready, keep serving, finish requests in flight, exit.
 
-Whoever sends SIGTERM takes the service out of its list of addresses at the same time, not before: requests still come.
+An orchestrator removes the address and sends SIGTERM at the same time, so that requests still arrive.
 """
 
 import signal
@@ -12,36 +12,36 @@ import uvicorn
 
 
 @dataclass
-class Leaving:
-    """Whether the service is about to end. Written by the signal handler, read by ``/readyz``."""
+class ShutdownState:
+    """Whether the service is shutting down. Written by the signal handler, read by ``/readyz``."""
 
     since: float | None = None
 
     @property
     def reason(self) -> str | None:
-        """Why the service is not ready, None while it stays."""
+        """Why the service is not ready; None while it runs."""
         return None if self.since is None else "the service is shutting down"
 
 
 class DrainingServer(uvicorn.Server):
-    """Waits ``wait_s`` between SIGTERM and closing its door; a second signal cuts that short. Then it exits with 0."""
+    """Waits ``drain_s`` between SIGTERM and closing; a second signal ends the wait. Exits with 0."""
 
-    def __init__(self, config: uvicorn.Config, *, leaving: Leaving, wait_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, *, shutdown_state: ShutdownState, drain_s: float) -> None:
         super().__init__(config)
-        self.leaving = leaving
-        self.wait_s = wait_s
+        self.shutdown_state = shutdown_state
+        self.drain_s = drain_s
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Note the first SIGTERM; anything else ends the server as uvicorn does."""
-        if sig == signal.SIGTERM and self.leaving.since is None:
-            self.leaving.since = time.monotonic()
+        """Note the first SIGTERM; every other signal ends the server as in uvicorn."""
+        if sig == signal.SIGTERM and self.shutdown_state.since is None:
+            self.shutdown_state.since = time.monotonic()
         elif sig == signal.SIGTERM:
             self.should_exit = True
         else:
             super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
-        """Whether it is time to go; asked ten times a second."""
-        since = self.leaving.since
-        is_over = since is not None and time.monotonic() - since >= self.wait_s
+        """Whether to exit; called ten times a second."""
+        since = self.shutdown_state.since
+        is_over = since is not None and time.monotonic() - since >= self.drain_s
         return await super().on_tick(counter) or is_over

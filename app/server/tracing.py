@@ -1,4 +1,4 @@
-"""OpenTelemetry, switched on by a setting: a span a request, sent by OTLP over HTTP. Takes the extra ``otel``."""
+"""OpenTelemetry: one span a request, sent by OTLP over HTTP. Needs the extra ``otel``."""
 
 from importlib.metadata import version
 
@@ -8,13 +8,13 @@ from model.bundle import GoodpartError
 
 
 class TracingMissing(GoodpartError):
-    """Traces were asked for, and the libraries that send them are not installed."""
+    """Tracing is configured and its libraries are not installed."""
 
     def __init__(self) -> None:
         super().__init__("GOODPART_OTEL_ENDPOINT needs the tracing libraries: pip install 'goodpart[otel]'")
 
 
-def traced(app: FastAPI, *, endpoint: str) -> None:
+def instrument(app: FastAPI, *, endpoint: str) -> None:
     """Trace an application's requests. Raises TracingMissing."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415  # an extra

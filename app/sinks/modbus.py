@@ -1,4 +1,4 @@
-"""Results as Modbus TCP registers: the service is the server, a PLC polls it and takes one result after the other."""
+"""Results as Modbus TCP registers: the service is the server, and a PLC polls and acknowledges each result."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,29 +6,29 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from app.sinks.outbox import Message, SinkTrouble
+from app.sinks.outbox import DeliveryError, Message
 from app.sinks.registers import NUM_WORDS, REGISTERS, Panel
 
 if TYPE_CHECKING:
     from pymodbus.constants import ExcCodes
     from pymodbus.server import ModbusTcpServer
 
-BEAT_EVERY_S = 1.0
+HEARTBEAT_S = 1.0
 # Modbus' numbers of what may be asked: to read registers, holding or input, and to write them; not coils.
 FUNCTIONS = {3, 4, 6, 16, 22, 23}
 
 
 class Modbus:
-    """An address at which PLCs ask.
+    """A Modbus TCP server.
 
-    A PLC that takes nothing for hours is no reason to hang up: from the first connection on, the server, its heartbeat
-    and what it shows stay until the event loop ends.
+    A PLC may be silent for hours, so that from the first connection on, the server, its heartbeat and the shown result
+    stay until the event loop ends.
     """
 
     # Looking again costs nobody anything, and who acknowledged meanwhile waits for the next result.
-    longest_pause_s = 0.5
+    max_pause_s = 0.5
     # Each is shown by itself, so it is also noted by itself.
-    most_together = 1
+    max_batch = 1
 
     def __init__(self, *, name: str, host: str, port: int, timeout_s: float) -> None:
         self.name = name
@@ -36,41 +36,41 @@ class Modbus:
         self.port = port
         self.timeout_s = timeout_s
         self.panel = Panel()
-        self._life: asyncio.Task[None] | None = None
+        self._server_task: asyncio.Task[None] | None = None
 
     @asynccontextmanager
-    async def connected(self) -> AsyncIterator["Showing"]:
-        """The registers, which PLCs can reach. Raises SinkTrouble where the port can't be had."""
-        if self._life is None or self._life.done():
-            self._life = asyncio.create_task(self._live(await self._listening()))
-        yield Showing(self.panel, self._life)
+    async def connect(self) -> AsyncIterator["ModbusConnection"]:
+        """Yield the registers, which PLCs can reach. Raises DeliveryError where the port can't be opened."""
+        if self._server_task is None or self._server_task.done():
+            self._server_task = asyncio.create_task(self._run_heartbeat(await self._listen()))
+        yield ModbusConnection(self.panel, self._server_task)
 
-    async def _listening(self) -> "ModbusTcpServer":
+    async def _listen(self) -> "ModbusTcpServer":
         from pymodbus.server import ModbusTcpServer  # noqa: PLC0415  # an extra
         from pymodbus.simulator import DataType, SimData, SimDevice  # noqa: PLC0415  # an extra
 
-        await self._try_port()
+        await self._check_port()
         data = SimData(0, count=NUM_WORDS, datatype=DataType.REGISTERS)
-        any_unit = SimDevice(0, simdata=data, action=self._asked)
+        any_unit = SimDevice(0, simdata=data, action=self._handle_request)
         server = ModbusTcpServer(any_unit, address=(self.host, self.port))
         await server.serve_forever(background=True)
         return server
 
-    async def _try_port(self) -> None:
-        """Raises SinkTrouble that says why the port can't be had, which pymodbus keeps to itself."""
+    async def _check_port(self) -> None:
+        """Raise DeliveryError with the reason why the port can't be opened, which pymodbus does not report."""
         loop = asyncio.get_running_loop()
         try:
             (await loop.create_server(asyncio.Protocol, self.host, self.port, reuse_address=True)).close()
         except OSError as error:
-            raise SinkTrouble(f"it can't listen on {self.host}:{self.port}: {error.strerror or error}") from error
+            raise DeliveryError(f"it can't listen on {self.host}:{self.port}: {error.strerror or error}") from error
 
-    async def _live(self, server: "ModbusTcpServer") -> None:
+    async def _run_heartbeat(self, server: "ModbusTcpServer") -> None:
         async with server:
             while True:
-                await asyncio.sleep(BEAT_EVERY_S)
+                await asyncio.sleep(HEARTBEAT_S)
                 self.panel.beat()
 
-    async def _asked(
+    async def _handle_request(
         self,
         function: int,
         _first: int,
@@ -79,7 +79,7 @@ class Modbus:
         registers: list[int],
         written: list[int] | list[bool] | None,
     ) -> "ExcCodes | None":
-        """Before a request is answered out of ``registers``: what it must be refused with, if it must."""
+        """Return the exception code of an invalid request, or None and fill ``registers``."""
         from pymodbus.constants import ExcCodes  # noqa: PLC0415  # an extra
 
         if function not in FUNCTIONS:
@@ -96,19 +96,19 @@ class Modbus:
 
 
 @dataclass(frozen=True)
-class Showing:
-    """The registers of a server that lives as long as ``life``."""
+class ModbusConnection:
+    """The registers of a running server."""
 
     panel: Panel
-    life: asyncio.Task[None]
+    server_task: asyncio.Task[None]
 
     async def send(self, message: Message) -> None:
-        """Show it, where it is not shown already; taken once the PLC has acknowledged it."""
+        """Show a message and wait until the PLC has acknowledged it."""
         if message.key != self.panel.key:
             self.panel.offer(message)
         await self.panel.taken.wait()
 
-    async def lost(self) -> None:
-        """PLCs come and go; it is the server that would be lost. Raises SinkTrouble."""
-        await asyncio.wait({self.life})
-        raise SinkTrouble("the server has ended")
+    async def wait_until_lost(self) -> None:
+        """Wait for the server to end; PLCs come and go. Raises DeliveryError."""
+        await asyncio.wait({self.server_task})
+        raise DeliveryError("the server has ended")

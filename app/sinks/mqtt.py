@@ -1,11 +1,11 @@
-"""Results by MQTT: ``<topic>/results/<product>``, QoS 1; ``<topic>/status/<instance>`` says who is online, retained."""
+"""Results by MQTT: ``<topic>/results/<product>``, QoS 1; ``<topic>/status/<instance>``: online or offline, retained."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from app.sinks.outbox import LONGEST_PAUSE_S, MOST_TOGETHER, Message, SinkTrouble
+from app.sinks.outbox import MAX_BATCH, MAX_PAUSE_S, DeliveryError, Message
 
 ONLINE, OFFLINE = "online", "offline"
 AT_LEAST_ONCE = 1
@@ -24,12 +24,12 @@ class Mqtt:
     password: str | None
     has_tls: bool
     timeout_s: float
-    longest_pause_s: float = LONGEST_PAUSE_S
-    most_together: int = MOST_TOGETHER
+    max_pause_s: float = MAX_PAUSE_S
+    max_batch: int = MAX_BATCH
 
     @asynccontextmanager
-    async def connected(self) -> AsyncIterator["Publishing"]:
-        """A connection whose end, however it comes, the broker tells. Raises SinkTrouble."""
+    async def connect(self) -> AsyncIterator["MqttConnection"]:
+        """Yield a connection with a last will. Raises DeliveryError."""
         import aiomqtt  # noqa: PLC0415  # an extra
 
         status = f"{self.topic}/status/{self.instance}"
@@ -48,26 +48,26 @@ class Mqtt:
             async with client:
                 await client.publish(status, ONLINE, qos=AT_LEAST_ONCE, retain=True)
                 try:
-                    yield Publishing(self, client)
+                    yield MqttConnection(self, client)
                 finally:
                     await client.publish(status, OFFLINE, qos=AT_LEAST_ONCE, retain=True)
         except aiomqtt.MqttError as error:
-            raise SinkTrouble(f"{self.host}:{self.port}: {error}") from error
+            raise DeliveryError(f"{self.host}:{self.port}: {error}") from error
 
 
 @dataclass(frozen=True)
-class Publishing:
+class MqttConnection:
     """A connection to a broker."""
 
     mqtt: Mqtt
     client: Any  # aiomqtt's, which may not be there
 
     async def send(self, message: Message) -> None:
-        """Publish it; taken once the broker says so."""
+        """Publish a message and wait for the broker's acknowledgement."""
         topic = f"{self.mqtt.topic}/results/{message.product}"
         await self.client.publish(topic, message.body, qos=AT_LEAST_ONCE, timeout=self.mqtt.timeout_s)
 
-    async def lost(self) -> None:
-        """Messages end with the connection; none come, since nothing is subscribed to. Raises MqttError."""
+    async def wait_until_lost(self) -> None:
+        """Wait for the connection to end; nothing is subscribed to. Raises MqttError."""
         async for _ in self.client.messages:
             pass

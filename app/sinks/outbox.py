@@ -1,7 +1,7 @@
-"""From the journal to a sink: every record, in order, at least once, whatever is killed or away meanwhile.
+"""The outbox of a sink: delivers every record of the journal, in order, at least once.
 
-Each sink has a thread with an event loop of its own, so that one that hangs holds up no verdict and no other sink. A
-record may have been sent before a kill and not noted as taken: it is sent again, and says so.
+Each sink has a thread with its own event loop, so that a hanging sink blocks no verdict and no other sink. A record
+that was sent before a crash and not marked as delivered is sent again, marked as repeated.
 """
 
 import asyncio
@@ -16,20 +16,20 @@ from typing import Protocol, Self
 import structlog
 
 from app.history.journal import Journal
-from app.history.records import Record, Standing
+from app.history.records import DeliveryCursor, InspectionRecord
 
 log = structlog.stdlib.get_logger("goodpart.sinks")
 
 # How long a sink that failed is left alone at first.
-FIRST_PAUSE_S = 0.5
+MIN_PAUSE_S = 0.5
 # What suits a peer over a network: so many at once, and after a while this long between two tries.
-MOST_TOGETHER, LONGEST_PAUSE_S = 64, 30.0
+MAX_BATCH, MAX_PAUSE_S = 64, 30.0
 # How often the journal is looked at, whatever it says of itself.
-LOOK_EVERY_S = 5.0
+POLL_INTERVAL_S = 5.0
 
 
-class SinkTrouble(Exception):
-    """A sink that did not take a message; it may later. ``retry_after_s``: when it wants to be asked again."""
+class DeliveryError(Exception):
+    """A sink did not take a message; it is tried again. ``retry_after_s``: the sink's own request, or None."""
 
     def __init__(self, why: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(why)
@@ -38,7 +38,7 @@ class SinkTrouble(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """Whose results these are: the service, and its journal, within which numbers only grow."""
+    """The origin of results: the service's name and its journal's id. Numbers grow within a journal."""
 
     instance: str
     journal: str
@@ -46,16 +46,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Message:
-    """A record as it leaves. ``key`` is the same however often it is sent, and no other record's."""
+    """A record to deliver. ``key`` is unique to the record, and the same when it is sent again."""
 
     key: str
     product: str
     body: bytes
 
     @classmethod
-    def of(cls, record: Record, *, source: Source, is_repeated: bool) -> Self:
-        """The message of a record."""
-        told = {
+    def from_record(cls, record: InspectionRecord, *, source: Source, is_repeated: bool) -> Self:
+        """Return the message of a record."""
+        fields = {
             "instance": source.instance,
             "journal": source.journal,
             "sequence": record.product_sequence,
@@ -63,121 +63,121 @@ class Message:
             "at": datetime.fromtimestamp(record.at, UTC).isoformat(),
             **json.loads(record.answer),
         }
-        return cls(record.inspection_id, record.product, json.dumps(told).encode())
+        return cls(record.inspection_id, record.product, json.dumps(fields).encode())
 
 
 class Connection(Protocol):
-    """A sink that is reached."""
+    """A connection to a sink."""
 
     async def send(self, message: Message) -> None:
-        """Returns once the sink has taken it. Raises SinkTrouble."""
+        """Return once the sink has taken the message. Raises DeliveryError."""
 
-    async def lost(self) -> None:
-        """Raises SinkTrouble once the connection is lost; else never returns."""
+    async def wait_until_lost(self) -> None:
+        """Raise DeliveryError once the connection is lost; else never return."""
 
 
 class Sink(Protocol):
-    """Where results go."""
+    """A destination of results."""
 
     @property
     def name(self) -> str:
-        """Which one; what it is owed is kept under this name."""
+        """The sink's name; its delivery cursor has the same."""
 
     @property
     def timeout_s(self) -> float:
-        """How long one message may take."""
+        """The maximum time of one message."""
 
     @property
-    def longest_pause_s(self) -> float:
-        """How long it is left alone at most once it failed again and again."""
+    def max_pause_s(self) -> float:
+        """The maximum pause after repeated errors."""
 
     @property
-    def most_together(self) -> int:
-        """How many messages are noted together as attempted, and as delivered: so many may be repeated by a kill."""
+    def max_batch(self) -> int:
+        """The number of messages that are marked together; a crash may repeat so many."""
 
-    def connected(self) -> AbstractAsyncContextManager[Connection]:
-        """A connection. Raises SinkTrouble, also later, from within."""
+    def connect(self) -> AbstractAsyncContextManager[Connection]:
+        """Yield a connection. Raises DeliveryError, also later, from within."""
 
 
 class Outbox:
-    """Brings the records of a journal to one sink. ``trouble``: why it does not get on, None while it does.
+    """Delivers the records of a journal to one sink. ``error``: last delivery error; None when healthy.
 
-    ``num_owed``: how many records it has not taken yet, when that was looked at last.
+    ``backlog``: number of records not taken yet, at the last look.
     """
 
     def __init__(self, journal: Journal, sink: Sink, *, instance: str) -> None:
         self.journal = journal
         self.sink = sink
         self.instance = instance
-        self.trouble: str | None = None
-        self.num_owed = 0
+        self.error: str | None = None
+        self.backlog = 0
         self._loop = asyncio.new_event_loop()
-        self._ends: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._written = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name=f"sink {sink.name}", daemon=True)
 
     def start(self) -> None:
-        """Begin to deliver."""
+        """Start to deliver."""
         self._thread.start()
 
     def wake(self) -> None:
-        """Say that there is something new; from any thread."""
+        """Signal new records; from any thread."""
         with suppress(RuntimeError):  # it has ended
             self._loop.call_soon_threadsafe(self._written.set)
 
     def stop(self) -> None:
-        """End; what is not delivered waits in the journal."""
-        if self._ends is not None:
+        """Stop; undelivered records stay in the journal."""
+        if self._task is not None:
             with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._ends.cancel)
+                self._loop.call_soon_threadsafe(self._task.cancel)
 
     def join(self) -> None:
-        """Wait for the end, not for ever."""
+        """Wait for the thread, for at most 5 s."""
         self._thread.join(timeout=5.0)
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             try:
-                runner.run(self._deliver_on())
+                runner.run(self._deliver_forever())
             except asyncio.CancelledError:
                 return
 
-    async def _deliver_on(self) -> None:
-        """Deliver for ever; after trouble, again after a pause that grows."""
-        self._ends = asyncio.current_task()
-        pause_s = FIRST_PAUSE_S
+    async def _deliver_forever(self) -> None:
+        """Deliver for ever; after an error, retry with a growing pause."""
+        self._task = asyncio.current_task()
+        pause_s = MIN_PAUSE_S
         while True:
             try:
-                await asyncio.to_thread(self.journal.begin_sink, self.sink.name)
-                async with self.sink.connected() as connection:
+                await asyncio.to_thread(self.journal.register_sink, self.sink.name)
+                async with self.sink.connect() as connection:
                     while True:
-                        if await self._deliver_some(connection):
-                            pause_s = FIRST_PAUSE_S
+                        if await self._deliver_batch(connection):
+                            pause_s = MIN_PAUSE_S
             except Exception as error:  # noqa: BLE001  # whatever it is, it is told, and tried again
-                self._note(str(error) or type(error).__name__)
+                self._set_error(str(error) or type(error).__name__)
                 await asyncio.sleep(max(pause_s, getattr(error, "retry_after_s", None) or 0.0))
-                pause_s = min(2 * pause_s, self.sink.longest_pause_s)
+                pause_s = min(2 * pause_s, self.sink.max_pause_s)
 
-    async def _deliver_some(self, connection: Connection) -> bool:
-        """Send what waits, in order, or wait until something does; whether anything was sent."""
+    async def _deliver_batch(self, connection: Connection) -> bool:
+        """Send the waiting records in order, or wait for some; return whether any was sent."""
         self._written.clear()
-        standing = await asyncio.to_thread(self.journal.standing, self.sink.name)
-        records = await asyncio.to_thread(self.journal.after, standing.delivered, most=self.sink.most_together)
-        self.num_owed = standing.owed
+        cursor = await asyncio.to_thread(self.journal.read_cursor, self.sink.name)
+        records = await asyncio.to_thread(self.journal.read_after, cursor.delivered, limit=self.sink.max_batch)
+        self.backlog = cursor.backlog
         if not records:
-            self._note(None)
-            await self._wait(connection)
+            self._set_error(None)
+            await self._wait_for_records(connection)
             return False
-        await asyncio.to_thread(self.journal.attempt, self.sink.name, records[-1].sequence)
-        await self._send(connection, records, standing)
-        self._note(None)
+        await asyncio.to_thread(self.journal.mark_attempted, self.sink.name, records[-1].sequence)
+        await self._send(connection, records, cursor)
+        self._set_error(None)
         return True
 
-    async def _wait(self, connection: Connection) -> None:
-        """Until there may be something new. Raises SinkTrouble where the connection is lost meanwhile."""
-        written, lost = asyncio.ensure_future(self._written.wait()), asyncio.ensure_future(connection.lost())
+    async def _wait_for_records(self, connection: Connection) -> None:
+        """Wait until there may be new records. Raises DeliveryError where the connection is lost."""
+        written, lost = asyncio.ensure_future(self._written.wait()), asyncio.ensure_future(connection.wait_until_lost())
         try:
-            await asyncio.wait({written, lost}, timeout=LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({written, lost}, timeout=POLL_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED)
             if lost.done():
                 await lost
         finally:
@@ -185,26 +185,26 @@ class Outbox:
                 task.cancel()
             await asyncio.gather(written, lost, return_exceptions=True)
 
-    async def _send(self, connection: Connection, records: Sequence[Record], standing: Standing) -> None:
-        """Send records in order, and note how far it came, whatever ends it."""
+    async def _send(self, connection: Connection, records: Sequence[InspectionRecord], cursor: DeliveryCursor) -> None:
+        """Send records in order, and mark those that were taken, whatever ends it."""
         last: int | None = None
-        source = Source(self.instance, standing.journal)
+        source = Source(self.instance, cursor.journal)
         try:
             for record in records:
-                message = Message.of(record, source=source, is_repeated=record.sequence <= standing.attempted)
+                message = Message.from_record(record, source=source, is_repeated=record.sequence <= cursor.attempted)
                 try:
                     async with asyncio.timeout(self.sink.timeout_s):
                         await connection.send(message)
                 except TimeoutError:
-                    raise SinkTrouble(f"it did not take a result within {self.sink.timeout_s:g} s") from None
+                    raise DeliveryError(f"it did not take a result within {self.sink.timeout_s:g} s") from None
                 last = record.sequence
         finally:
             if last is not None:  # in a thread: a disk that hangs must not stop what the sink does meanwhile
-                await asyncio.to_thread(self.journal.deliver, self.sink.name, last)
+                await asyncio.to_thread(self.journal.mark_delivered, self.sink.name, last)
 
-    def _note(self, trouble: str | None) -> None:
-        if trouble is not None and self.trouble is None:
-            log.warning("a sink does not take results", sink=self.sink.name, why=trouble)
-        if trouble is None and self.trouble is not None:
+    def _set_error(self, error: str | None) -> None:
+        if error is not None and self.error is None:
+            log.warning("a sink does not take results", sink=self.sink.name, why=error)
+        if error is None and self.error is not None:
             log.info("a sink takes results again", sink=self.sink.name)
-        self.trouble = trouble
+        self.error = error

@@ -1,6 +1,6 @@
-"""Which sinks there are: a TOML file with tables ``[[webhook]]``, ``[[mqtt]]`` and ``[[modbus]]``.
+"""The configuration of sinks: a TOML file with tables ``[[webhook]]``, ``[[mqtt]]`` and ``[[modbus]]``.
 
-``timeout_s`` is how long one message may take; secrets are in files of their own.
+``timeout_s`` is the maximum time of one message; secrets are in files of their own.
 """
 
 import tomllib
@@ -18,13 +18,13 @@ from model.bundle import GoodpartError
 
 
 class BadSinks(GoodpartError):
-    """A file of sinks that can't be used."""
+    """An invalid file of sinks."""
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(f"{path}: {why}")
 
 
-class Table(BaseModel):
+class SinkTable(BaseModel):
     """A table of the file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,14 +33,14 @@ class Table(BaseModel):
     timeout_s: float = Field(default=10.0, gt=0, le=300)
 
 
-class WebhookTable(Table):
+class WebhookTable(SinkTable):
     """``[[webhook]]``."""
 
     url: HttpUrl
     secret_file: Path | None = None
 
 
-class MqttTable(Table):
+class MqttTable(SinkTable):
     """``[[mqtt]]``."""
 
     host: str = Field(min_length=1)
@@ -51,14 +51,14 @@ class MqttTable(Table):
     tls: bool = False
 
 
-class ModbusTable(Table):
+class ModbusTable(SinkTable):
     """``[[modbus]]``: where to listen."""
 
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=1502, ge=1, le=65535)
 
 
-class File(BaseModel):
+class SinksFile(BaseModel):
     """The whole file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,12 +69,12 @@ class File(BaseModel):
 
 
 def read_sinks(path: Path, *, instance: str) -> tuple[Sink, ...]:
-    """The sinks of a file. Raises BadSinks."""
+    """Read the sinks of a file. Raises BadSinks."""
     try:
-        file = File.model_validate(tomllib.loads(path.read_text()))
-        sinks: list[Sink] = [webhook_of(table) for table in file.webhook]
-        sinks += [mqtt_of(table, instance=instance) for table in file.mqtt]
-        sinks += [modbus_of(table) for table in file.modbus]
+        file = SinksFile.model_validate(tomllib.loads(path.read_text()))
+        sinks: list[Sink] = [create_webhook(table) for table in file.webhook]
+        sinks += [create_mqtt(table, instance=instance) for table in file.mqtt]
+        sinks += [create_modbus(table) for table in file.modbus]
     except ValidationError as error:
         first = error.errors()[0]
         raise BadSinks(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
@@ -90,14 +90,14 @@ def read_sinks(path: Path, *, instance: str) -> tuple[Sink, ...]:
     return tuple(sinks)
 
 
-def webhook_of(table: WebhookTable) -> Webhook:
-    """The sink of a table."""
+def create_webhook(table: WebhookTable) -> Webhook:
+    """Create the sink of a table."""
     secret = table.secret_file.read_bytes().strip() if table.secret_file else None
     return Webhook(table.name, str(table.url), secret, table.timeout_s)
 
 
-def mqtt_of(table: MqttTable, *, instance: str) -> Mqtt:
-    """The sink of a table."""
+def create_mqtt(table: MqttTable, *, instance: str) -> Mqtt:
+    """Create the sink of a table."""
     return Mqtt(
         name=table.name,
         host=table.host,
@@ -111,6 +111,6 @@ def mqtt_of(table: MqttTable, *, instance: str) -> Mqtt:
     )
 
 
-def modbus_of(table: ModbusTable) -> Modbus:
-    """The sink of a table."""
+def create_modbus(table: ModbusTable) -> Modbus:
+    """Create the sink of a table."""
     return Modbus(name=table.name, host=table.host, port=table.port, timeout_s=table.timeout_s)

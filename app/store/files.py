@@ -1,4 +1,4 @@
-"""Writing so that a reader never sees half: beside, synced, renamed."""
+"""Atomic files: written beside, synced, renamed, so that a reader never sees half."""
 
 import fcntl
 import os
@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from app.store.errors import StorageAway, StoreUnusable
+from app.store.errors import StorageUnreachable, StoreUnusable
 
 INCOMING = ".incoming-"
 LOCK = ".lock"
@@ -17,34 +17,34 @@ READ_ONLY = 0o444
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
-class Away(OSError):
-    """What ``StorageAway`` is made of: no answer, or one of trouble on the other side."""
+class Unreachable(OSError):
+    """The storage did not answer, or answered with a server error."""
 
 
 @contextmanager
-def reporting_trouble(folder: object) -> Iterator[None]:
-    """Turn the operating system's refusals into StoreUnusable."""
+def translate_os_errors(folder: object) -> Iterator[None]:
+    """Translate OSError to StoreUnusable."""
     try:
         yield
     except OSError as error:
-        raise unusable(folder, error) from error
+        raise to_store_error(folder, error) from error
 
 
-def unusable(place: object, error: OSError) -> StoreUnusable:
-    """The operating system's refusal, or object storage's, as our error."""
-    kind = StorageAway if isinstance(error, Away) else StoreUnusable
+def to_store_error(place: object, error: OSError) -> StoreUnusable:
+    """Return an OSError as StoreUnusable."""
+    kind = StorageUnreachable if isinstance(error, Unreachable) else StoreUnusable
     return kind(place, error.strerror or str(error))
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is such a folder. Raises StoreUnusable where this user may not know."""
-    with reporting_trouble(path.parent):
+    """Whether a folder exists. Raises StoreUnusable without permission."""
+    with translate_os_errors(path.parent):
         return path.is_dir()
 
 
 def check_writable(folder: Path) -> None:
-    """Raise StoreUnusable where this user could not make files in a folder, which may itself be yet to be made."""
-    with reporting_trouble(folder):
+    """Raise StoreUnusable where this user can't create files in a folder, which may not exist yet."""
+    with translate_os_errors(folder):
         there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         if not there.is_dir():
             raise StoreUnusable(there, "it is not a folder")
@@ -53,7 +53,7 @@ def check_writable(folder: Path) -> None:
 
 
 def write_synced(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Write a new file and wait until the disk has it."""
+    """Write a new file and sync it."""
     with open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         file.write(data)
         file.flush()
@@ -62,7 +62,7 @@ def write_synced(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the folder's entries."""
+    """Sync the folder's entries."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -71,9 +71,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def replace_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Put a file in place of what was there, whole or not at all. Raises StoreUnusable."""
+    """Write or replace a file, whole or not at all. Raises StoreUnusable."""
     beside = path.with_name(f"{INCOMING}{uuid4().hex}")
-    with reporting_trouble(path.parent):
+    with translate_os_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write_synced(beside, data, mode=mode)
@@ -84,17 +84,17 @@ def replace_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Take a file away, if it is there. Raises StoreUnusable."""
-    with reporting_trouble(path.parent):
+    """Remove a file, if it exists. Raises StoreUnusable."""
+    with translate_os_errors(path.parent):
         path.unlink(missing_ok=True)
         if path.parent.is_dir():
             sync_folder(path.parent)
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Make a folder of read-only files appear, whole or not at all. Raises StoreUnusable, also if it exists."""
+    """Create a folder of read-only files, whole or not at all. Raises StoreUnusable, also if it exists."""
     beside = folder.with_name(f"{INCOMING}{uuid4().hex}")
-    with reporting_trouble(folder.parent):
+    with translate_os_errors(folder.parent):
         try:
             beside.mkdir(parents=True)
             for name, data in files.items():
@@ -109,21 +109,24 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 @contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock, which ends with the process; waits for whoever holds it. Raises StoreUnusable."""
-    with reporting_trouble(folder):
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Wait for a folder's lock and hold it; it ends with the process. Raises StoreUnusable."""
+    with translate_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = opened_lock(folder / LOCK)
+        descriptor = open_lock_file(folder / LOCK)
     try:
-        with reporting_trouble(folder):
+        with translate_os_errors(folder):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
 
 
-def opened_lock(path: Path) -> int:
-    """A lock's file, for everybody who may write to its folder. Locks over NFS take one that is open for writing."""
+def open_lock_file(path: Path) -> int:
+    """Open a lock's file, shared with all who may write to its folder.
+
+    Locks over NFS need one that is open for writing.
+    """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except PermissionError:  # another user's, who made it under a stricter umask
@@ -148,6 +151,6 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def safe(value: object) -> object:
-    """A cell that no spreadsheet takes for a formula; numbers are left alone."""
+def escape_cell(value: object) -> object:
+    """Escape a text cell that a spreadsheet would take for a formula; numbers are unchanged."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value

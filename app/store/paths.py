@@ -1,6 +1,6 @@
-"""Places of a store or a state: folders of this machine, or keys of a bucket, read and written alike.
+"""Storage paths: local folders or keys of a bucket, read and written alike.
 
-What ``pathlib`` does not do for both is here, by functions; each raises StoreUnusable where a place can't be used.
+These functions add what ``pathlib`` does not offer for both; each raises StoreUnusable where the storage can't be used.
 """
 
 import os
@@ -15,242 +15,244 @@ from uuid import uuid4
 from pydantic import Field, StringConstraints
 
 from app.store import files
-from app.store.errors import MissingFile, StorageAway, StoreUnusable
-from app.store.files import INCOMING, locked_folder, reporting_trouble
-from app.store.s3 import NOTHING, PROTOCOL, ObjectPath, opened_bucket
+from app.store.errors import MissingFile, StorageUnreachable, StoreUnusable
+from app.store.files import INCOMING, lock_folder, translate_os_errors
+from app.store.s3 import NO_ETAG, PROTOCOL, ObjectPath, open_bucket
 from model.bundle import sha256_hex
 
-Something = TypeVar("Something")
-Place = Path | ObjectPath
+Content = TypeVar("Content")
+StoragePath = Path | ObjectPath
 ObjectUrl = Annotated[str, StringConstraints(pattern=rf"^{PROTOCOL}[^/]")]
 # As people name a place: a folder, or the address of a bucket.
 Location = Annotated[ObjectUrl | Path, Field(union_mode="left_to_right")]
 # Where copies of object storage lie, and how much they may take, unless a setting says otherwise.
-LOCAL, MOST_COPIED_GIB = Path("local"), 4.0
+DEFAULT_LOCAL, DEFAULT_COPIES_GIB = Path("local"), 4.0
 GIB = 2**30
 
 
-def place_of(location: Path | str, *, local: Path = LOCAL, most_copied_gib: float = MOST_COPIED_GIB) -> Place:
-    """The place that a location names; ``local``: a folder of this machine's own, for copies of object storage."""
+def open_storage(
+    location: Path | str, *, local: Path = DEFAULT_LOCAL, most_copied_gib: float = DEFAULT_COPIES_GIB
+) -> StoragePath:
+    """Return the path of a location; ``local``: a folder for copies of object storage."""
     if str(location).startswith("s3:") and not str(location).startswith(PROTOCOL):
         raise StoreUnusable(location, f"object storage is written {PROTOCOL}bucket/prefix")
     if isinstance(location, Path) or not location.startswith(PROTOCOL):
         return Path(location)
-    return opened_bucket(location.rstrip("/"), local=local, most_bytes=round(most_copied_gib * GIB))
+    return open_bucket(location.rstrip("/"), local=local, max_bytes=round(most_copied_gib * GIB))
 
 
-def machine_folder(place: Place) -> Path:
-    """A folder of this machine for what is done with a place: the place itself, or where its copies lie."""
-    return place if isinstance(place, Path) else place.bucket.local
+def get_local_folder(path: StoragePath) -> Path:
+    """Return a local folder for work on a storage: the storage itself, or the folder of its copies."""
+    return path if isinstance(path, Path) else path.bucket.local
 
 
-def trouble_of(place: Place) -> str | None:
-    """Why copies stand in for a place, None where they do not."""
-    return None if isinstance(place, Path) else place.bucket.trouble
+def get_error(path: StoragePath) -> str | None:
+    """Return why copies are used instead of the storage, or None."""
+    return None if isinstance(path, Path) else path.bucket.error
 
 
-def is_folder(place: Place) -> bool:
-    """Whether there is anything in such a folder; on disk, whether there is one."""
-    if isinstance(place, Path):
-        return files.is_folder(place)
-    with reporting_trouble(place):
-        return place.bucket.exists(str(place.key))
+def is_folder(path: StoragePath) -> bool:
+    """Whether a folder holds anything; on disk, whether it exists."""
+    if isinstance(path, Path):
+        return files.is_folder(path)
+    with translate_os_errors(path):
+        return path.bucket.exists(str(path.key))
 
 
-def names_in(place: Place, pattern: str, *, holding: str | None = None) -> list[str]:
-    """The sorted names of folders in a place that match; none where it does not exist.
+def list_folders(path: StoragePath, pattern: str, *, holding: str | None = None) -> list[str]:
+    """Return the sorted names of matching folders; empty where the parent does not exist.
 
-    ``holding``: on object storage, where a folder appears with its first file, only those that have this one.
+    ``holding``: on object storage, where a folder appears with its first file, only folders with this file.
     """
-    with reporting_trouble(place):
-        if isinstance(place, ObjectPath):
-            names = place.bucket.folder_names(str(place.key), holding=holding)
+    with translate_os_errors(path):
+        if isinstance(path, ObjectPath):
+            names = path.bucket.list_folders(str(path.key), holding=holding)
         else:
-            entries = list(place.iterdir()) if place.is_dir() else []
+            entries = list(path.iterdir()) if path.is_dir() else []
             names = sorted(entry.name for entry in entries if entry.is_dir())
     return [name for name in names if re.fullmatch(pattern, name)]
 
 
-def files_in(place: Place, pattern: str) -> list[str]:
-    """The sorted names of files in a place that match; none where it does not exist."""
-    with reporting_trouble(place):
-        if isinstance(place, ObjectPath):
-            names = place.bucket.file_names(str(place.key))
+def list_files(path: StoragePath, pattern: str) -> list[str]:
+    """Return the sorted names of matching files; empty where the folder does not exist."""
+    with translate_os_errors(path):
+        if isinstance(path, ObjectPath):
+            names = path.bucket.list_files(str(path.key))
         else:
-            names = [entry.name for entry in place.iterdir() if entry.is_file()] if place.is_dir() else []
+            names = [entry.name for entry in path.iterdir() if entry.is_file()] if path.is_dir() else []
     return sorted(name for name in names if re.fullmatch(pattern, name))
 
 
-def read(place: Place) -> bytes | None:
-    """The content of a file, None where there is none."""
-    with reporting_trouble(place.parent), suppress(FileNotFoundError):
-        return place.read_bytes()
+def read(path: StoragePath) -> bytes | None:
+    """Return the content of a file, or None."""
+    with translate_os_errors(path.parent), suppress(FileNotFoundError):
+        return path.read_bytes()
     return None
 
 
-def read_fixed(place: Place, what: str) -> bytes:
-    """The content of a file that is written once; raises MissingFile."""
+def read_immutable(path: StoragePath, what: str) -> bytes:
+    """Return the content of a file that is written once. Raises MissingFile."""
     try:
-        return place.read_bytes() if isinstance(place, Path) else place.bucket.read_fixed(str(place.key))
+        return path.read_bytes() if isinstance(path, Path) else path.bucket.read_immutable(str(path.key))
     except FileNotFoundError:
         raise MissingFile(what) from None
     except OSError as error:
-        raise files.unusable(place.parent, error) from error
+        raise files.to_store_error(path.parent, error) from error
 
 
-def local_file(place: Place, what: str) -> Path:
-    """A file of this machine with the content of one that is written once. Raises MissingFile."""
-    if isinstance(place, Path):
-        return place
-    data = read_fixed(place, what)
-    copy = place.bucket.fixed_copy(str(place.key))
+def ensure_local_file(path: StoragePath, what: str) -> Path:
+    """Return a local file with the content of one that is written once. Raises MissingFile."""
+    if isinstance(path, Path):
+        return path
+    data = read_immutable(path, what)
+    copy = path.bucket.immutable_copy_path(str(path.key))
     if not copy.is_file() or copy.stat().st_size != len(data):
         raise StoreUnusable(copy.parent, "no room for copies: raise GOODPART_MOST_COPIED_GIB, or free the disk")
     return copy
 
 
 @contextmanager
-def only_fresh(place: Place) -> Iterator[None]:
-    """What is read meanwhile is the storage's own: raises StorageAway where a copy stood in."""
-    before = 0 if isinstance(place, Path) else place.bucket.num_stood_in
+def refuse_stale(path: StoragePath) -> Iterator[None]:
+    """Raise StorageUnreachable where a copy was read instead of the storage."""
+    before = 0 if isinstance(path, Path) else path.bucket.num_stale_reads
     yield
-    if isinstance(place, ObjectPath) and place.bucket.num_stood_in != before:
-        raise StorageAway(place, place.bucket.trouble or "it did not answer a moment ago")
+    if isinstance(path, ObjectPath) and path.bucket.num_stale_reads != before:
+        raise StorageUnreachable(path, path.bucket.error or "it did not answer a moment ago")
 
 
-def mark_used(*places: Place) -> None:
-    """Let the copies of what lies in these places be the last to go for want of room."""
-    for place in places:
-        if isinstance(place, ObjectPath):
-            place.bucket.mark_used(str(place.key))
+def mark_used(*paths: StoragePath) -> None:
+    """Mark copies as used, so that they are evicted last."""
+    for path in paths:
+        if isinstance(path, ObjectPath):
+            path.bucket.mark_used(str(path.key))
 
 
-def be_patient(place: Place, *, for_s: float) -> None:
-    """Let writes wait so long for a storage that does not answer."""
-    if isinstance(place, ObjectPath):
-        place.bucket.patience_s = for_s
+def set_write_patience(path: StoragePath, *, for_s: float) -> None:
+    """Let writes wait up to ``for_s`` for a storage that does not answer."""
+    if isinstance(path, ObjectPath):
+        path.bucket.patience_s = for_s
 
 
 @contextmanager
-def forgetting_damage(*places: Place, error: type[Exception]) -> Iterator[None]:
-    """Where this error is raised, drop the copies of what lies in these places: the next look is at the original."""
+def drop_damaged_copies(*paths: StoragePath, error: type[Exception]) -> Iterator[None]:
+    """Drop the copies of these paths where ``error`` is raised; the next read takes the original."""
     try:
         yield
     except error:
-        for place in places:
-            if isinstance(place, ObjectPath):
-                place.bucket.forget_all(str(place.key))
+        for path in paths:
+            if isinstance(path, ObjectPath):
+                path.bucket.drop_copies(str(path.key))
         raise
 
 
-def check_writable(place: Place) -> None:
-    """Raise StoreUnusable where this user could not make files in a place, which may itself be yet to be made."""
-    if isinstance(place, Path):
-        files.check_writable(place)
+def check_writable(path: StoragePath) -> None:
+    """Raise StoreUnusable where this user can't create files in a folder, which may not exist yet."""
+    if isinstance(path, Path):
+        files.check_writable(path)
         return
-    probe = place / f".probe-{uuid4().hex}"
+    probe = path / f".probe-{uuid4().hex}"
     replace(probe, b"")
     remove(probe)
 
 
-def replace(place: Place, data: bytes, *, mode: int = 0o644) -> None:
-    """Put a file in place of what was there, whole or not at all. ``mode``: on disk."""
-    if isinstance(place, Path):
-        files.replace_file(place, data, mode=mode)
+def replace(path: StoragePath, data: bytes, *, mode: int = 0o644) -> None:
+    """Write or replace a file, whole or not at all. ``mode``: on disk."""
+    if isinstance(path, Path):
+        files.replace_file(path, data, mode=mode)
         return
-    with reporting_trouble(place):
-        place.bucket.write(str(place.key), data)
+    with translate_os_errors(path):
+        path.bucket.write(str(path.key), data)
 
 
-def tag(place: Place) -> str:
-    """What tells this content of a file from any other, also from none. Ask before the content is read."""
-    if isinstance(place, ObjectPath):
-        with reporting_trouble(place):
-            return place.bucket.tag(str(place.key))
-    data = read(place)
-    return NOTHING if data is None else sha256_hex(data)
+def get_etag(path: StoragePath) -> str:
+    """Return a tag of a file's content, also of no file. Get it before the content is read."""
+    if isinstance(path, ObjectPath):
+        with translate_os_errors(path):
+            return path.bucket.get_etag(str(path.key))
+    data = read(path)
+    return NO_ETAG if data is None else sha256_hex(data)
 
 
-def swap(place: Place, data: bytes, *, instead_of: str) -> bool:
-    """Replace a file if it still has the content of this tag; whether it had."""
-    if isinstance(place, ObjectPath):
-        with reporting_trouble(place):
+def compare_and_swap(path: StoragePath, data: bytes, *, instead_of: str) -> bool:
+    """Replace a file if its tag is still ``instead_of``; return whether it was."""
+    if isinstance(path, ObjectPath):
+        with translate_os_errors(path):
             try:
-                place.bucket.write(str(place.key), data, instead_of=instead_of)
+                path.bucket.write(str(path.key), data, instead_of=instead_of)
             except FileExistsError:
                 return False
             return True
-    return _if_still(place, instead_of, lambda: replace(place, data))
+    return _if_unchanged(path, instead_of, lambda: replace(path, data))
 
 
-def discard(place: Place, *, instead_of: str) -> bool:
-    """Take a file away if it still has the content of this tag; whether it had.
+def compare_and_remove(path: StoragePath, *, instead_of: str) -> bool:
+    """Remove a file if its tag is still ``instead_of``; return whether it was.
 
-    On object storage the tag is looked at right before, since not every storage deletes under a condition.
+    On object storage the tag is compared just before, since not every storage deletes conditionally.
     """
-    return _if_still(place, instead_of, lambda: remove(place))
+    return _if_unchanged(path, instead_of, lambda: remove(path))
 
 
-def _if_still(place: Place, instead_of: str, act: Callable[[], None]) -> bool:
-    """Act on a file if it has the content of this tag, on disk while nobody else may; whether it had."""
-    with locked_folder(place.parent) if isinstance(place, Path) else nullcontext():
-        if tag(place) != instead_of:
+def _if_unchanged(path: StoragePath, instead_of: str, act: Callable[[], None]) -> bool:
+    """Act on a file if it has this tag, on disk under a lock; return whether it had."""
+    with lock_folder(path.parent) if isinstance(path, Path) else nullcontext():
+        if get_etag(path) != instead_of:
             return False
         act()
         return True
 
 
-def tagged(place: Place, read_it: Callable[[], Something]) -> tuple[Something, str]:
-    """What is read of a place, by the storage itself, and the tag by which it may then be replaced."""
-    found = tag(place)
-    with only_fresh(place):
+def read_with_etag(path: StoragePath, read_it: Callable[[], Content]) -> tuple[Content, str]:
+    """Read a file from the storage itself, with the tag to replace it by."""
+    found = get_etag(path)
+    with refuse_stale(path):
         return read_it(), found
 
 
-def touch(place: Place) -> None:
-    """Make a file look as if it had been written now."""
-    with reporting_trouble(place.parent):
-        if isinstance(place, Path):
-            os.utime(place)
+def touch(path: StoragePath) -> None:
+    """Set a file's modification time to now."""
+    with translate_os_errors(path.parent):
+        if isinstance(path, Path):
+            os.utime(path)
         else:
-            place.bucket.write(str(place.key), place.read_bytes())
+            path.bucket.write(str(path.key), path.read_bytes())
 
 
-def write_folder(place: Place, contents: Mapping[str, bytes]) -> None:
-    """Make a folder of read-only files appear, whole or not at all; also refused if it exists.
+def write_folder(path: StoragePath, contents: Mapping[str, bytes]) -> None:
+    """Create a folder of read-only files, whole or not at all; refused if it exists.
 
-    On object storage it counts from when the last of the files is there.
+    On object storage it counts once the last of the files exists.
     """
-    if isinstance(place, Path):
-        files.write_folder(place, contents)
+    if isinstance(path, Path):
+        files.write_folder(path, contents)
         return
-    with reporting_trouble(place):
-        place.bucket.write_folder(str(place.key), contents)
+    with translate_os_errors(path):
+        path.bucket.write_folder(str(path.key), contents)
 
 
-def remove(place: Place) -> None:
-    """Take a file away, if it is there."""
-    if isinstance(place, Path):
-        files.remove_file(place)
+def remove(path: StoragePath) -> None:
+    """Remove a file, if it exists."""
+    if isinstance(path, Path):
+        files.remove_file(path)
         return
-    with reporting_trouble(place):
-        place.bucket.remove([str(place.key)])
+    with translate_os_errors(path):
+        path.bucket.remove([str(path.key)])
 
 
-def remove_folder(place: Place, *, first: str | None = None) -> None:
-    """Take a folder away in one moment, then its files; on object storage ``first`` goes first, by which it counts."""
-    if isinstance(place, Path):
-        beside = place.with_name(f"{INCOMING}{uuid4().hex}")
-        with reporting_trouble(place.parent):
-            place.rename(beside)
+def remove_folder(path: StoragePath, *, first: str | None = None) -> None:
+    """Remove a folder atomically; on object storage ``first`` is removed first, so that the folder no longer counts."""
+    if isinstance(path, Path):
+        beside = path.with_name(f"{INCOMING}{uuid4().hex}")
+        with translate_os_errors(path.parent):
+            path.rename(beside)
             shutil.rmtree(beside)
         return
-    with reporting_trouble(place):
-        keys = place.bucket.objects(str(place.key))
-        place.bucket.remove(sorted(keys, key=lambda key: key != f"{place.key}/{first}"))
+    with translate_os_errors(path):
+        keys = path.bucket.list_keys(str(path.key))
+        path.bucket.remove(sorted(keys, key=lambda key: key != f"{path.key}/{first}"))
 
 
-def modified(place: Place) -> float:
-    """When a place was last written to, in seconds since 1970."""
-    with reporting_trouble(place.parent):
-        return place.stat().st_mtime if isinstance(place, Path) else place.bucket.modified(str(place.key))
+def get_mtime(path: StoragePath) -> float:
+    """Return when a path was last written, in seconds since 1970."""
+    with translate_os_errors(path.parent):
+        return path.stat().st_mtime if isinstance(path, Path) else path.bucket.get_mtime(str(path.key))

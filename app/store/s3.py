@@ -1,7 +1,7 @@
-"""Object storage, in the shape of paths, so that store and state read it as they read folders; by fsspec's S3.
+"""Object storage with the interface of paths, by fsspec's S3.
 
-What was read is kept on this machine. What is written once is never asked for again; of what changes, the copy stands
-in while the storage does not answer, and ``Bucket.trouble`` says so.
+What is read is copied to this machine. What is written once is read once; of what changes, the copy is used while the
+storage does not answer, and ``Bucket.error`` says so.
 """
 
 import errno
@@ -19,123 +19,128 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from app.store.errors import ObjectStorageMissing, StoreUnusable
-from app.store.files import INCOMING, Away, check_writable, replace_file
+from app.store.files import INCOMING, Unreachable, check_writable, replace_file
 
 PROTOCOL = "s3://"
 CONNECTION = {"connect_timeout": 3, "read_timeout": 5, "retries": {"total_max_attempts": 1}}
 NUM_TRIES = 2
 # A question, or a read of something small, that takes longer has failed; what is large gets time by its size.
-SMALL_S, LARGE_S, SLOWEST_BYTES_PER_S = 8.0, 60.0, 100_000
+SMALL_TIMEOUT_S, LARGE_TIMEOUT_S, MIN_BYTES_PER_S = 8.0, 60.0, 100_000
 # After it did not answer, the storage is left alone for so long: copies then stand in at once.
-REST_S = 5.0
+BACKOFF_S = 5.0
 # Answers to a condition that does not hold: it did not, or somebody else is at it.
-REFUSALS = {HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED}
+CONFLICT_STATUSES = {HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED}
 # Botocore's and aiohttp's own errors are no OSErrors; s3fs turns only what the storage answers into those.
 FOREIGN = {"botocore", "aiobotocore", "aiohttp", "urllib3", "asyncio"}
 # Beside a copy: that there was nothing. In a folder of copies: which names were in it.
 ABSENT, NAMES = ".absent", ".names"
 WRITES = {"pipe_file", "rm_file"}
 # The tag of what is not there.
-NOTHING = "nothing"
+NO_ETAG = "nothing"
 
 
 class Bucket:
-    """Objects, and this machine's copies of them. ``trouble``: why copies stand in, None while the storage answers.
+    """Objects, and this machine's copies of them. ``error``: why copies are used; None while the storage answers.
 
-    ``files``: fsspec's file system of the storage; ``local``: a folder of this machine's own, with the copies in it;
-    ``most_bytes``: how much what is written once may take there; what was unused for longest goes first.
-    ``patience_s``: how long writes wait for a storage that does not answer. ``num_stood_in``: how often a copy did.
+    ``files``: fsspec's file system; ``local``: the folder of the copies; ``max_bytes``: size limit of immutable copies;
+    the least recently used go first. ``patience_s``: how long writes wait for a storage that does not answer.
+    ``num_stale_reads``: how often a copy was used instead of the storage.
     """
 
-    def __init__(self, files: Any, local: Path, *, most_bytes: int) -> None:  # noqa: ANN401  # fsspec has no types
+    def __init__(self, files: Any, local: Path, *, max_bytes: int) -> None:  # noqa: ANN401  # fsspec has no types
         self.files = files
         self.local = local
-        self.most_bytes = most_bytes
+        self.max_bytes = max_bytes
         self.patience_s = 0.0
-        self.num_stood_in = 0
-        self.trouble: str | None = None
-        self._asks_again_at = 0.0
-        self._tidying = threading.Lock()
+        self.num_stale_reads = 0
+        self.error: str | None = None
+        self._retry_at = 0.0
+        self._evicting = threading.Lock()
 
     def read(self, key: str) -> bytes:
-        """An object that may change, or while the storage is away what it was last. Raises OSError."""
-        return self._remembered(key, lambda: self._fetched(key, timeout_s=SMALL_S))
+        """Return an object that may change, or its last copy where the storage does not answer. Raises OSError."""
+        return self._read_or_copy(key, lambda: self._fetch(key, timeout_s=SMALL_TIMEOUT_S))
 
-    def read_fixed(self, key: str) -> bytes:
-        """An object that is written once; asked for only once. Raises OSError."""
-        copy = self.fixed_copy(key)
+    def read_immutable(self, key: str) -> bytes:
+        """Return an object that is written once, from its copy if there is one. Raises OSError."""
+        copy = self.immutable_copy_path(key)
         with suppress(FileNotFoundError):
             data = copy.read_bytes()
             os.utime(copy)
             return data
-        data = self._fetched(key, timeout_s=LARGE_S)
-        self._keep(copy, data)
-        self._make_room()
+        data = self._fetch(key, timeout_s=LARGE_TIMEOUT_S)
+        self._write_copy(copy, data)
+        self._evict()
         return data
 
-    def _fetched(self, key: str, *, timeout_s: float) -> bytes:
-        return bytes(self._asked("cat_file", key, max_concurrency=1, timeout_s=timeout_s))
+    def _fetch(self, key: str, *, timeout_s: float) -> bytes:
+        return bytes(self._call("cat_file", key, max_concurrency=1, timeout_s=timeout_s))
 
-    def folder_names(self, key: str, *, holding: str | None = None) -> list[str]:
-        """The names of the folders in a folder, of those with such a file in them where one is named; as ``read``."""
+    def list_folders(self, key: str, *, holding: str | None = None) -> list[str]:
+        """Return the names of the folders in a folder; with ``holding`` those that hold this file.
+
+        Reads as ``read``.
+        """
 
         def ask() -> bytes:
-            return json.dumps(self._listed(key, holding)).encode()
+            return json.dumps(self._list_folders(key, holding)).encode()
 
-        names: list[str] = json.loads(self._remembered(f"{key}/{NAMES}", ask))
+        names: list[str] = json.loads(self._read_or_copy(f"{key}/{NAMES}", ask))
         return names
 
-    def file_names(self, key: str) -> list[str]:
-        """The names of the files in a folder. Raises OSError."""
-        return [name for name, is_folder in self._entries(key) if not is_folder]
+    def list_files(self, key: str) -> list[str]:
+        """Return the names of the files in a folder. Raises OSError."""
+        return [name for name, is_folder in self._iter_entries(key) if not is_folder]
 
     def exists(self, key: str) -> bool:
-        """Whether there is such an object, or anything under it. Raises OSError."""
+        """Whether an object exists, or anything under it. Raises OSError."""
         try:
-            return bool(self._asked("ls", key, refresh=True))
+            return bool(self._call("ls", key, refresh=True))
         except FileNotFoundError:
             return False
 
-    def tag(self, key: str) -> str:
-        """What tells this content of an object from any other; ``NOTHING`` where it is not there. Raises OSError."""
+    def get_etag(self, key: str) -> str:
+        """Return the tag of an object's content; ``NO_ETAG`` where there is none. Raises OSError."""
         try:
-            return str(self._asked("info", key, refresh=True)["ETag"])
+            return str(self._call("info", key, refresh=True)["ETag"])
         except FileNotFoundError:
-            return NOTHING
+            return NO_ETAG
 
-    def modified(self, key: str) -> float:
-        """When the newest object under a key was written, in seconds since 1970. Raises OSError."""
-        found = self._asked("find", key, detail=True).values()
+    def get_mtime(self, key: str) -> float:
+        """Return when the newest object under a key was written, in seconds since 1970. Raises OSError."""
+        found = self._call("find", key, detail=True).values()
         return float(max((one["LastModified"].timestamp() for one in found), default=0.0))
 
     def write(self, key: str, data: bytes, *, instead_of: str | None = None) -> None:
-        """Write an object whole. Raises OSError; FileExistsError where the tag is not ``instead_of`` any more."""
+        """Write an object. Raises OSError; FileExistsError where its tag is not ``instead_of``."""
         condition = {} if instead_of is None else {"IfMatch": instead_of}
-        if instead_of == NOTHING:
+        if instead_of == NO_ETAG:
             condition = {"IfNoneMatch": "*"}
         try:
-            self._done("pipe_file", key, data, timeout_s=LARGE_S + len(data) / SLOWEST_BYTES_PER_S, **condition)
+            self._write_patiently(
+                "pipe_file", key, data, timeout_s=LARGE_TIMEOUT_S + len(data) / MIN_BYTES_PER_S, **condition
+            )
         except (FileExistsError, FileNotFoundError) as error:  # the latter: what was to be replaced is gone
             # A write whose answer was lost is sent again, and then refused because of itself.
             if instead_of is None or not self._holds(key, data):
                 raise FileExistsError(errno.EEXIST, "somebody else wrote it at the same moment", key) from error
         if instead_of is not None:
-            self._note(key, data)
+            self._update_copy(key, data)
 
     def _holds(self, key: str, data: bytes) -> bool:
         """Whether an object has this content."""
         try:
-            return self._fetched(key, timeout_s=LARGE_S) == data
+            return self._fetch(key, timeout_s=LARGE_TIMEOUT_S) == data
         except FileNotFoundError:
             return False
 
     def write_folder(self, key: str, files: Mapping[str, bytes]) -> None:
-        """Write many objects, the last of which makes them count, and must be new. Raises OSError; then none counts."""
+        """Write many objects; the last one makes them count, and must be new. Raises OSError; then none counts."""
         *names, last = files
         try:
             for name in names:
                 self.write(f"{key}/{name}", files[name])
-            self.write(f"{key}/{last}", files[last], instead_of=NOTHING)
+            self.write(f"{key}/{last}", files[last], instead_of=NO_ETAG)
         except OSError as error:
             if not isinstance(error, FileExistsError):
                 self.patience_s = 0.0
@@ -144,149 +149,149 @@ class Bucket:
             raise
 
     def remove(self, keys: list[str]) -> None:
-        """Take objects away, in this order; those that are not there are gone already. Raises OSError."""
+        """Remove objects, in this order; missing ones are skipped. Raises OSError."""
         for key in keys:
             with suppress(FileNotFoundError):
-                self._done("rm_file", key)
-            if self._seen(key).is_file():
-                self._note(key, None)
-            self.forget(key)
+                self._write_patiently("rm_file", key)
+            if self._copy_path(key).is_file():
+                self._update_copy(key, None)
+            self.drop_copy(key)
 
-    def objects(self, key: str) -> list[str]:
-        """The keys of all objects under a key. Raises OSError."""
-        return sorted(self._asked("find", key))
+    def list_keys(self, key: str) -> list[str]:
+        """Return the keys of all objects under a key. Raises OSError."""
+        return sorted(self._call("find", key))
 
-    def fixed_copy(self, key: str) -> Path:
-        """Where the copy of an object lies that is written once."""
+    def immutable_copy_path(self, key: str) -> Path:
+        """Return the path of the copy of an object that is written once."""
         return self.local / "copies/fixed" / key
 
-    def forget(self, key: str) -> None:
+    def drop_copy(self, key: str) -> None:
         """Drop the copies of an object."""
-        for copy in (self.fixed_copy(key), self._seen(key)):
+        for copy in (self.immutable_copy_path(key), self._copy_path(key)):
             if not copy.is_dir():
                 copy.unlink(missing_ok=True)
 
-    def forget_all(self, key: str) -> None:
-        """Drop the copies of an object, or of all that are written once under a key."""
-        self.forget(key)
-        shutil.rmtree(self.fixed_copy(key), ignore_errors=True)
+    def drop_copies(self, key: str) -> None:
+        """Drop the copies of an object, or of all immutable ones under a key."""
+        self.drop_copy(key)
+        shutil.rmtree(self.immutable_copy_path(key), ignore_errors=True)
 
     def mark_used(self, key: str) -> None:
-        """Let the copies of an object, or of all under a key, be the last to go."""
-        copy = self.fixed_copy(key)
+        """Mark the copies of an object, or of all under a key, as used, so that they are evicted last."""
+        copy = self.immutable_copy_path(key)
         for path in (copy, *copy.rglob("*")):
             with suppress(FileNotFoundError):
                 os.utime(path)
 
-    def _done(self, what: str, *given: Any, **options: Any) -> None:  # noqa: ANN401  # as ``files``
-        """Write, with patience. Raises OSError."""
+    def _write_patiently(self, what: str, *given: Any, **options: Any) -> None:  # noqa: ANN401  # as ``files``
+        """Write, with retries for ``patience_s``. Raises OSError."""
         ends = time.monotonic() + self.patience_s
         pause_s = 1.0
         while True:
             try:
-                self._asked(what, *given, **options)
-            except Away:
+                self._call(what, *given, **options)
+            except Unreachable:
                 if time.monotonic() + pause_s > ends:
                     raise
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, 15.0)
-                self._asks_again_at = 0.0
+                self._retry_at = 0.0
             else:
                 return
 
-    def _asked(self, what: str, *given: Any, timeout_s: float = SMALL_S, **options: Any) -> Any:  # noqa: ANN401  # as ``files``
-        """Call the storage, unless it rests, and note whether it answers.
+    def _call(self, what: str, *given: Any, timeout_s: float = SMALL_TIMEOUT_S, **options: Any) -> Any:  # noqa: ANN401  # as ``files``
+        """Call the storage, unless it is in back-off, and note whether it answers.
 
-        Raises Away where it does not, or not as it should; FileNotFoundError, PermissionError (of a write), and
-        FileExistsError where a condition does not hold.
+        Raises Unreachable where it does not, or with a server error; FileNotFoundError, PermissionError (of a write),
+        and FileExistsError where a condition does not hold.
         """
-        if self.trouble is not None and time.monotonic() < self._asks_again_at:
-            raise Away(errno.EIO, self.trouble)
+        if self.error is not None and time.monotonic() < self._retry_at:
+            raise Unreachable(errno.EIO, self.error)
         try:
             answer = getattr(self.files, what)(*given, timeout=timeout_s, **options)
         except Exception as error:
             if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in FOREIGN:
                 raise
-            status, code = answer_of(error)
-            if status in REFUSALS:
-                self.trouble = None
+            status, code = parse_response(error)
+            if status in CONFLICT_STATUSES:
+                self.error = None
                 raise FileExistsError(errno.EEXIST, code) from error
             is_missing = isinstance(error, FileNotFoundError) and code != "NoSuchBucket"
             if is_missing or (isinstance(error, PermissionError) and what in WRITES):
-                self.trouble = None
+                self.error = None
                 raise
-            raise self._away(error) from error
-        self.trouble = None
+            raise self._to_unreachable(error) from error
+        self.error = None
         return answer
 
-    def _away(self, error: Exception) -> Away:
+    def _to_unreachable(self, error: Exception) -> Unreachable:
         said = str(error).splitlines()
-        self.trouble = f"the object storage does not answer: {said[0] if said else type(error).__name__}"
-        self._asks_again_at = time.monotonic() + REST_S
-        return Away(errno.EIO, self.trouble)
+        self.error = f"the object storage does not answer: {said[0] if said else type(error).__name__}"
+        self._retry_at = time.monotonic() + BACKOFF_S
+        return Unreachable(errno.EIO, self.error)
 
-    def _remembered(self, key: str, ask: Callable[[], bytes]) -> bytes:
-        """What the storage says, and where it says nothing, what it said last."""
-        copy = self._seen(key)
+    def _read_or_copy(self, key: str, ask: Callable[[], bytes]) -> bytes:
+        """Return the storage's content, or the last copy where it does not answer."""
+        copy = self._copy_path(key)
         try:
             data = ask()
         except FileNotFoundError:
-            self._note(key, None)
+            self._update_copy(key, None)
             raise
-        except Away:
-            self.num_stood_in += 1
-            if absent(copy).exists():
+        except Unreachable:
+            self.num_stale_reads += 1
+            if absent_mark(copy).exists():
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key) from None
             if not copy.is_file():
                 raise
             return copy.read_bytes()
-        self._note(key, data)
+        self._update_copy(key, data)
         return data
 
-    def _note(self, key: str, data: bytes | None) -> None:
-        """Remember what an object that may change holds now, or that it is not there."""
-        copy = self._seen(key)
+    def _update_copy(self, key: str, data: bytes | None) -> None:
+        """Update the copy of an object that may change; None: it does not exist."""
+        copy = self._copy_path(key)
         if data is None:
             copy.unlink(missing_ok=True)
-            self._keep(absent(copy), b"")
+            self._write_copy(absent_mark(copy), b"")
         else:
-            self._keep(copy, data)
-            absent(copy).unlink(missing_ok=True)
+            self._write_copy(copy, data)
+            absent_mark(copy).unlink(missing_ok=True)
 
-    def _seen(self, key: str) -> Path:
+    def _copy_path(self, key: str) -> Path:
         return self.local / "copies/seen" / key
 
-    def _keep(self, copy: Path, data: bytes) -> None:
-        """Write a copy, unless it is there. A machine without room for it does its work all the same."""
+    def _write_copy(self, copy: Path, data: bytes) -> None:
+        """Write a copy, unless it exists. A full disk is no error."""
         with suppress(OSError, StoreUnusable):
             if not copy.is_file() or copy.read_bytes() != data:
                 replace_file(copy, data)
 
-    def _make_room(self) -> None:
-        """Drop the copies that nobody has read for longest, until the others fit; others may do so too."""
-        with self._tidying:
+    def _evict(self) -> None:
+        """Drop the least recently used copies until the rest fits; other processes may do the same."""
+        with self._evicting:
             found: dict[Path, os.stat_result] = {}
             for path in (self.local / "copies/fixed").rglob("*"):
                 with suppress(FileNotFoundError):
                     if path.is_file() and not path.name.startswith(INCOMING):
                         found[path] = path.stat()
-            excess = sum(one.st_size for one in found.values()) - self.most_bytes
+            excess = sum(one.st_size for one in found.values()) - self.max_bytes
             for path in sorted(found, key=lambda path: found[path].st_mtime):
                 if excess <= 0:
                     return
                 path.unlink(missing_ok=True)
                 excess -= found[path].st_size
 
-    def _listed(self, key: str, holding: str | None) -> list[str]:
+    def _list_folders(self, key: str, holding: str | None) -> list[str]:
         if holding is None:
-            return sorted(name for name, is_folder in self._entries(key) if is_folder)
-        paths = (PurePosixPath(found).relative_to(key) for found in self.objects(key))
+            return sorted(name for name, is_folder in self._iter_entries(key) if is_folder)
+        paths = (PurePosixPath(found).relative_to(key) for found in self.list_keys(key))
         return sorted(path.parts[0] for path in paths if path.parts[1:] == (holding,))
 
-    def _entries(self, key: str) -> Iterator[tuple[str, bool]]:
-        """What lies in a folder: name, and whether it is a folder."""
+    def _iter_entries(self, key: str) -> Iterator[tuple[str, bool]]:
+        """Yield the entries of a folder: name, and whether it is a folder."""
         try:
-            found = self._asked("ls", key, detail=True, refresh=True)
+            found = self._call("ls", key, detail=True, refresh=True)
         except FileNotFoundError:  # a folder is there only through what is in it
             return
         for entry in found:
@@ -325,21 +330,21 @@ class ObjectPath:
         return self.bucket.read(str(self.key))
 
 
-def answer_of(error: Exception) -> tuple[int | None, str]:
-    """Status and code that the storage answered with; None where it did not answer."""
+def parse_response(error: Exception) -> tuple[int | None, str]:
+    """Return status and code of the storage's response; None where it did not answer."""
     response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
     return response.get("ResponseMetadata", {}).get("HTTPStatusCode"), response.get("Error", {}).get("Code", "")
 
 
-def absent(copy: Path) -> Path:
-    """The mark beside a copy that there was nothing."""
+def absent_mark(copy: Path) -> Path:
+    """Return the path of the mark that an object does not exist."""
     return copy.with_name(f"{copy.name}{ABSENT}")
 
 
-def opened_bucket(url: str, *, local: Path, most_bytes: int) -> ObjectPath:
-    """The place that ``s3://bucket/prefix`` names. Address, region and keys are those of the ``AWS_*`` variables.
+def open_bucket(url: str, *, local: Path, max_bytes: int) -> ObjectPath:
+    """Return the path of ``s3://bucket/prefix``. Address, region and keys are those of the ``AWS_*`` variables.
 
-    Raises ObjectStorageMissing where the package is not installed, StoreUnusable where copies can't be kept.
+    Raises ObjectStorageMissing where the package is not installed, StoreUnusable where copies can't be written.
     """
     try:
         s3fs = import_module("s3fs")
@@ -348,4 +353,4 @@ def opened_bucket(url: str, *, local: Path, most_bytes: int) -> ObjectPath:
     files = s3fs.S3FileSystem(config_kwargs=CONNECTION, use_listings_cache=False, skip_instance_cache=True)
     files.retries = NUM_TRIES
     check_writable(local)
-    return ObjectPath(Bucket(files, local, most_bytes=most_bytes), PurePosixPath(url.removeprefix(PROTOCOL)))
+    return ObjectPath(Bucket(files, local, max_bytes=max_bytes), PurePosixPath(url.removeprefix(PROTOCOL)))

@@ -25,21 +25,21 @@ PEM_END = b"-----END PUBLIC KEY-----"
 
 
 class BadSigningKey(GoodpartError):
-    """A file that holds no Ed25519 key."""
+    """A file without a usable Ed25519 key."""
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(f"{path} holds no usable Ed25519 key: {why}")
 
 
 class BadSignature(BundleError):
-    """A version that nobody signed whom this service trusts."""
+    """A version without a valid signature of a trusted key."""
 
     def __init__(self, version: str, why: str) -> None:
         super().__init__(f"version {version} {why}")
 
 
-def new_key_pair() -> tuple[bytes, bytes]:
-    """A private and its public key, as PEM."""
+def generate_key_pair() -> tuple[bytes, bytes]:
+    """Return a private key and its public key, as PEM."""
     private = Ed25519PrivateKey.generate()
     return (
         private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
@@ -48,7 +48,7 @@ def new_key_pair() -> tuple[bytes, bytes]:
 
 
 def read_private_key(path: Path) -> Ed25519PrivateKey:
-    """The key to sign with. Raises BadSigningKey."""
+    """Read the signing key. Raises BadSigningKey."""
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -59,7 +59,7 @@ def read_private_key(path: Path) -> Ed25519PrivateKey:
 
 
 def read_public_keys(path: Path) -> tuple[Ed25519PublicKey, ...]:
-    """The keys to trust, one or more in a file. Raises BadSigningKey."""
+    """Read the trusted keys, one or more in a file. Raises BadSigningKey."""
     try:
         pieces = [piece + PEM_END for piece in path.read_bytes().split(PEM_END)[:-1]]
         keys = [load_pem_public_key(piece.strip()) for piece in pieces]
@@ -71,8 +71,8 @@ def read_public_keys(path: Path) -> tuple[Ed25519PublicKey, ...]:
     return found
 
 
-def signed(manifest: bytes, key: Ed25519PrivateKey) -> bytes:
-    """The signature of a manifest, 64 bytes."""
+def sign_manifest(manifest: bytes, key: Ed25519PrivateKey) -> bytes:
+    """Return the signature of a manifest, 64 bytes."""
     return key.sign(PURPOSE + manifest)
 
 

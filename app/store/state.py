@@ -1,7 +1,7 @@
-"""The state: which version serves, by which threshold, beside which candidate, and who decided that; small files.
+"""The state: serving version, threshold and candidate of each product, with the author of each decision.
 
-Each is replaced whole, and only where nobody else has changed it meanwhile. Every change is told to the audit first,
-one object an event.
+Each file is replaced whole, and only if it has not changed since it was read. Every change is written to the audit
+first, one object an event.
 """
 
 import json
@@ -15,13 +15,13 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.store import paths
-from app.store.errors import ChangedMeanwhile, DamagedState, NoTransition
-from app.store.paths import Place
+from app.store.errors import Conflict, DamagedState, NoTransition
+from app.store.paths import StoragePath
 from model.bundle import BadName, check_product, check_version
 
 
-class Decided(BaseModel):
-    """A decision of people, or of a program of theirs: who, when and why."""
+class Decision(BaseModel):
+    """A decision of a person or a program: who, when and why."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,14 +30,14 @@ class Decided(BaseModel):
     why: str
 
 
-class Activation(Decided):
-    """``current.json``: the version that serves, and the one before it."""
+class Activation(Decision):
+    """``current.json``: the serving version, and the one before it."""
 
     version: str
     previous: str | None
 
 
-class Override(Decided):
+class Override(Decision):
     """``override.json``: another threshold than the version's own.
 
     Either a false-alarm rate, from which each version's threshold is derived, or a value, which holds for one version.
@@ -56,78 +56,78 @@ class Override(Decided):
         return self
 
 
-class ShadowOrder(Decided):
-    """``shadow.json``: a candidate that judges a share of the live images beside the version that serves."""
+class ShadowDecision(Decision):
+    """``shadow.json``: a candidate that inspects a share of the live images."""
 
     version: str
     share: float = Field(gt=0, le=1)
 
 
 @dataclass(frozen=True)
-class Orders:
-    """All that was decided of a product; ``current`` is None where nothing was ever activated.
+class ProductState:
+    """All decisions about a product; ``current`` is None where no version was activated.
 
-    ``shadow_fault``: why the order for a candidate can't be read, which keeps nothing else from serving.
+    ``shadow_error``: why ``shadow.json`` can't be read; the product serves all the same.
     """
 
     current: Activation | None
     override: Override | None
-    shadow: ShadowOrder | None
-    shadow_fault: str | None = None
+    shadow: ShadowDecision | None
+    shadow_error: str | None = None
 
 
-class Whatever:
-    """In place of a decision: it does not matter which."""
+class AnyVersion:
+    """A marker: the previous activation does not matter."""
 
 
-WHATEVER: Final = Whatever()
-AnyDecision = TypeVar("AnyDecision", bound=Decided)
+ANY_VERSION: Final = AnyVersion()
+AnyDecision = TypeVar("AnyDecision", bound=Decision)
 
 
 @dataclass(frozen=True)
 class State:
-    """A place with one folder a product."""
+    """A storage with one folder a product."""
 
-    root: Place
+    root: StoragePath
 
     @property
-    def trouble(self) -> str | None:
-        """Why copies stand in for the state, None where they do not."""
-        return paths.trouble_of(self.root)
+    def error(self) -> str | None:
+        """Why copies of the state are used; None where they are not."""
+        return paths.get_error(self.root)
 
-    def current_path(self, product: str) -> Place:
-        """Where a product's ``current.json`` lies; raises BadName."""
+    def current_path(self, product: str) -> StoragePath:
+        """Return the path of a product's ``current.json``. Raises BadName."""
         return self.root / check_product(product) / "current.json"
 
-    def override_path(self, product: str) -> Place:
-        """Where a product's ``override.json`` lies; raises BadName."""
+    def override_path(self, product: str) -> StoragePath:
+        """Return the path of a product's ``override.json``. Raises BadName."""
         return self.current_path(product).with_name("override.json")
 
-    def shadow_path(self, product: str) -> Place:
-        """Where a product's ``shadow.json`` lies; raises BadName."""
+    def shadow_path(self, product: str) -> StoragePath:
+        """Return the path of a product's ``shadow.json``. Raises BadName."""
         return self.current_path(product).with_name("shadow.json")
 
-    def orders(self, product: str) -> Orders:
-        """Everything that was decided. Raises DamagedState, StoreUnusable, BadName."""
+    def read(self, product: str) -> ProductState:
+        """Return all decisions about a product. Raises DamagedState, StoreUnusable, BadName."""
         shadow, shadow_fault = None, None
         try:
-            shadow = read_decision(self.shadow_path(product), ShadowOrder)
+            shadow = read_decision(self.shadow_path(product), ShadowDecision)
             if shadow is not None:
                 check_version(shadow.version)
         except (DamagedState, BadName) as error:
             shadow, shadow_fault = None, str(error)
         override = read_decision(self.override_path(product), Override)
-        return Orders(self.current(product), override, shadow, shadow_fault)
+        return ProductState(self.read_current(product), override, shadow, shadow_fault)
 
-    def current(self, product: str) -> Activation | None:
-        """What was activated last, None where nothing ever was. Raises DamagedState, StoreUnusable."""
+    def read_current(self, product: str) -> Activation | None:
+        """Return the last activation, or None. Raises DamagedState, StoreUnusable."""
         activation = read_decision(self.current_path(product), Activation)
         if activation is not None:
             check_version(activation.version)
         return activation
 
     def check_writable(self, product: str) -> None:
-        """Raise StoreUnusable where this user could not activate a version."""
+        """Raise StoreUnusable where this user can't activate a version."""
         paths.check_writable(self.root / check_product(product))
 
     def activate(  # a decision says who, when and why
@@ -138,93 +138,95 @@ class State:
         at: datetime,
         by: str,
         why: str,
-        after: Activation | Whatever | None = WHATEVER,
+        after: Activation | AnyVersion | None = ANY_VERSION,
     ) -> Activation:
-        """Make a version the one that serves. The caller has made sure that it can.
+        """Make a version the serving one. The caller has verified it.
 
-        ``after``: what must have been activated last. Raises StoreUnusable, ChangedMeanwhile.
+        ``after``: the activation that must be replaced. Raises StoreUnusable, Conflict.
         """
         path = self.current_path(product)
-        before, tag = paths.tagged(path, lambda: self.current(product))
-        if not isinstance(after, Whatever) and before != after:
-            raise ChangedMeanwhile(product)
+        before, tag = paths.read_with_etag(path, lambda: self.read_current(product))
+        if not isinstance(after, AnyVersion) and before != after:
+            raise Conflict(product)
         previous = before.previous if before and before.version == version else before and before.version
         activation = Activation(version=check_version(version), previous=previous, at=at, by=by, why=why)
         change = {"from": activation.previous, "to": activation.version}
-        self._decide(product, "activate", activation, change, swapping(path, activation, instead_of=tag))
+        self._decide(product, "activate", activation, change, make_swap(path, activation, instead_of=tag))
         return activation
 
-    def override(self, product: str, override: Override) -> None:
-        """Let another threshold hold. Raises StoreUnusable, ChangedMeanwhile."""
+    def set_override(self, product: str, override: Override) -> None:
+        """Set another threshold. Raises StoreUnusable, Conflict."""
         path = self.override_path(product)
-        before, tag = paths.tagged(path, lambda: read_decision(path, Override))
-        change = {"from": in_short(before), "to": in_short(override)}
-        self._decide(product, "threshold", override, change, swapping(path, override, instead_of=tag))
+        before, tag = paths.read_with_etag(path, lambda: read_decision(path, Override))
+        change = {"from": summarise_override(before), "to": summarise_override(override)}
+        self._decide(product, "threshold", override, change, make_swap(path, override, instead_of=tag))
 
-    def lift_override(self, product: str, decided: Decided) -> None:
-        """Let the version's own threshold hold again."""
+    def clear_override(self, product: str, decided: Decision) -> None:
+        """Restore the version's own threshold."""
         path = self.override_path(product)
-        before, tag = paths.tagged(path, lambda: read_decision(path, Override))
-        change = {"from": in_short(before), "to": None}
-        self._decide(product, "threshold", decided, change, partial(paths.discard, path, instead_of=tag))
+        before, tag = paths.read_with_etag(path, lambda: read_decision(path, Override))
+        change = {"from": summarise_override(before), "to": None}
+        self._decide(product, "threshold", decided, change, partial(paths.compare_and_remove, path, instead_of=tag))
 
-    def shadow(self, product: str, order: ShadowOrder) -> None:
-        """Let a candidate judge beside the version that serves. The caller has made sure that it can."""
+    def set_shadow(self, product: str, decision: ShadowDecision) -> None:
+        """Set a candidate. The caller has verified it."""
         path = self.shadow_path(product)
-        change = {"to": order.version, "share": order.share}
-        self._decide(product, "shadow", order, change, swapping(path, order, instead_of=paths.tag(path)))
+        change = {"to": decision.version, "share": decision.share}
+        self._decide(product, "shadow", decision, change, make_swap(path, decision, instead_of=paths.get_etag(path)))
 
-    def end_shadow(self, product: str, decided: Decided) -> None:
-        """Let no candidate judge any more."""
+    def clear_shadow(self, product: str, decided: Decision) -> None:
+        """Remove the candidate."""
         path = self.shadow_path(product)
-        tag = paths.tag(path)
-        self._decide(product, "shadow", decided, {"to": None}, partial(paths.discard, path, instead_of=tag))
+        tag = paths.get_etag(path)
+        self._decide(product, "shadow", decided, {"to": None}, partial(paths.compare_and_remove, path, instead_of=tag))
 
     def _decide(
         self,
         product: str,
         event: str,
-        decision: Decided,
+        decision: Decision,
         change: Mapping[str, object],
         act: Callable[[], bool],
     ) -> None:
-        """Tell the audit, then act. Raises ChangedMeanwhile where that is refused; then the audit is told that too."""
-        self.record(product, event, decision, change)
+        """Write to the audit, then act. Raises Conflict where ``act`` is refused; the audit records that too."""
+        self.write_audit(product, event, decision, change)
         if not act():
-            self.record(product, f"{event} not done", decision, change)
-            raise ChangedMeanwhile(product)
+            self.write_audit(product, f"{event} not done", decision, change)
+            raise Conflict(product)
 
-    def previous(self, product: str) -> str:
-        """The version that served before the current one; raises NoTransition."""
-        current = self.current(product)
+    def read_previous(self, product: str) -> str:
+        """Return the version that served before the current one. Raises NoTransition."""
+        current = self.read_current(product)
         if current is None or current.previous is None:
             raise NoTransition(product)
         return current.previous
 
-    def record(self, product: str, event: str, decided: Decided, change: Mapping[str, object]) -> None:
-        """One audit object: who, when, from, to, why. Written before the change, so that none goes unrecorded."""
+    def write_audit(self, product: str, event: str, decided: Decision, change: Mapping[str, object]) -> None:
+        """Write one audit object: who, when, from, to, why. Written before the change."""
         name = f"{decided.at:%Y%m%dt%H%M%S.%fz}-{uuid4().hex[:8]}.json"
         entry = {"event": event, "at": decided.at.isoformat(), "by": decided.by, **change, "why": decided.why}
         path = self.root / check_product(product) / "audit" / name
         paths.replace(path, json.dumps(entry, indent=1).encode() + b"\n")
 
 
-def read_decision(place: Place, kind: type[AnyDecision]) -> AnyDecision | None:
-    """The decision in a file, None where there is no such file. Raises DamagedState, StoreUnusable."""
-    data = paths.read(place)
+def read_decision(path: StoragePath, kind: type[AnyDecision]) -> AnyDecision | None:
+    """Return the decision in a file, or None. Raises DamagedState, StoreUnusable."""
+    data = paths.read(path)
     if data is None:
         return None
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
-        raise DamagedState(place, error.errors()[0]["msg"]) from None
+        raise DamagedState(path, error.errors()[0]["msg"]) from None
 
 
-def swapping(place: Place, decision: Decided, *, instead_of: str) -> Callable[[], bool]:
-    """What puts a decision in place of what has this tag, if it still has it."""
-    return partial(paths.swap, place, decision.model_dump_json(indent=1).encode() + b"\n", instead_of=instead_of)
+def make_swap(path: StoragePath, decision: Decision, *, instead_of: str) -> Callable[[], bool]:
+    """Return a function that replaces a file by a decision if its tag is still ``instead_of``."""
+    return partial(
+        paths.compare_and_swap, path, decision.model_dump_json(indent=1).encode() + b"\n", instead_of=instead_of
+    )
 
 
-def in_short(override: Override | None) -> dict[str, object] | None:
-    """What an override says of the threshold, for the audit."""
+def summarise_override(override: Override | None) -> dict[str, object] | None:
+    """Return what an override says of the threshold, for the audit."""
     return override.model_dump(include={"false_alarm_rate", "threshold", "version"}) if override else None

@@ -9,8 +9,8 @@ import onnxruntime as ort
 
 from app.inference.detector import Batch
 from app.inference.version import Version
-from app.inspection.batcher import Job, Limits, Worker
-from app.inspection.pipeline import acquired
+from app.inspection.batcher import Batcher, BatchLimits, InferenceJob
+from app.inspection.pipeline import preprocess
 
 MAX_PIXELS = 50_000_000
 ROUNDS = 7
@@ -18,7 +18,7 @@ ROUNDS = 7
 
 def engine_ratio(version: Version, images: Sequence[bytes], *, per_round: int, max_batch: int) -> dict[str, float]:
     """Images a second through queue and batcher, and of bare graphs; rounds take turns, and medians are compared."""
-    batches = [acquired(data, version, max_pixels=MAX_PIXELS).batch for data in images]
+    batches = [preprocess(data, version, max_pixels=MAX_PIXELS).batch for data in images]
     batches = [batches[index % len(batches)] for index in range(per_round)]
     queued, bare = [], []
     for _ in range(ROUNDS):
@@ -33,9 +33,9 @@ def engine_ratio(version: Version, images: Sequence[bytes], *, per_round: int, m
 
 def timed_queue(version: Version, batches: Sequence[Batch], *, max_batch: int) -> float:
     """Seconds from the first image submitted to the last one judged."""
-    worker = Worker(Limits(max_batch=max_batch))
+    worker = Batcher(BatchLimits(max_batch=max_batch))
     began = time.perf_counter()
-    futures = [worker.submit(Job(batch, version, deadline=None)) for batch in batches]
+    futures = [worker.submit(InferenceJob(batch, version, deadline=None)) for batch in batches]
     for future in futures:
         future.result()
     spent_s = time.perf_counter() - began

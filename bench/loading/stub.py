@@ -40,7 +40,7 @@ class StubDetector:
         return [self.comparison] * len(batch.pixels)
 
 
-def stubbed(bundle: Bundle, *, loader: object, max_batch: int) -> Version:  # noqa: ARG001  # as ``proven`` is called
+def stubbed(bundle: Bundle, *, loader: object, max_batch: int) -> Version:  # noqa: ARG001  # as ``load_verified`` is called
     """A version as it is loaded, but for its graphs."""
     version: Version = loader.load(bundle)  # type: ignore[attr-defined]
     return replace(version, detector=StubDetector(version))  # type: ignore[arg-type]
@@ -60,5 +60,5 @@ def remembering() -> Callable[..., Image]:
 
 if __name__ == "__main__":
     pipeline.decode = remembering()  # type: ignore[assignment]
-    service.proven = stubbed  # type: ignore[assignment]
+    service.load_verified = stubbed  # type: ignore[assignment]
     main.commands(["serve", *sys.argv[1:]])

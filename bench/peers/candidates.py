@@ -45,10 +45,10 @@ class Candidate:
 
 def goodparts(store: Path, product: str, folder: Path) -> list[Candidate]:
     """Every form of the active version, float32 first; what is deployed goes into the folder."""
-    current = State(store / "state").current(product)
+    current = State(store / "state").read_current(product)
     if current is None:
         sys.exit(f"product {product} has no active version in {store}")
-    bundle = Store(store).bundle(product, current.version)
+    bundle = Store(store).load_bundle(product, current.version)
     if (bundle.manifest.input.height, bundle.manifest.input.width) != (SIZE_PX, SIZE_PX):
         sys.exit(f"{product} is not judged at {SIZE_PX} x {SIZE_PX} pixels")
     for name, form in FORMS.items():

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from app.imaging.decode import Box, Image
-from app.imaging.heatmap import enlarged
-from app.inference.detector import Detector, Graphs, batch_of
+from app.imaging.heatmap import enlarge
+from app.inference.detector import Detector, Graphs, make_batch
 from app.inference.sessions import Device
 from app.inference.version import Loader
 from app.store.store import Bundle
@@ -40,7 +40,7 @@ def lay_graphs(bundle: Bundle, folder: Path) -> None:
 def open_graphs(folder: Path, threads: int) -> Detector:
     """As the service opens them."""
     teacher, student, compare = ((folder / name).read_bytes() for name in (TEACHER, STUDENT, COMPARE))
-    return Loader(Device("cpu", threads)).detector(Graphs(teacher, student, compare))
+    return Loader(Device("cpu", threads)).open_detector(Graphs(teacher, student, compare))
 
 
 FORMS = {"float32": Form(lay_graphs, open_graphs)}
@@ -53,7 +53,7 @@ def opened(turn: Turn) -> Judge:
 
     def judge(pixels: Pixels) -> tuple[Floats, Floats]:
         images = [as_decoded(one) for one in pixels]
-        found = detector.run(batch_of(images, map_size=manifest.map_size))
+        found = detector.run(make_batch(images, map_size=manifest.map_size))
         maps = np.stack([over(one.map, image) for one, image in zip(found, images, strict=True)])
         return maps, np.array([one.score for one in found], np.float32)
 
@@ -68,7 +68,7 @@ def as_decoded(pixels: Pixels) -> Image:
 
 def over(map_: Floats, image: Image) -> Floats:
     """The map at the size of the image."""
-    return enlarged(map_, image.content, canvas=image.pixels.shape[:2], size=(image.width, image.height))
+    return enlarge(map_, image.content, canvas=image.pixels.shape[:2], size=(image.width, image.height))
 
 
 if __name__ == "__main__":

@@ -5,13 +5,15 @@ from app.inspection import pipeline
 
 def test_each_unit_takes_what_the_one_before_it_gave(tiny_version, good_bytes):
     image = decode.decode(good_bytes, tiny_version.manifest.input, max_pixels=10**6)
-    batch = detector.batch_of([image], map_size=tiny_version.manifest.map_size)
+    batch = detector.make_batch([image], map_size=tiny_version.manifest.map_size)
     first = tiny_version.detector.extract(batch)
-    second = tiny_version.detector.rebuild(first)
-    (comparison,) = tiny_version.detector.judge(first, second, batch)
-    taken = pipeline.Taken(image, batch, warnings=())
-    inspection = pipeline.concluded(taken, comparison, tiny_version, wish=pipeline.Wish(), watch=pipeline.Stopwatch())
-    whole = pipeline.judge(good_bytes, tiny_version, max_pixels=10**6)
+    second = tiny_version.detector.reconstruct(first)
+    (comparison,) = tiny_version.detector.compare_features(first, second, batch)
+    taken = pipeline.PreprocessedImage(image, batch, warnings=())
+    inspection = pipeline.postprocess(
+        taken, comparison, tiny_version, options=pipeline.InspectOptions(), stopwatch=pipeline.Stopwatch()
+    )
+    whole = pipeline.inspect(good_bytes, tiny_version, max_pixels=10**6)
     assert inspection.verdict == whole.verdict
     assert inspection.score == whole.score
     assert {name[0] for name in first} == {"t"}

@@ -6,14 +6,14 @@ import sys
 PROGRAM = """
 import sys
 from pathlib import Path
-from app.inspection.pipeline import judge
+from app.inspection.pipeline import inspect
 from app.inference.sessions import Device
 from app.inference.version import Loader
 from app.store.store import Store
 store = Store(Path(sys.argv[1]))
-(name,) = store.versions("disc")
-version = Loader(Device("cpu", 1)).load(store.bundle("disc", name))
-print(judge(Path(sys.argv[2]).read_bytes(), version, max_pixels=10**6).verdict)
+(name,) = store.list_versions("disc")
+version = Loader(Device("cpu", 1)).load(store.load_bundle("disc", name))
+print(inspect(Path(sys.argv[2]).read_bytes(), version, max_pixels=10**6).verdict)
 print("torch" in sys.modules or "training" in sys.modules)
 """
 

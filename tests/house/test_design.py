@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.api.problems import KINDS, RequestError, kind_of
+from app.api.problems import KINDS, RequestError, find_kind
 from app.errors import EngineError
 from app.store.errors import StoreError
 from model.bundle import BundleError, GoodpartError
@@ -54,7 +54,7 @@ def test_every_error_that_a_request_can_meet_is_in_the_map():
     for root in (EngineError, StoreError, BundleError, RequestError):
         for leaf in leaves(root):
             bare = leaf.__new__(leaf)
-            assert kind_of(bare), leaf
+            assert find_kind(bare), leaf
 
 
 def test_problem_types_are_distinct():

@@ -10,7 +10,7 @@ from drawing import defective_part, encoded, good_part, write_mvtec
 from PIL import Image, ImageEnhance
 from serving import GOODPART
 
-from app.store.labels import Confirmation, Feedback
+from app.store.labels import LabelDecision, LabelStore
 from app.store.state import State
 from app.store.store import Store
 from training.export.calibration_features import NOBODY, Kept
@@ -47,7 +47,7 @@ def store(served, tmp_path):
 
 
 def current(store):
-    return State(store / "state").current("disc").version
+    return State(store / "state").read_current("disc").version
 
 
 def audit(store):
@@ -85,19 +85,19 @@ def test_adapting_to_another_lamp_takes_away_false_alarms_and_a_rollback_undoes_
     before, after = (verdicts(store, unseen, version).count("ng") for version in (first, adapted))
     assert before > 3 * max(after, 1), (before, after)
     assert verdicts(store, defects, adapted).count("ng") >= 9
-    metrics = json.loads(Store(store).bundle("disc", adapted).files["metrics.json"])
+    metrics = json.loads(Store(store).load_bundle("disc", adapted).files["metrics.json"])
     assert (metrics["adapted_from"], metrics["num_new_parts"], metrics["num_calibrate"]) == (first, 20, 40)
     assert "a person has confirmed that they are good" in json.dumps(metrics["gate"])
     more = write(tmp_path / "more", [another_lamp(good_part(seed)) for seed in range(6)])
     again = goodpart("adapt", "--images", more, "--product", "disc", "--store", store, *force)
     assert again.returncode == 0, again.stderr
-    assert State(store / "state").previous("disc") == adapted
+    assert State(store / "state").read_previous("disc") == adapted
 
 
 def test_three_images_are_too_few_to_adapt_to(store, tmp_path):
     new = write(tmp_path / "new", [good_part(seed) for seed in range(3)])
     done = goodpart("adapt", "--images", new, "--product", "disc", "--store", store)
-    assert (done.returncode, current(store)) == (1, Store(store).versions("disc")[0])
+    assert (done.returncode, current(store)) == (1, Store(store).list_versions("disc")[0])
     assert "3 different images are too few to adapt to" in done.stderr.splitlines()[-1]
 
 
@@ -121,10 +121,10 @@ def test_a_version_trained_on_a_fifth_of_defects_is_published_and_does_not_serve
     first = current(store)
     done = train(with_defects(data, tmp_path / "mixed", count=25), store)
     assert done.returncode == 3, done.stderr
-    assert done.stdout.strip() in Store(store).versions("disc")
+    assert done.stdout.strip() in Store(store).list_versions("disc")
     assert current(store) == first
     assert "another product, defects among the good parts" in done.stderr
-    report = Store(store).bundle("disc", done.stdout.strip()).files["report.html"].decode()
+    report = Store(store).load_bundle("disc", done.stdout.strip()).files["report.html"].decode()
     assert "did not pass the gate" in report
     assert "another product, defects among the good parts" in report
 
@@ -142,15 +142,15 @@ def test_a_version_of_another_product_does_not_serve_unless_it_is_forced_with_a_
 
 
 def test_what_was_confirmed_trains_the_next_version_and_is_named(store, data):
-    feedback = Feedback(State(store / "state"))
+    feedback = LabelStore(State(store / "state"))
     for seed, label in ((7000, "ok"), (7001, "ok"), (7002, "ng")):
-        said = Confirmation(at="2026-11-25T00:00:00Z", by="ann", why="", label=label)
+        said = LabelDecision(at="2026-11-25T00:00:00Z", by="ann", why="", label=label)
         draw = defective_part if label == "ng" else good_part
-        feedback.keep("disc", encoded(draw(seed)), suffix=".png", confirmation=said)
+        feedback.add("disc", encoded(draw(seed)), suffix=".png", decision=said)
     done = train(data, store)
     assert done.returncode == 0, done.stderr
     assert "100 good images and 2 confirmed: 74 to learn from" in done.stderr
-    metrics = json.loads(Store(store).bundle("disc", done.stdout.strip()).files["metrics.json"])
+    metrics = json.loads(Store(store).load_bundle("disc", done.stdout.strip()).files["metrics.json"])
     assert (metrics["num_confirmed"], metrics["num_calibrate"]) == (2, 20)
     says = {check["name"]: check["says"] for check in metrics["gate"]["checks"]}
     assert says["confirmed defects"].startswith("of 1 confirmed defective parts 1 are caught; 0 ")
@@ -159,11 +159,11 @@ def test_what_was_confirmed_trains_the_next_version_and_is_named(store, data):
 def test_pruning_by_the_command_line_keeps_what_serves(store):
     done = goodpart("store", "prune", "--store", store, "--keep", 1)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    assert current(store) in Store(store).versions("disc")
+    assert current(store) in Store(store).list_versions("disc")
     refused = goodpart("store", "remove", "--store", store, "disc")
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
     assert goodpart("store", "remove", "--store", store, "disc", "--yes").returncode == 0
-    assert Store(store).products() == []
+    assert Store(store).list_products() == []
 
 
 def test_parts_that_are_left_out_own_no_items_any_more():

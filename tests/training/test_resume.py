@@ -50,7 +50,7 @@ def finished(data, store, *flags):
 
 def weights_of(store):
     """Digests of what was learned."""
-    (name,) = Store(store).versions("disc")
+    (name,) = Store(store).list_versions("disc")
     folder = Store(store).training_folder("disc", name)
     return {path.name: sha256_hex(path.read_bytes()) for path in folder.glob("*.safetensors")}
 
@@ -126,6 +126,6 @@ def test_a_second_training_of_the_same_data_and_settings_is_refused(data, tmp_pa
 def test_learning_ends_early_where_the_held_out_loss_has_settled(data, tmp_path):
     early = ("--set", "learning.least_gain=0.9", "--set", "learning.patience=2")
     finished(data, tmp_path, *early)
-    (name,) = Store(tmp_path).versions("disc")
-    metrics = json.loads(Store(tmp_path).bundle("disc", name).files["metrics.json"])
+    (name,) = Store(tmp_path).list_versions("disc")
+    metrics = json.loads(Store(tmp_path).load_bundle("disc", name).files["metrics.json"])
     assert metrics["curves"]["learning: loss"][-1][0] == 30, "looked at 10, 20 and 30: two without a gain"

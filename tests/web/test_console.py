@@ -9,7 +9,7 @@ from drawing import defective_part, encoded, good_part
 from playwright.sync_api import expect, sync_playwright
 from serving import Service, until
 
-from app.api.keys import new_key
+from app.api.keys import generate_key
 from training.demo.demo import free_port
 
 CHROMIUM = shutil.which("chromium")
@@ -271,9 +271,9 @@ def test_health_drift_and_throughput_are_told(service, opened, good_bytes):
 
 
 def test_keys_are_asked_for_and_what_a_key_may_not_is_told(store_folder, opened, good_bytes):
-    keys = {scope: new_key(scope, [scope]) for scope in ("inspect", "operate")}
-    both, line = new_key("both", ["inspect", "operate"])
-    lines = "\n".join([*(key.line() for _, key in keys.values()), line.line()])
+    keys = {scope: generate_key(scope, [scope]) for scope in ("inspect", "operate")}
+    both, line = generate_key("both", ["inspect", "operate"])
+    lines = "\n".join([*(key.to_line() for _, key in keys.values()), line.to_line()])
     with Service(store_folder, api_keys=lines) as service:
         page = opened(service, view="#product-view")
         expect(page.locator("#standing")).to_contain_text("send an API key")

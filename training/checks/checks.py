@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from app.errors import ImageError
-from app.imaging.decode import loaded, opened
-from app.imaging.input_check import measured
-from app.inference.calibration import parts_needed
+from app.imaging.decode import load_upright, open_image
+from app.imaging.input_check import measure
+from app.inference.calibration import min_calibration_parts
 from model.bundle import InputRecord, MeasureName
 from model.standardise import Standardiser
 from training.checks.duplicates import Look, look_of, twins
@@ -162,12 +162,12 @@ class DataCheck:
 
     def look(self, path: Path) -> Looks:
         """One image; raises ImageError, BadImage."""
-        picture = loaded(opened(path.read_bytes(), max_pixels=self.settings.max_pixels))
+        picture = load_upright(open_image(path.read_bytes(), max_pixels=self.settings.max_pixels))
         try:
             image = self.reader("grey" if picture.mode in GREY_MODES else "rgb").decoded(path)
         except BadImage as error:
             raise OSError(str(error).removeprefix(f"{path}: ")) from error
-        return Looks(path, measured(image), picture.mode, look_of(path, picture))
+        return Looks(path, measure(image), picture.mode, look_of(path, picture))
 
     def look_at_sample(self, sample: Sample) -> None:
         """A test image and its mask; raises ImageError, BadImage, OSError."""
@@ -197,7 +197,7 @@ class DataCheck:
         test = []
         for sample in self.dataset.test:
             try:
-                picture = loaded(opened(sample.path.read_bytes(), max_pixels=self.settings.max_pixels))
+                picture = load_upright(open_image(sample.path.read_bytes(), max_pixels=self.settings.max_pixels))
             except (ImageError, OSError):
                 continue
             test.append(look_of(sample.path, picture))
@@ -243,7 +243,7 @@ class DataCheck:
     def promise(self, num_good: int) -> Finding | None:
         """Whether so many images support the false-alarm rate that is asked."""
         asked = self.settings.false_alarm_rate
-        num_calibrate, needed = held_out(num_good)[1], parts_needed(asked)
+        num_calibrate, needed = held_out(num_good)[1], min_calibration_parts(asked)
         if num_calibrate >= needed:
             return None
         says = (

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from app.errors import ImageError
-from app.imaging.decode import MOST_PIXELS, loaded, opened
+from app.imaging.decode import MAX_PIXELS, load_upright, open_image
 from app.store.files import replace_file
 from training.checks.checks import Checked, Finding
 from training.report.examples import as_jpeg
@@ -44,7 +44,7 @@ def section(kind: str, findings: Sequence[Finding]) -> str:
 def figure(finding: Finding) -> str:
     """One image, where it can be shown, and what was found."""
     try:
-        picture = as_jpeg(loaded(opened(finding.path.read_bytes(), max_pixels=MOST_PIXELS)))
+        picture = as_jpeg(load_upright(open_image(finding.path.read_bytes(), max_pixels=MAX_PIXELS)))
         shown = f'<img alt="{escape(finding.path.name)}" src="data:image/jpeg;base64,{picture}">'
     except (ImageError, OSError):
         shown = '<div class="none"></div>'

@@ -10,7 +10,7 @@ from typing import Literal
 from PIL import Image as Pillow
 
 from app.errors import ImageError
-from app.imaging.decode import SUFFIXES, Image, decode, opened
+from app.imaging.decode import SUFFIXES, Image, decode, open_image
 from model.bundle import InputRecord
 from training.errors import BadImage, MisplacedImages, NoImages, OddSizes, TooFewImages
 
@@ -200,7 +200,7 @@ def channels_of(paths: Iterable[Path], *, max_pixels: int) -> Literal["grey", "r
 def header_of(path: Path, *, max_pixels: int) -> Pillow.Image:
     """An image with its header read and checked. Raises BadImage."""
     try:
-        return opened(path.read_bytes(), max_pixels=max_pixels)
+        return open_image(path.read_bytes(), max_pixels=max_pixels)
     except ImageError as error:
         raise BadImage(path, str(error)) from error
     except OSError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from app.imaging.roi import BadRegion, RegionOfInterest, unpacked_region
+from app.imaging.roi import BadRegion, RegionOfInterest, region_from_png
 from training.data.dataset import IGNORE_FILE, INSPECT_FILE
 from training.errors import BadImage, BadSettings
 from training.settings import Rectangle, TrainSettings
@@ -38,11 +38,11 @@ def pictured(path: Path) -> list[NDArray[np.bool_]]:
     if not path.is_file():
         return []
     try:
-        region = unpacked_region(path.read_bytes())
+        region = region_from_png(path.read_bytes())
     except BadRegion as error:
         raise BadImage(path, str(error)) from error
     middles = [(np.arange(length) + 0.5) / length for length in SIZE]
-    return [region.at(*middles)]
+    return [region.contains(*middles)]
 
 
 def drawn(rectangles: Iterable[Rectangle]) -> list[NDArray[np.bool_]]:

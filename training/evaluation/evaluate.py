@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from app.errors import ImageError
-from app.imaging.decode import DAMAGE
-from app.imaging.heatmap import enlarged
+from app.imaging.decode import DECODE_ERRORS
+from app.imaging.heatmap import enlarge
 from app.inference.version import Version
-from app.inspection.pipeline import Inspection, judge
+from app.inspection.pipeline import Inspection, inspect
 from training.data.dataset import Sample
 from training.errors import BadImage
 from training.evaluation.metrics import image_metrics, pixel_metrics
@@ -75,7 +75,7 @@ def inspected(version: Version, samples: Sequence[Sample], *, max_pixels: int) -
     """Each sample with its inspection; raises BadImage."""
     for sample in samples:
         try:
-            yield sample, judge(sample.path.read_bytes(), version, max_pixels=max_pixels)
+            yield sample, inspect(sample.path.read_bytes(), version, max_pixels=max_pixels)
         except ImageError as error:
             raise BadImage(sample.path, str(error)) from error
 
@@ -125,7 +125,7 @@ def opened_mask(path: Path, *, size: tuple[int, int]) -> Pillow.Image:
     try:
         with Pillow.open(path) as picture:
             mask = picture.convert("L")
-    except DAMAGE as error:
+    except DECODE_ERRORS as error:
         raise BadImage(path, f"the mask can't be read: {error}") from error
     if mask.size != size:
         raise BadImage(path, f"the mask is {mask.width} x {mask.height}, but its image is {size[0]} x {size[1]}")
@@ -136,7 +136,7 @@ def map_over(inspection: Inspection, size: tuple[int, ...]) -> NDArray[np.float3
     """The anomaly map at the size (height, width) of the image."""
     image = inspection.image
     canvas = image.pixels.shape[:2]
-    return enlarged(inspection.map, image.content, canvas=canvas, size=(size[1], size[0]))
+    return enlarge(inspection.map, image.content, canvas=canvas, size=(size[1], size[0]))
 
 
 def any_defect(masks: Sequence[NDArray[np.bool_]]) -> bool:

@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 from PIL import ImageChops, ImageEnhance
 
 from app.inference.version import Version
-from app.inspection.pipeline import judge
+from app.inspection.pipeline import inspect
 from training.evaluation.sensitivity import pictures_of
 from training.evaluation.synthetic import WHITE_8_BIT, as_png
 
@@ -70,10 +70,10 @@ def repeatability(
     pictures = pictures_of(parts[:NUM_PARTS], max_pixels=max_pixels)
     if not pictures:
         return ()
-    plain = [judge(as_png(picture), version, max_pixels=max_pixels) for picture in pictures]
+    plain = [inspect(as_png(picture), version, max_pixels=max_pixels) for picture in pictures]
     repeats = []
     for name, change in CHANGES.items():
-        again = [judge(as_png(change(picture, generator)), version, max_pixels=max_pixels) for picture in pictures]
+        again = [inspect(as_png(change(picture, generator)), version, max_pixels=max_pixels) for picture in pictures]
         off = np.array([one.score - other.score for one, other in zip(again, plain, strict=True)])
         flipped = sum(one.verdict != other.verdict for one, other in zip(again, plain, strict=True))
         repeats.append(Repeat(name, len(off), float(off.std()), float(np.abs(off).max()), flipped))

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from app.imaging.decode import loaded, opened
+from app.imaging.decode import load_upright, open_image
 from app.inference.version import Version
-from app.inspection.pipeline import judge
+from app.inspection.pipeline import inspect
 from training.evaluation.synthetic import KINDS, Defect, as_png, with_defect
 
 SIZES = (0.02, 0.04, 0.08, 0.16, 0.32)
@@ -68,12 +68,12 @@ def is_found(
         defective, mask = with_defect(picture, defect, generator=generator)
         if inside[mask].mean() >= INSIDE_SHARE:
             break
-    return judge(as_png(defective), version, max_pixels=max_pixels).verdict == "ng"
+    return inspect(as_png(defective), version, max_pixels=max_pixels).verdict == "ng"
 
 
 def pictures_of(parts: Sequence[bytes], *, max_pixels: int) -> list[Pillow.Image]:
     """Good parts that can be drawn upon, upright, of ``MOST_SIDE_PX`` at most."""
-    pictures = [loaded(opened(data, max_pixels=max_pixels)) for data in parts]
+    pictures = [load_upright(open_image(data, max_pixels=max_pixels)) for data in parts]
     pictures = [picture for picture in pictures if picture.mode in JUDGED_MODES]
     for picture in pictures:
         picture.thumbnail((MOST_SIDE_PX, MOST_SIDE_PX), Pillow.Resampling.BILINEAR)
@@ -82,10 +82,10 @@ def pictures_of(parts: Sequence[bytes], *, max_pixels: int) -> list[Pillow.Image
 
 def looked_at(version: Version, picture: Pillow.Image) -> NDArray[np.bool_]:
     """Where the part is inspected, bool (height, width)."""
-    if version.interest is None:
+    if version.roi is None:
         return np.ones((picture.height, picture.width), dtype=bool)
     rows, columns = (np.arange(picture.height) + 0.5) / picture.height, (np.arange(picture.width) + 0.5) / picture.width
-    return version.interest.at(rows, columns)
+    return version.roi.contains(rows, columns)
 
 
 def num_defects(num_parts: int) -> int:

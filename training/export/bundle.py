@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.torch import save
 
-from app.imaging.decode import decode, loaded, opened
+from app.imaging.decode import decode, load_upright, open_image
 from app.imaging.roi import RegionOfInterest
-from app.inference.calibration import packed
-from app.inference.detector import Detector, Graphs, batch_of
+from app.inference.calibration import pack_scores
+from app.inference.detector import Detector, Graphs, make_batch
 from app.inspection.verification import EXPECTED
 from model.bundle import (
     CALIBRATION,
@@ -78,11 +78,11 @@ class Draft:
 
     def files(self) -> dict[str, bytes]:
         """What it takes to judge."""
-        region = {REGION: self.interest.packed()} if self.interest else {}
+        region = {REGION: self.interest.to_png()} if self.interest else {}
         return {
             STUDENT: self.graphs.student,
             COMPARE: self.graphs.compare,
-            CALIBRATION: packed(self.calibrated.scores),
+            CALIBRATION: pack_scores(self.calibrated.scores),
             PATCHES: self.looks.patches,
             **region,
         }
@@ -136,7 +136,7 @@ def golden_files(good: Sequence[tuple[str, bytes]], draft: Draft, detector: Dete
     chosen = good[:NUM_GOLDEN]
     originals = {f"{GOLDEN}/good_{i}{suffix}": data for i, (suffix, data) in enumerate(chosen)}
     for i, (_, data) in enumerate(chosen):
-        picture = loaded(opened(data, max_pixels=draft.settings.max_pixels))
+        picture = load_upright(open_image(data, max_pixels=draft.settings.max_pixels))
         if picture.mode in ("L", "RGB"):
             scratched, _ = with_defect(picture, GOLDEN_DEFECT, generator=generator)
             originals[f"{GOLDEN}/defect_{i}.png"] = as_png(scratched)
@@ -149,9 +149,9 @@ def expected_file(originals: Mapping[str, bytes], draft: Draft, detector: Detect
     scores, maps = [], []
     for name in sorted(originals):
         image = decode(originals[name], draft.rule, max_pixels=draft.settings.max_pixels)
-        batch = batch_of([image], map_size=draft.settings.map_size, interest=draft.interest)
+        batch = make_batch([image], map_size=draft.settings.map_size, roi=draft.interest)
         (comparison,) = detector.run(batch)
-        scores.append(score.standard(comparison.score))
+        scores.append(score.standardise(comparison.score))
         maps.append((comparison.map - map_.mean) / map_.spread)
     return npz(scores=np.array(scores), maps=np.stack(maps).astype(np.float32))
 

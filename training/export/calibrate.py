@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.inference.calibration import promise
+from app.inference.calibration import compute_promise
 from app.inference.detector import Comparison
 from model.bundle import AffineRecord, PromiseRecord
 
@@ -37,12 +37,12 @@ def calibrate(comparisons: Sequence[Comparison], valid: Sequence[NDArray[np.floa
     )
     score, map_ = affine(raw_scores), affine(positions)
     scores = (raw_scores - score.mean) / score.spread
-    peaks = np.array([map_.standard(float(comparison.map.max())) for comparison in comparisons])
+    peaks = np.array([map_.standardise(float(comparison.map.max())) for comparison in comparisons])
     return Calibrated(
         score=score,
         map=map_,
-        pixel_threshold=promise(peaks, asked=asked).threshold,
-        promise=promise(scores, asked=asked),
+        pixel_threshold=compute_promise(peaks, asked=asked).threshold,
+        promise=compute_promise(scores, asked=asked),
         scores=scores,
     )
 

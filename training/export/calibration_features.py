@@ -10,7 +10,7 @@ from app.inference.arrays import ArrayFile
 from app.inference.detector import Batch, Comparison, Detector, Floats
 from app.store import paths
 from app.store.errors import StoreError
-from app.store.paths import Place
+from app.store.paths import StoragePath
 from model.bundle import BundleError
 
 CALIBRATION_FEATURES = "calibration_features.npz"
@@ -57,12 +57,12 @@ class Kept:
         return {**features, "valid": self.valid, "owners": self.owners}
 
 
-def kept_parts(place: Place, *, num_scales: int) -> Kept | None:
+def kept_parts(place: StoragePath, *, num_scales: int) -> Kept | None:
     """What a training kept, None where it kept nothing that can be used: versions from before did not say where."""
     names = {f"t{k + 1}": np.float16 for k in range(num_scales)}
-    file = ArrayFile(place.name, {**names, "valid": np.float32, "owners": np.int64}, damage=BadFeatures)
+    file = ArrayFile(place.name, {**names, "valid": np.float32, "owners": np.int64}, error=BadFeatures)
     try:
-        *features, valid, owners = file.unpacked(paths.read_fixed(place, place.name))
+        *features, valid, owners = file.read(paths.read_immutable(place, place.name))
     except (StoreError, BadFeatures):
         return None
     return Kept(tuple(features), valid, owners)
@@ -72,5 +72,5 @@ def compared_part(detector: Detector, kept: Kept, row: int) -> Comparison:
     """What a version says of one kept part, as of a part that it never saw."""
     features = {f"t{k + 1}": scale[row : row + 1].astype(np.float32) for k, scale in enumerate(kept.features)}
     batch = Batch(pixels=np.zeros((1, 1, 1, 3), np.uint8), valid=kept.valid[row : row + 1])
-    (comparison,) = detector.judge(features, detector.rebuild(features), batch)
+    (comparison,) = detector.compare_features(features, detector.reconstruct(features), batch)
     return comparison

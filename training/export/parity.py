@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from app.imaging.decode import Image
-from app.inference.detector import Comparison, Detector, Floats, batch_of
+from app.inference.detector import Comparison, Detector, Floats, make_batch
 from training.export.calibration_features import NOBODY, Kept
 from training.export.onnx import Parity, check_parity, network_comparison
 from training.fit.features import Reader
@@ -56,7 +56,7 @@ def verified(
 
 def checked_image(image: Image, networks: Networks, detector: Detector, *, reader: Reader) -> Verified:
     """One image."""
-    batch = batch_of([image], map_size=reader.map_size, interest=reader.interest)
+    batch = make_batch([image], map_size=reader.map_size, roi=reader.interest)
     found = detector.run(batch)
     with torch.no_grad():
         features = networks.teacher(torch.from_numpy(batch.pixels))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.store.files import reporting_trouble
+from app.store.files import translate_os_errors
 from training.errors import AlreadyRunning
 from training.fit.checkpoint import read_checkpoint, write_checkpoint
 
@@ -41,7 +41,7 @@ class Workplace:
     def copied(self, path: Path) -> Path:
         """A copy of a file that others may take away while the training runs. Raises StoreUnusable."""
         copy = self.folder / "confirmed" / path.name
-        with reporting_trouble(copy.parent):
+        with translate_os_errors(copy.parent):
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, copy)
         return copy
@@ -64,7 +64,7 @@ def workplace_of(store: Path, product: str, fingerprint: str) -> Path:
 @contextmanager
 def opened_workplace(folder: Path, *, resume: bool) -> Iterator[Workplace]:
     """A workplace for one training at a time; emptied first where it does not resume. Raises AlreadyRunning."""
-    with reporting_trouble(folder):
+    with translate_os_errors(folder):
         new = [place for place in folder.parents if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):

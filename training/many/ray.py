@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-from app.batch.cluster import in_one_line, join
+from app.batch.cluster import join_cluster, summarise_error
 from training.errors import AlreadyRunning
 from training.many.plan import Plan
 from training.many.train_all import Outcome, outcome
@@ -21,7 +21,7 @@ def train_on_ray(plan: Plan, narrator: Narrator, *, address: str) -> Iterator[Ou
     import ray  # noqa: PLC0415  # an extra
     from ray.exceptions import RayError  # noqa: PLC0415
 
-    join(address)
+    join_cluster(address)
     task = ray.remote(max_retries=plan.retries)(patient_outcome)
     running = {
         task.options(name=product, num_cpus=entry.num_cpus, num_gpus=entry.num_gpus).remote(plan, product): product
@@ -35,7 +35,7 @@ def train_on_ray(plan: Plan, narrator: Narrator, *, address: str) -> Iterator[Ou
             try:
                 yield ray.get(one)
             except RayError as error:
-                yield Outcome(product, "failed", why=in_one_line(error))
+                yield Outcome(product, "failed", why=summarise_error(error))
 
 
 def patient_outcome(plan: Plan, product: str) -> Outcome:

@@ -12,9 +12,9 @@ from typing import Literal
 
 from rich.table import Table
 
-from app.bootstrap import stored_at
+from app.bootstrap import open_store_at
 from app.store.errors import StoreError
-from app.store.paths import read_fixed
+from app.store.paths import read_immutable
 from app.store.store import Store
 from model.bundle import METRICS, BundleError, GoodpartError
 from training.errors import AlreadyRunning, Stopped
@@ -63,7 +63,7 @@ def outcome(plan: Plan, product: str, narrator: Narrator) -> Outcome:
 
 def trained(plan: Plan, product: str, narrator: Narrator) -> Outcome:
     """Train one product, unless that has been done. Raises GoodpartError, OSError."""
-    entry, settings, stored = plan.products[product], plan.settings_of(product), stored_at(plan.store, plan.state)
+    entry, settings, stored = plan.products[product], plan.settings_of(product), open_store_at(plan.store, plan.state)
     order = Order(product, stored.store, stored.state, activates=plan.activates, why="trained by plan")
     job = Job(entry.data, order, settings, narrator, manner=Manner(resume=True, skip_bad=entry.skip_bad))
     before = made_before(job)
@@ -74,20 +74,20 @@ def made_before(job: Job) -> Outcome | None:
     """The version that serves, or where none is to, the newest, if it was made from all the same; else None."""
     key = job.checked.key
     product, store = job.order.product, job.order.store
-    current = job.order.state.current(product)
+    current = job.order.state.read_current(product)
     serving = current.version if current else None
-    for version in reversed(store.versions(product) if product in store.products() else ()):
+    for version in reversed(store.list_versions(product) if product in store.list_products() else ()):
         if version != serving and job.order.activates:
             continue
         if made_from(store, product, version) == key:
-            return Outcome(product, "made already", version, store.manifest(product, version).promise.supported)
+            return Outcome(product, "made already", version, store.load_manifest(product, version).promise.supported)
     return None
 
 
 def made_from(store: Store, product: str, version: str) -> object:
     """All that a version was made from, as one digest; None where that can't be told."""
     try:
-        return json.loads(read_fixed(store.version_folder(product, version) / METRICS, METRICS)).get(KEY)
+        return json.loads(read_immutable(store.version_folder(product, version) / METRICS, METRICS)).get(KEY)
     except (StoreError, BundleError, ValueError):
         return None
 
@@ -95,7 +95,7 @@ def made_from(store: Store, product: str, version: str) -> object:
 def told(product: str, done: Published, order: Order) -> Outcome:
     """What was published, in a row."""
     what: What = "serves" if done.is_active else "held back" if order.activates else "published"
-    auroc, promise = done.metrics.get("image_auroc"), order.store.manifest(product, done.version).promise
+    auroc, promise = done.metrics.get("image_auroc"), order.store.load_manifest(product, done.version).promise
     return Outcome(product, what, done.version, promise.supported, auroc, why="; ".join(done.ruling.reasons))
 
 

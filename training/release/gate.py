@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from app.errors import ImageError, ModelError
-from app.imaging.decode import MOST_PIXELS
+from app.imaging.decode import MAX_PIXELS
 from app.inference.sessions import Device, available_cpus
 from app.inference.version import Loader, Version
-from app.inspection.pipeline import judge
+from app.inspection.pipeline import inspect
 from app.store.errors import StoreError
-from app.store.state import Orders
+from app.store.state import ProductState
 from app.store.store import Store
 from model.bundle import GOLDEN, REGION, BundleError, GoodpartError, PromiseRecord
 from training.errors import BadImage
@@ -71,14 +71,14 @@ class Incumbent:
     kept: Kept | None
 
 
-def incumbent_of(store: Store, orders: Orders, product: str) -> Incumbent | None:
+def incumbent_of(store: Store, orders: ProductState, product: str) -> Incumbent | None:
     """The version in service, None where none was activated. Raises StoreError, BundleError, ModelError."""
     if orders.current is None:
         return None
-    bundle = store.bundle(product, orders.current.version)
+    bundle = store.load_bundle(product, orders.current.version)
     folder = store.training_folder(product, bundle.version)
     return Incumbent(
-        version=Loader(Device("cpu", available_cpus())).load(bundle).ruled(orders.override),
+        version=Loader(Device("cpu", available_cpus())).load(bundle).with_override(orders.override),
         golden=tuple(data for name, data in sorted(bundle.files.items()) if name.startswith(GOOD_GOLDEN)),
         kept=kept_parts(folder / CALIBRATION_FEATURES, num_scales=len(bundle.manifest.scales)),
     )
@@ -208,7 +208,7 @@ class Gate:
 
     def _verdict(self, data: bytes, version: Version) -> str:
         try:
-            return judge(data, version, max_pixels=MOST_PIXELS).verdict
+            return inspect(data, version, max_pixels=MAX_PIXELS).verdict
         except ImageError:
             return "ng"  # of another depth or colour than the version takes
 
@@ -235,13 +235,13 @@ def same_teacher(one: Version, other: Version) -> bool:
 def scores_of(version: Version, kept: Kept) -> NDArray[np.float64]:
     """A version's scores of parts whose features are kept, on its absolute scale (parts)."""
     comparisons = (compared_part(version.detector, kept, row) for row in range(len(kept)))
-    return np.array([version.manifest.score.standard(comparison.score) for comparison in comparisons])
+    return np.array([version.manifest.score.standardise(comparison.score) for comparison in comparisons])
 
 
 def judged(path: Path, version: Version) -> float:
     """An image's score; an image that the version takes for none is as wrong as can be. Raises BadImage."""
     try:
-        return judge(path.read_bytes(), version, max_pixels=MOST_PIXELS).score
+        return inspect(path.read_bytes(), version, max_pixels=MAX_PIXELS).score
     except ImageError:
         return float("inf")
     except OSError as error:

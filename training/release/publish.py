@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from app.errors import ImageError
 from app.inference.detector import Detector
 from app.inference.version import Version
-from app.inspection.pipeline import judge
-from app.store.errors import ChangedMeanwhile
-from app.store.labels import Feedback
-from app.store.paths import be_patient
-from app.store.state import WHATEVER, Orders, State
+from app.inspection.pipeline import inspect
+from app.store.errors import Conflict
+from app.store.labels import LabelStore
+from app.store.paths import set_write_patience
+from app.store.state import ANY_VERSION, ProductState, State
 from app.store.store import Store
 from model.bundle import sha256_hex
 from training.data.dataset import Sample
@@ -67,7 +67,7 @@ class Order:
     def be_patient(self) -> None:
         """Let what was learned wait for object storage that is away for some minutes."""
         for place in (self.store.root, self.state.root):
-            be_patient(place, for_s=PATIENCE_S)
+            set_write_patience(place, for_s=PATIENCE_S)
 
     def check_writable(self) -> None:
         """Raise StoreUnusable where this user could not publish, or activate if that is wanted."""
@@ -122,7 +122,7 @@ class Made:
             manifest=self.draft.manifest(self.draft.files()),
             detector=self.detector,
             calibration=self.draft.calibrated.scores,
-            interest=self.draft.interest,
+            roi=self.draft.interest,
         )
 
 
@@ -145,8 +145,8 @@ class Publisher:
     def published(self, made: Made, parts: Parts) -> Published:
         """Figures, gate, report; then write, and activate if it may be. Raises GoodpartError; then nothing is there."""
         self.order.be_patient()
-        orders = self.order.state.orders(self.order.product)
-        version = made.version.ruled(orders.override)  # as it would serve
+        orders = self.order.state.read(self.order.product)
+        version = made.version.with_override(orders.override)  # as it would serve
         incumbent, trouble = self.in_service(orders)
         both = (version, incumbent.version) if incumbent else (version,)
         plain = judged_ok(both, parts.tried or read_some(parts.held_out), max_pixels=self.settings.max_pixels)
@@ -155,7 +155,7 @@ class Publisher:
         metrics = {**made.metrics, **self.tested(version, parts), **self.tried(version, plain, cells)}
         evidence = Evidence(
             good=parts.good[:MOST_LOOKED_AT],
-            confirmed_ng=Feedback(self.order.state).images(self.order.product, "ng"),
+            confirmed_ng=LabelStore(self.order.state).image_paths(self.order.product, "ng"),
             cells=cells,
             cells_before=before.cells,
             is_shift_confirmed=parts.is_shift_confirmed,
@@ -173,16 +173,16 @@ class Publisher:
         name = self.written(made, files)
         try:
             is_active = self.activated(name, ruling, orders)
-        except ChangedMeanwhile:
+        except Conflict:
             return Published(name, is_active=False, ruling=changed(ruling), metrics=metrics)
         return Published(name, is_active, ruling, metrics)
 
-    def unless_changed(self, ruling: Ruling, orders: Orders) -> Ruling:
+    def unless_changed(self, ruling: Ruling, orders: ProductState) -> Ruling:
         """The ruling, which fails where something else was decided of the product since it was begun."""
-        now = self.order.state.orders(self.order.product)
+        now = self.order.state.read(self.order.product)
         return ruling if (now.current, now.override) == (orders.current, orders.override) else changed(ruling)
 
-    def in_service(self, orders: Orders) -> tuple[Incumbent | None, Ruling | None]:
+    def in_service(self, orders: ProductState) -> tuple[Incumbent | None, Ruling | None]:
         """The version that serves, if any; or the ruling that it can't be compared with."""
         try:
             return incumbent_of(self.order.store, orders, self.order.product), None
@@ -234,7 +234,7 @@ class Publisher:
 
     def findings(self, made: Made, metrics: Mapping[str, Any], parts: Parts) -> Findings:
         """What the report shows: parts by their scores, and where the version comes from."""
-        version = made.version.ruled(self.order.state.orders(self.order.product).override)
+        version = made.version.with_override(self.order.state.read(self.order.product).override)
         odd = [parts.held_out[index] for index in oddest(version, parts.held_out, self.settings.max_pixels)]
         weak = weakest(metrics, parts.folder)
         return Findings(
@@ -256,7 +256,7 @@ class Publisher:
             order.product, manifest=manifest, files=files, training=made.training, sign_key=order.sign_key
         )
 
-    def activated(self, version: str, ruling: Ruling, orders: Orders) -> bool:
+    def activated(self, version: str, ruling: Ruling, orders: ProductState) -> bool:
         """Whether it serves now: if it is wanted, and the gate lets it or somebody said why it must not matter.
 
         Raises ChangedMeanwhile.
@@ -266,7 +266,7 @@ class Publisher:
             return False
         reasons = "; ".join(ruling.reasons)
         why = order.why if ruling.passed else f"{order.why}, forced: {order.force}; the gate: {reasons}"
-        after = orders.current if ruling.passed else WHATEVER
+        after = orders.current if ruling.passed else ANY_VERSION
         order.state.activate(order.product, version, at=datetime.now(UTC), by=user_name(), why=why, after=after)
         return True
 
@@ -290,14 +290,14 @@ def judged_ok(versions: Sequence[Version], parts: Sequence[bytes], *, max_pixels
 def is_ok(data: bytes, version: Version, *, max_pixels: int) -> bool:
     """Whether a version judges an image ok; one that it does not take is not."""
     try:
-        return judge(data, version, max_pixels=max_pixels).verdict == "ok"
+        return inspect(data, version, max_pixels=max_pixels).verdict == "ok"
     except ImageError:
         return False
 
 
 def oddest(version: Version, paths: Sequence[Path], max_pixels: int) -> list[int]:
     """The good parts of the highest scores, the highest first."""
-    scores = [judge(path.read_bytes(), version, max_pixels=max_pixels).score for path in paths[:MOST_LOOKED_AT]]
+    scores = [inspect(path.read_bytes(), version, max_pixels=max_pixels).score for path in paths[:MOST_LOOKED_AT]]
     return sorted(range(len(scores)), key=lambda index: -scores[index])[:NUM_SHOWN]
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image as Pillow
 
-from app.imaging.decode import loaded, opened
+from app.imaging.decode import load_upright, open_image
 from app.inference.version import Version
-from app.inspection.pipeline import Wish, judge
+from app.inspection.pipeline import InspectOptions, inspect
 
 NUM_SHOWN = 6
 SIDE_PX, JPEG_QUALITY = 200, 75
@@ -35,14 +35,14 @@ def exhibits(version: Version, paths: Sequence[Path], *, max_pixels: int) -> lis
 def exhibit(version: Version, path: Path, *, max_pixels: int) -> Exhibit:
     """One image."""
     data = path.read_bytes()
-    inspection = judge(data, version, max_pixels=max_pixels, wish=Wish(heatmap="overlay"))
+    inspection = inspect(data, version, max_pixels=max_pixels, options=InspectOptions(heatmap="overlay"))
     heatmap = inspection.heatmap
     overlay = Pillow.open(io.BytesIO(heatmap.data)) if heatmap else Pillow.new("RGB", (1, 1))
     return Exhibit(
         name=path.name,
         score=inspection.score,
         verdict=inspection.verdict,
-        part=as_jpeg(loaded(opened(data, max_pixels=max_pixels))),
+        part=as_jpeg(load_upright(open_image(data, max_pixels=max_pixels))),
         heatmap=as_jpeg(overlay),
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from app.inference.calibration import parts_needed
+from app.inference.calibration import min_calibration_parts
 from model.bundle import PromiseRecord
 from training.data.dataset import Dataset, Split, good_images_needed
 from training.evaluation.sensitivity import CONTRASTS, Cell, smallest_found
@@ -195,7 +195,7 @@ def promise_in_words(promise: PromiseRecord) -> str:
     said = f"{promise.num_calibration} calibration parts support a false-alarm rate of {promise.supported:.2%}"
     if promise.supported <= promise.asked:
         return f"{said}, as asked."
-    needed = parts_needed(promise.asked)
+    needed = min_calibration_parts(promise.asked)
     images = good_images_needed(needed)
     return f"{said}, not the {promise.asked:.2%} that was asked; that takes {needed}, of {images} good images in all."
 

@@ -1,4 +1,4 @@
-"""The console: page, style and modules of ``app/web``, served as they are. Nothing in them comes from elsewhere."""
+"""The console: page, style and modules of ``app/web``, served unchanged. They load nothing from other hosts."""
 
 import hashlib
 from collections.abc import Mapping
@@ -29,36 +29,36 @@ class Asset:
 
     @classmethod
     def read(cls, path: Path) -> "Asset":
-        """The file as it is now."""
+        """Read a file."""
         data = path.read_bytes()
         return cls(data, MEDIA_TYPES[path.suffix], f'"{hashlib.sha256(data).hexdigest()[:16]}"')
 
-    def answer(self, request: Request) -> Response:
-        """The file, or 304 where the browser has it already."""
+    def to_response(self, request: Request) -> Response:
+        """Return the file, or 304 where the browser has it already."""
         headers = {"ETag": self.etag, "Cache-Control": "no-cache", "Content-Security-Policy": POLICY}
         if request.headers.get("if-none-match") == self.etag:
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
         return Response(self.data, media_type=self.media_type, headers=headers)
 
 
-def assets() -> Mapping[str, Asset]:
-    """Every file of the console by its name, read once."""
+def read_assets() -> Mapping[str, Asset]:
+    """Read every file of the console, by name."""
     return {path.name: Asset.read(path) for path in sorted(WEB.iterdir()) if path.suffix in MEDIA_TYPES}
 
 
 def router() -> APIRouter:
-    """``/`` and ``/console/...``; anybody may have them: what they show is asked for by key."""
-    known = assets()
+    """Return the routes ``/`` and ``/console/...``. They need no key; the data that they show does."""
+    known = read_assets()
     routes = APIRouter(include_in_schema=False)
 
     @routes.get("/")
     async def page(request: Request) -> Response:
-        return known[PAGE].answer(request)
+        return known[PAGE].to_response(request)
 
     @routes.get("/console/{name}")
     async def asset(name: str, request: Request) -> Response:
         if name not in known:
             raise HTTPException(HTTPStatus.NOT_FOUND)
-        return known[name].answer(request)
+        return known[name].to_response(request)
 
     return routes

@@ -1,4 +1,4 @@
-"""The route by which people say what a part is: ok teaches the next training, ng is what its version must catch."""
+"""The route for labels: ``ok`` images are used by the next training, ``ng`` images by the release gate."""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -9,17 +9,17 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api import uploads
-from app.api.auth import Gate, KeyName
+from app.api.auth import ApiKeyAuth, KeyName
 from app.api.routes.inspect import FORM, RAW
-from app.api.schemas import FeedbackAnswer
-from app.inference.registry import Catalogue
-from app.inspection.feedback import confirm
+from app.api.schemas import FeedbackResponse
+from app.inference.registry import ModelRegistry
+from app.inspection.feedback import label_image
 from app.settings import Settings
-from app.store.labels import Confirmation, Label
+from app.store.labels import Label, LabelDecision
 
 
-class Said(BaseModel):
-    """The query of a feedback."""
+class FeedbackQuery(BaseModel):
+    """The query of a feedback request."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,36 +28,40 @@ class Said(BaseModel):
     by: Annotated[str, Field(min_length=1, max_length=128)] = "api"
     why: Annotated[str, Field(max_length=1024)] = ""
 
-    def confirmation(self, *, version: str | None, key_name: str | None) -> Confirmation:
-        """The label as the state keeps it, with the key that was used, which alone is certain."""
+    def to_decision(self, *, version: str | None, key_name: str | None) -> LabelDecision:
+        """Return the label with its author; the API key's name is added, since only that is verified."""
         by = f"{self.by} (key {key_name})" if key_name else self.by
-        return Confirmation(
+        return LabelDecision(
             at=datetime.now(UTC), by=by, why=self.why, label=self.label, part_id=self.part_id, version=version
         )
 
 
-def router(*, catalogue: Catalogue, settings: Settings, gate: Gate) -> APIRouter:
+def router(*, registry: ModelRegistry, settings: Settings, auth: ApiKeyAuth) -> APIRouter:
     """``/v1/products/{product}/feedback``; takes a key that may operate."""
-    routes = APIRouter(prefix="/v1/products/{product}", tags=["feedback"], dependencies=[Depends(gate.asks("operate"))])
+    routes = APIRouter(
+        prefix="/v1/products/{product}", tags=["feedback"], dependencies=[Depends(auth.require_scope("operate"))]
+    )
 
     @routes.post(
         "/feedback",
         status_code=201,
         openapi_extra={"requestBody": {"required": True, "content": {**FORM, **RAW}}},
     )
-    async def feedback(product: str, request: Request, said: Annotated[Said, Query()], key: KeyName) -> FeedbackAnswer:
+    async def feedback(
+        product: str, request: Request, query: Annotated[FeedbackQuery, Query()], key: KeyName
+    ) -> FeedbackResponse:
         """Keep an image and what a person says that it shows; the next training uses it."""
-        standing = catalogue.standing(product)
+        status = registry.get_status(product)
         data = await uploads.read_image(request, limit_bytes=settings.max_upload_bytes)
         keep = partial(
-            confirm,
-            catalogue.store,
-            catalogue.state,
+            label_image,
+            registry.store,
+            registry.state,
             product,
             data,
-            confirmation=said.confirmation(version=standing.activated, key_name=key),
+            decision=query.to_decision(version=status.activated, key_name=key),
             max_pixels=settings.max_pixels,
         )
-        return FeedbackAnswer.model_validate(await anyio.to_thread.run_sync(keep))
+        return FeedbackResponse.model_validate(await anyio.to_thread.run_sync(keep))
 
     return routes

@@ -1,4 +1,4 @@
-"""Routes for orchestrators: is the process alive, can it judge."""
+"""Liveness, readiness and metrics for orchestrators."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,29 +6,29 @@ from http import HTTPStatus
 
 from fastapi import APIRouter, Response
 
-from app.api.schemas import HealthAnswer, ReadyProductAnswer
+from app.api.schemas import HealthResponse, ReadyProductResponse
 from app.history.journal import Journal
-from app.inference.registry import Catalogue, Standing
+from app.inference.registry import ModelRegistry, ProductStatus
 from app.inspection.pipeline import Inspector
 from app.server.metrics import MEDIA_TYPE, Metrics
-from app.server.shutdown import Leaving
+from app.server.shutdown import ShutdownState
 from app.sinks.outbox import Outbox
 
 
 @dataclass(frozen=True)
-class Sources:
-    """What health is read from, all of it memory."""
+class HealthSources:
+    """What health is read from; all of it is in memory."""
 
-    catalogue: Catalogue
+    registry: ModelRegistry
     inspector: Inspector
     metrics: Metrics
-    leaving: Leaving
+    shutdown_state: ShutdownState
     journal: Journal | None = None
     outboxes: Sequence[Outbox] = ()
 
 
-def router(sources: Sources) -> APIRouter:
-    """``/livez``, ``/readyz`` and ``/metrics``; all only read memory, so they answer under any load."""
+def router(sources: HealthSources) -> APIRouter:
+    """Return the routes ``/livez``, ``/readyz`` and ``/metrics``. They read memory alone and answer under any load."""
     routes = APIRouter(tags=["health"])
 
     @routes.get("/livez")
@@ -36,52 +36,54 @@ def router(sources: Sources) -> APIRouter:
         """The event loop turns."""
         return {"live": True}
 
-    @routes.get("/readyz", responses={HTTPStatus.SERVICE_UNAVAILABLE: {"model": HealthAnswer}})
-    async def readyz(response: Response) -> HealthAnswer:
+    @routes.get("/readyz", responses={HTTPStatus.SERVICE_UNAVAILABLE: {"model": HealthResponse}})
+    async def readyz(response: Response) -> HealthResponse:
         """200 where at least one product has a version that serves, else 503 with the reasons."""
-        answer = health_of(sources)
+        answer = collect_health(sources)
         if not answer.ready:
             response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
         return answer
 
     @routes.get("/metrics", response_class=Response)
-    async def exposed() -> Response:
+    async def metrics() -> Response:
         """Counts, times and standings, for Prometheus."""
-        return Response(sources.metrics.exposed(), headers={"content-type": MEDIA_TYPE})
+        return Response(sources.metrics.expose(), headers={"content-type": MEDIA_TYPE})
 
     return routes
 
 
-def health_of(sources: Sources) -> HealthAnswer:
-    """The state of things now."""
-    worker = sources.inspector.worker
-    faults = [worker.fault, worker.trouble, sources.leaving.reason]
-    troubles = [f"sink {one.sink.name}: {one.trouble}" for one in sources.outboxes if one.trouble]
-    if sources.journal is not None and sources.journal.trouble is not None:
-        troubles.append(sources.journal.trouble)
-    return health(sources.catalogue, faults=faults, troubles=troubles)
+def collect_health(sources: HealthSources) -> HealthResponse:
+    """Return the current readiness."""
+    batcher = sources.inspector.batcher
+    errors = [batcher.error, batcher.device_error, sources.shutdown_state.reason]
+    warnings = [f"sink {one.sink.name}: {one.error}" for one in sources.outboxes if one.error]
+    if sources.journal is not None and sources.journal.error is not None:
+        warnings.append(sources.journal.error)
+    return build_health(sources.registry, errors=errors, warnings=warnings)
 
 
-def health(catalogue: Catalogue, *, faults: Iterable[str | None], troubles: Sequence[str] = ()) -> HealthAnswer:
-    """An empty store is not ready: there is nothing to judge by; nor is a service with one of these faults.
+def build_health(
+    registry: ModelRegistry, *, errors: Iterable[str | None], warnings: Sequence[str] = ()
+) -> HealthResponse:
+    """Return the readiness. It is false for an empty registry and where there is an error.
 
-    ``troubles``: what stops nobody, and somebody should know.
+    ``warnings``: shown among the reasons; they do not affect readiness.
     """
-    standings = catalogue.standings()
-    reasons = [f"{standing.product}: {standing.fault}" for standing in standings if standing.fault]
-    reasons += [one for one in (catalogue.fault, *troubles) if one]
-    has_version = any(standing.serving or standing.is_resting for standing in standings)
+    statuses = registry.list_statuses()
+    reasons = [f"{status.product}: {status.error}" for status in statuses if status.error]
+    reasons += [one for one in (registry.error, *warnings) if one]
+    has_version = any(status.serving or status.is_evicted for status in statuses)
     if not has_version:
         reasons.append("no product has a version that serves")
-    stopping = [fault for fault in faults if fault]
-    return HealthAnswer(
+    stopping = [fault for fault in errors if fault]
+    return HealthResponse(
         ready=has_version and not stopping,
         reasons=(*reasons, *stopping),
-        products=tuple(ready_product(standing) for standing in standings),
+        products=tuple(to_ready_product(status) for status in statuses),
     )
 
 
-def ready_product(standing: Standing) -> ReadyProductAnswer:
-    """A product, as an orchestrator wants to know of it."""
-    serving = standing.serving.name if standing.serving else None
-    return ReadyProductAnswer(product=standing.product, serving=serving, fault=standing.fault)
+def to_ready_product(status: ProductStatus) -> ReadyProductResponse:
+    """Return the readiness of one product."""
+    serving = status.serving.name if status.serving else None
+    return ReadyProductResponse(product=status.product, serving=serving, fault=status.error)

@@ -1,4 +1,4 @@
-"""Routes that judge images. They await one ``inspect`` and don't see inside it."""
+"""Routes that inspect images."""
 
 import asyncio
 import time
@@ -12,18 +12,17 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api import problems, uploads
-from app.api.auth import Gate, KeyName
-from app.api.idempotency import Recording, Replays
-from app.api.idempotency import Request as Named
-from app.api.schemas import BatchAnswer, InspectionAnswer, ProblemAnswer
+from app.api.auth import ApiKeyAuth, KeyName
+from app.api.idempotency import IdempotencyCache, IdempotentRequest, Recorder
+from app.api.schemas import BatchResponse, InspectionResponse, ProblemResponse
 from app.errors import DeadlinePassed
-from app.imaging.heatmap import Kind
-from app.inspection.pipeline import Inspection, Timings, Wish
-from app.inspection.service import Judging, note
+from app.imaging.heatmap import HeatmapKind
+from app.inspection.pipeline import Inspection, InspectOptions, Timings
+from app.inspection.service import InspectionService, bind_log_context
 from app.settings import Settings
 from model.bundle import GoodpartError
 
-Answered = TypeVar("Answered")
+Result = TypeVar("Result")
 
 FORM = {
     "multipart/form-data": {
@@ -60,37 +59,41 @@ DeadlineMs = Annotated[
 ]
 
 
-class Asked(BaseModel):
-    """The query of an inspection. A model and no dependency, which would run in a thread of its own."""
+class InspectQuery(BaseModel):
+    """The query of an inspection. A model, since FastAPI runs a plain dependency in a thread."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    heatmap: Annotated[Kind, Field(description="how the heat-map is drawn, or 'none'")] = "png"
+    heatmap: Annotated[HeatmapKind, Field(description="how the heat-map is drawn, or 'none'")] = "png"
     part_id: PartId = None
     version: Annotated[str | None, Field(description="judge by this version instead")] = None
     min_region_area_px: Annotated[int, Field(ge=0)] = 0
     explain: Annotated[bool, Field(description="name for each region what was expected there")] = False
 
-    def wish(self) -> Wish:
-        """What the engine is told of it."""
-        return Wish(heatmap=self.heatmap, explain=self.explain, min_region_area_px=self.min_region_area_px)
+    def __repr_name__(self) -> str:
+        """Return the class's name of earlier releases: journals keep digests of the representation."""
+        return "Asked"
+
+    def to_options(self) -> InspectOptions:
+        """Return the options of the inspection."""
+        return InspectOptions(heatmap=self.heatmap, explain=self.explain, min_region_area_px=self.min_region_area_px)
 
 
-def deadline_of(asked_ms: float | None, *, default_ms: float) -> float:
-    """When an image must have had its turn, counted from now, by ``time.monotonic``."""
-    return time.monotonic() + (asked_ms or default_ms) / 1000
+def compute_deadline(requested_ms: float | None, *, default_ms: float) -> float:
+    """Return the deadline by ``time.monotonic``, counted from now."""
+    return time.monotonic() + (requested_ms or default_ms) / 1000
 
 
 @dataclass(frozen=True)
-class Ids:
-    """What names an inspection: the request's id is the client's own where it sent one."""
+class RequestIds:
+    """The ids of an inspection; ``request_id`` is the client's where it sent one."""
 
     request_id: str
     part_id: str | None
 
-    def named(self, inspection: Inspection) -> InspectionAnswer:
-        """The answer with its ids."""
-        return InspectionAnswer.of(
+    def to_response(self, inspection: Inspection) -> InspectionResponse:
+        """Return the response with its ids."""
+        return InspectionResponse.from_inspection(
             inspection,
             inspection_id=uuid4().hex,
             request_id=self.request_id,
@@ -99,117 +102,132 @@ class Ids:
 
 
 @dataclass(frozen=True)
-class Desk:
-    """Who takes part in answering: who judges, who is told of it, and what clients may ask for again."""
+class InspectDeps:
+    """What the inspect routes depend on."""
 
-    judging: Judging
-    recording: Recording
-    replays: Replays
+    service: InspectionService
+    recorder: Recorder
+    cache: IdempotencyCache
 
 
-def router(*, desk: Desk, settings: Settings, gate: Gate, on_problem: Callable[[str], None]) -> APIRouter:
-    """``/v1/products/{product}/inspect`` and its batch. ``on_problem`` gets the slug of a problem within a batch."""
-    routes = APIRouter(prefix="/v1/products/{product}", tags=["inspect"], dependencies=[Depends(gate.asks("inspect"))])
-    single(routes, desk, settings)
-    batch(routes, desk, settings, on_problem)
+def router(*, deps: InspectDeps, settings: Settings, auth: ApiKeyAuth, on_problem: Callable[[str], None]) -> APIRouter:
+    """Return ``/v1/products/{product}/inspect`` and its batch.
+
+    ``on_problem`` gets the slug of a problem within a batch.
+    """
+    routes = APIRouter(
+        prefix="/v1/products/{product}", tags=["inspect"], dependencies=[Depends(auth.require_scope("inspect"))]
+    )
+    add_single_route(routes, deps, settings)
+    add_batch_route(routes, deps, settings, on_problem)
     return routes
 
 
-def single(routes: APIRouter, desk: Desk, settings: Settings) -> None:
-    """One image."""
-    judging = desk.judging
+def add_single_route(routes: APIRouter, deps: InspectDeps, settings: Settings) -> None:
+    """Add the route for one image."""
+    service = deps.service
 
     @routes.post(
         "/inspect",
-        response_model=InspectionAnswer,
+        response_model=InspectionResponse,
         openapi_extra={"requestBody": {"required": True, "content": {**FORM, **RAW}}},
     )
     async def inspect(  # FastAPI hands over one argument a part of the request
         product: str,
         request: Request,
-        asked: Annotated[Asked, Query()],
+        query: Annotated[InspectQuery, Query()],
         key: KeyName,
         x_deadline_ms: DeadlineMs = None,
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         """Judge one image: raw bytes with an image media type, or the form field ``image``."""
-        deadline = deadline_of(x_deadline_ms, default_ms=settings.deadline_ms)
-        version = await judging.version(product, asked.version)
+        deadline = compute_deadline(x_deadline_ms, default_ms=settings.deadline_ms)
+        version = await service.get_version(product, query.version)
         headers: dict[str, str] = {}
 
-        async def judged(data: bytes, named: Named | None = None) -> str:
-            inspection = await unless_gone(request, judging.judge(data, version, asked.wish(), deadline=deadline))
-            note(inspection, part_id=asked.part_id)
-            headers["Server-Timing"] = server_timing(inspection.timings)
-            answer = ids_of(request, asked).named(inspection)
+        async def inspect_once(data: bytes, idempotent_request: IdempotentRequest | None = None) -> str:
+            inspection = await cancel_on_disconnect(
+                request, service.inspect_admitted(data, version, query.to_options(), deadline=deadline)
+            )
+            bind_log_context(inspection, part_id=query.part_id)
+            headers["Server-Timing"] = format_server_timing(inspection.timings)
+            answer = get_ids(request, query).to_response(inspection)
             whole = answer.model_dump_json()
-            await desk.recording.told(answer, data, named, whole=whole)
+            await deps.recorder.record(answer, data, idempotent_request, whole=whole)
             return whole
 
-        with judging.inspector.admitted():
+        with service.inspector.admit():
             data = await uploads.read_image(request, limit_bytes=settings.max_upload_bytes)
             if idempotency_key is None:
-                text = await judged(data)
+                text = await inspect_once(data)
             else:
-                named = Named.of(idempotency_key, holder=key, product=product, query=asked, data=data)
-                waiting = partial(answered_by, request, deadline=deadline)
-                text, is_replayed = await desk.replays.answered(named, lambda: judged(data, named), waiting)
+                idempotent_request = IdempotentRequest.from_parts(
+                    idempotency_key, holder=key, product=product, query=query, data=data
+                )
+                waiting = partial(wait_for_answer, request, deadline=deadline)
+                text, is_replayed = await deps.cache.get_or_compute(
+                    idempotent_request, lambda: inspect_once(data, idempotent_request), waiting
+                )
                 headers["Idempotency-Replayed"] = str(is_replayed).lower()
         # Made here, since FastAPI would validate once more what has just been made.
         return Response(text, media_type="application/json", headers=headers)
 
 
-def batch(routes: APIRouter, desk: Desk, settings: Settings, on_problem: Callable[[str], None]) -> None:
-    """Many images in one request."""
-    judging = desk.judging
+def add_batch_route(
+    routes: APIRouter, deps: InspectDeps, settings: Settings, on_problem: Callable[[str], None]
+) -> None:
+    """Add the route for many images."""
+    service = deps.service
 
     @routes.post("/inspect/batch", openapi_extra={"requestBody": {"required": True, "content": BATCH_FORM}})
     async def inspect_batch(
-        product: str, request: Request, asked: Annotated[Asked, Query()], x_deadline_ms: DeadlineMs = None
-    ) -> BatchAnswer:
+        product: str, request: Request, query: Annotated[InspectQuery, Query()], x_deadline_ms: DeadlineMs = None
+    ) -> BatchResponse:
         """Judge every file of the repeated field ``image``; one that can't be judged is a problem in its place."""
-        version = await judging.version(product, asked.version)
-        ids = ids_of(request, asked)
-        by = deadline_of(x_deadline_ms, default_ms=settings.deadline_ms) if x_deadline_ms else None
-        turns = asyncio.Semaphore(judging.most_of_one_request)
+        version = await service.get_version(product, query.version)
+        ids = get_ids(request, query)
+        by = compute_deadline(x_deadline_ms, default_ms=settings.deadline_ms) if x_deadline_ms else None
+        turns = asyncio.Semaphore(service.max_concurrent_per_request)
 
-        async def item(data: bytes) -> InspectionAnswer | ProblemAnswer:
+        async def inspect_item(data: bytes) -> InspectionResponse | ProblemResponse:
             try:
                 async with turns:
-                    deadline = by or deadline_of(None, default_ms=settings.deadline_ms)
-                    inspection = await judging.inspect(data, version, asked.wish(), deadline=deadline)
+                    deadline = by or compute_deadline(None, default_ms=settings.deadline_ms)
+                    inspection = await service.inspect(data, version, query.to_options(), deadline=deadline)
             except GoodpartError as error:
-                on_problem(problems.kind_of(error).slug)
-                return ProblemAnswer.model_validate(problems.problem_of(error))
-            answer = ids.named(inspection)
-            await desk.recording.told(answer, data)
+                on_problem(problems.find_kind(error).slug)
+                return ProblemResponse.model_validate(problems.problem_from_error(error))
+            answer = ids.to_response(inspection)
+            await deps.recorder.record(answer, data)
             return answer
 
-        with judging.place_for_many():
+        with service.batch_slot():
             images = await uploads.read_images(
-                request, limit_bytes=settings.max_batch_upload_bytes, most=settings.max_batch_images
+                request, limit_bytes=settings.max_batch_upload_bytes, max_images=settings.max_batch_images
             )
-            return BatchAnswer(items=tuple(await unless_gone(request, asyncio.gather(*map(item, images)))))
+            return BatchResponse(
+                items=tuple(await cancel_on_disconnect(request, asyncio.gather(*map(inspect_item, images))))
+            )
 
 
-async def answered_by(request: Request, answer: Awaitable[str], *, deadline: float) -> str:
-    """The answer to the same request. Raises DeadlinePassed, ClientGone."""
+async def wait_for_answer(request: Request, answer: Awaitable[str], *, deadline: float) -> str:
+    """Wait for the answer to the same request. Raises DeadlinePassed, ClientGone."""
     try:
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-            return await unless_gone(request, answer)
+            return await cancel_on_disconnect(request, answer)
     except TimeoutError:
         raise DeadlinePassed from None
 
 
-def server_timing(timings: Timings) -> str:
-    """The ``Server-Timing`` header: milliseconds by step."""
+def format_server_timing(timings: Timings) -> str:
+    """Return the ``Server-Timing`` header: milliseconds by step."""
     return ", ".join(f"{step};dur={spent_ms}" for step, spent_ms in asdict(timings).items())
 
 
-async def unless_gone(request: Request, judging: Awaitable[Answered]) -> Answered:
-    """What is awaited, unless the client hangs up before: then it is cancelled, and ClientGone is raised."""
-    work = asyncio.ensure_future(judging)
-    gone = asyncio.ensure_future(disconnected(request))
+async def cancel_on_disconnect(request: Request, work: Awaitable[Result]) -> Result:
+    """Await ``work``, and cancel it where the client disconnects first. Raises ClientGone."""
+    work = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(wait_for_disconnect(request))
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
@@ -220,12 +238,12 @@ async def unless_gone(request: Request, judging: Awaitable[Answered]) -> Answere
             task.cancel()
 
 
-async def disconnected(request: Request) -> None:
-    """Returns once the client has hung up; the body must have been read."""
+async def wait_for_disconnect(request: Request) -> None:
+    """Return once the client has disconnected. The body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def ids_of(request: Request, asked: Asked) -> Ids:
-    """The request's ids."""
-    return Ids(request_id=request.state.request_id, part_id=asked.part_id)
+def get_ids(request: Request, query: InspectQuery) -> RequestIds:
+    """Return the request's ids."""
+    return RequestIds(request_id=request.state.request_id, part_id=query.part_id)

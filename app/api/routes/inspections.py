@@ -1,4 +1,4 @@
-"""Routes that tell of inspections: those that were, page by page or as CSV, and those that are being made."""
+"""Routes for past inspections, as pages or CSV, and for live ones as server-sent events."""
 
 import asyncio
 import csv
@@ -13,18 +13,18 @@ from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from app.api.auth import Gate
+from app.api.auth import ApiKeyAuth
 from app.api.problems import NoHistory, NoImage, UnknownInspection
-from app.history.broadcast import Live
+from app.history.broadcast import EventBroadcaster
 from app.history.journal import Journal
-from app.history.records import Picture, Record, Search, Verdict, members
-from app.inspection.admission import Places
-from app.inspection.pipeline import Wish
-from app.inspection.service import Judging
-from app.server.shutdown import Leaving
-from app.store.files import safe
+from app.history.records import InspectionRecord, Search, StoredImage, Verdict, to_json_fields
+from app.inspection.admission import ConcurrencyLimiter
+from app.inspection.pipeline import InspectOptions
+from app.inspection.service import InspectionService
+from app.server.shutdown import ShutdownState
+from app.store.files import escape_cell
 
-MOST_A_PAGE, ROWS_TOGETHER = 500, 1000
+MAX_PAGE_SIZE, CSV_BATCH_SIZE = 500, 1000
 CSV_COLUMNS = (
     "sequence",
     "at",
@@ -41,7 +41,7 @@ CSV_COLUMNS = (
 HEARTBEAT_S = 1.0
 
 
-class Asked(BaseModel):
+class InspectionFilter(BaseModel):
     """The query of a search."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,11 +53,11 @@ class Asked(BaseModel):
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
     before: Annotated[int | None, Field(ge=1, description="the 'next' of the page before")] = None
-    limit: Annotated[int, Field(ge=1, le=MOST_A_PAGE)] = 50
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE)] = 50
     format: Literal["json", "csv"] = "json"
 
-    def search(self) -> Search:
-        """What the journal is asked."""
+    def to_search(self) -> Search:
+        """Return the search for the journal."""
         return Search(
             product=self.product,
             version=self.version,
@@ -69,63 +69,72 @@ class Asked(BaseModel):
         )
 
 
-class InspectionsAnswer(BaseModel):
-    """A page, the newest first. ``next``: what ``before`` must be for the following page, null at the end."""
+class InspectionsResponse(BaseModel):
+    """A page, newest first. ``next``: the value of ``before`` for the following page, or null."""
 
     items: list[dict[str, Any]]
     next: int | None
 
 
-def router(*, journal: Journal | None, live: Live, leaving: Leaving, judging: Judging, gate: Gate) -> APIRouter:
+def router(
+    *,
+    journal: Journal | None,
+    broadcaster: EventBroadcaster,
+    shutdown_state: ShutdownState,
+    service: InspectionService,
+    auth: ApiKeyAuth,
+) -> APIRouter:
     """``/v1/inspections``; any key will do."""
     routes = APIRouter(
-        prefix="/v1/inspections", tags=["inspections"], dependencies=[Depends(gate.asks("inspect", "operate"))]
+        prefix="/v1/inspections", tags=["inspections"], dependencies=[Depends(auth.require_scope("inspect", "operate"))]
     )
-    searching(routes, journal)
-    watching(routes, live, leaving)
-    telling(routes, journal, judging)
+    add_search_route(routes, journal)
+    add_live_route(routes, broadcaster, shutdown_state)
+    add_record_routes(routes, journal, service)
     return routes
 
 
-def searching(routes: APIRouter, journal: Journal | None) -> None:
-    """Many records."""
+def add_search_route(routes: APIRouter, journal: Journal | None) -> None:
+    """Add the route that searches records."""
 
-    @routes.get("", response_model=InspectionsAnswer)
-    async def inspections(asked: Annotated[Asked, Query()]) -> Response:
+    @routes.get("", response_model=InspectionsResponse)
+    async def inspections(query: Annotated[InspectionFilter, Query()]) -> Response:
         """What was judged, the newest first; as CSV, all that match."""
-        kept, search = existing(journal), asked.search()
-        if asked.format == "csv":
+        existing, search = require_journal(journal), query.to_search()
+        if query.format == "csv":
             named = {"Content-Disposition": 'attachment; filename="inspections.csv"'}
-            return StreamingResponse(written(kept, search), media_type="text/csv", headers=named)
-        return Response(await anyio.to_thread.run_sync(page, kept, search, asked.limit), media_type="application/json")
+            return StreamingResponse(stream_csv(existing, search), media_type="text/csv", headers=named)
+        return Response(
+            await anyio.to_thread.run_sync(read_page, existing, search, query.limit), media_type="application/json"
+        )
 
 
-def watching(routes: APIRouter, live: Live, leaving: Leaving) -> None:
-    """What is being judged now."""
+def add_live_route(routes: APIRouter, broadcaster: EventBroadcaster, shutdown_state: ShutdownState) -> None:
+    """Add the route for live inspections."""
 
     @routes.get("/live", response_class=StreamingResponse)
-    async def watched() -> Response:
+    async def live_inspections() -> Response:
         """Each inspection as it is made (server-sent events); one that can't keep up misses some."""
-        live.check_room()
-        return StreamingResponse(events(live, leaving), media_type="text/event-stream")
+        broadcaster.check_capacity()
+        return StreamingResponse(stream_events(broadcaster, shutdown_state), media_type="text/event-stream")
 
 
-def telling(routes: APIRouter, journal: Journal | None, judging: Judging) -> None:
-    """One record, its image, and the heat-map that the image gives again."""
-    one_at_a_time = Places(1, judging.inspector.refusal)
+def add_record_routes(routes: APIRouter, journal: Journal | None, service: InspectionService) -> None:
+    """Add the routes for one record: its answer, its image and its heat-map."""
+    one_at_a_time = ConcurrencyLimiter(1, service.inspector.queue_full_error)
 
     @routes.get("/{inspection_id}")
     async def inspection(inspection_id: str) -> dict[str, Any]:
         """One record."""
-        record = await anyio.to_thread.run_sync(existing(journal).record, inspection_id)
+        record = await anyio.to_thread.run_sync(require_journal(journal).read_record, inspection_id)
         if record is None:
             raise UnknownInspection(inspection_id)
-        return members(record)
+        return to_json_fields(record)
 
     @routes.get("/{inspection_id}/image", response_class=Response)
     async def image(inspection_id: str) -> Response:
         """The image as it came, where images are kept."""
-        picture = await anyio.to_thread.run_sync(kept_picture, existing(journal), inspection_id)
+        picture = await anyio.to_thread.run_sync(read_image, require_journal(journal), inspection_id)
         return Response(picture.data, media_type=picture.media_type)
 
     @routes.get("/{inspection_id}/heatmap", response_class=Response)
@@ -134,41 +143,41 @@ def telling(routes: APIRouter, journal: Journal | None, judging: Judging) -> Non
 
         Only while no live image waits, and one at a time; else 503.
         """
-        kept = existing(journal)
-        picture = await anyio.to_thread.run_sync(kept_picture, kept, inspection_id)
-        record = await anyio.to_thread.run_sync(kept.record, inspection_id)
+        existing = require_journal(journal)
+        picture = await anyio.to_thread.run_sync(read_image, existing, inspection_id)
+        record = await anyio.to_thread.run_sync(existing.read_record, inspection_id)
         if record is None:
             raise UnknownInspection(inspection_id)
-        with one_at_a_time.taken():
-            if not judging.inspector.is_idle:
-                raise judging.inspector.refusal()
-            version = await judging.version(record.product, record.version)
-            again = await judging.inspector.inspect(picture.data, version, Wish(heatmap="png"))
+        with one_at_a_time.slot():
+            if not service.inspector.is_idle:
+                raise service.inspector.queue_full_error()
+            version = await service.get_version(record.product, record.version)
+            again = await service.inspector.inspect(picture.data, version, InspectOptions(heatmap="png"))
         if again.heatmap is None:
             raise NoImage(inspection_id)
         return Response(again.heatmap.data, media_type=again.heatmap.media_type)
 
 
-def kept_picture(journal: Journal, inspection_id: str) -> Picture:
-    """The image of a record. Raises NoImage, StoreUnusable."""
-    picture = journal.picture(inspection_id)
+def read_image(journal: Journal, inspection_id: str) -> StoredImage:
+    """Return the image of a record. Raises NoImage, StoreUnusable."""
+    picture = journal.read_image(inspection_id)
     if picture is None:
         raise NoImage(inspection_id)
     return picture
 
 
-def existing(journal: Journal | None) -> Journal:
-    """The journal; raises NoHistory."""
+def require_journal(journal: Journal | None) -> Journal:
+    """Return the journal. Raises NoHistory."""
     if journal is None:
         raise NoHistory
     return journal
 
 
-async def events(live: Live, leaving: Leaving) -> AsyncIterator[str]:
-    """Server-sent events, with a comment now and then so that a dead connection is noticed."""
-    async with live.watching() as waiting:
+async def stream_events(broadcaster: EventBroadcaster, shutdown_state: ShutdownState) -> AsyncIterator[str]:
+    """Yield server-sent events, with a comment every ``HEARTBEAT_S`` so that dead connections are noticed."""
+    async with broadcaster.subscribe() as waiting:
         yield ": watching\n\n"
-        while leaving.since is None:
+        while shutdown_state.since is None:
             try:
                 async with asyncio.timeout(HEARTBEAT_S):
                     message = await waiting.get()
@@ -178,31 +187,31 @@ async def events(live: Live, leaving: Leaving) -> AsyncIterator[str]:
                 yield f"event: inspection\ndata: {message}\n\n"
 
 
-def page(journal: Journal, search: Search, limit: int) -> str:
-    """A page as JSON. Raises StoreUnusable."""
-    found = journal.found(search, most=limit + 1)
+def read_page(journal: Journal, search: Search, limit: int) -> str:
+    """Return a page as JSON. Raises StoreUnusable."""
+    found = journal.search(search, limit=limit + 1)
     shown = found[:limit]
     following = shown[-1].sequence if len(found) > limit else None
-    return InspectionsAnswer(items=[members(record) for record in shown], next=following).model_dump_json()
+    return InspectionsResponse(items=[to_json_fields(record) for record in shown], next=following).model_dump_json()
 
 
-def written(journal: Journal, search: Search) -> Iterator[str]:
-    """All that match as CSV, a row each, some at a time."""
-    yield lines_of([CSV_COLUMNS])
-    while found := journal.found(search, most=ROWS_TOGETHER):
-        yield lines_of(map(row_of, found))
+def stream_csv(journal: Journal, search: Search) -> Iterator[str]:
+    """Yield all matching records as CSV, a batch at a time."""
+    yield format_rows([CSV_COLUMNS])
+    while found := journal.search(search, limit=CSV_BATCH_SIZE):
+        yield format_rows(map(to_row, found))
         search = replace(search, before=found[-1].sequence)
 
 
-def row_of(record: Record) -> Sequence[object]:
-    """A record's cells."""
+def to_row(record: InspectionRecord) -> Sequence[object]:
+    """Return the cells of a record."""
     at = datetime.fromtimestamp(record.at).astimezone().isoformat(timespec="milliseconds")
-    told = {**members(record), "at": at}
-    return [safe(told.get(column)) for column in CSV_COLUMNS]
+    told = {**to_json_fields(record), "at": at}
+    return [escape_cell(told.get(column)) for column in CSV_COLUMNS]
 
 
-def lines_of(rows: Iterable[Sequence[object]]) -> str:
-    """Rows as text."""
+def format_rows(rows: Iterable[Sequence[object]]) -> str:
+    """Return rows as CSV text."""
     text = io.StringIO()
     csv.writer(text).writerows(rows)
     return text.getvalue()

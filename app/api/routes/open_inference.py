@@ -13,13 +13,13 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel
 
 from app.api import uploads
-from app.api.auth import Gate
-from app.api.routes.health import Sources, health_of
-from app.api.routes.inspect import DeadlineMs, Desk, Ids, PartId, deadline_of, unless_gone
-from app.api.tensors import HEADER, INPUT, Asked, TensorOut, read_request, written
+from app.api.auth import ApiKeyAuth
+from app.api.routes.health import HealthSources, collect_health
+from app.api.routes.inspect import DeadlineMs, InspectDeps, PartId, RequestIds, cancel_on_disconnect, compute_deadline
+from app.api.tensors import HEADER, INPUT, InferInput, TensorOut, parse_request, serialise_response
 from app.inference.version import Version
-from app.inspection.pipeline import Inspection, Wish
-from app.inspection.service import Judging, note
+from app.inspection.pipeline import Inspection, InspectOptions
+from app.inspection.service import InspectionService, bind_log_context
 from app.settings import Settings
 from app.store.errors import UnknownProduct, UnknownVersion
 from model.bundle import BadName, GoodpartError
@@ -32,15 +32,15 @@ Id = Annotated[PartId, Query()]
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What was said beside the tensors. ``deadline``: by ``time.monotonic``."""
+class InferOptions:
+    """Options of an infer request beside its tensors. ``deadline``: by ``time.monotonic``."""
 
     part_id: str | None
     deadline: float
 
 
 class ServerMetadata(BaseModel):
-    """What this server is."""
+    """The server's name, version and extensions."""
 
     name: str
     version: str
@@ -48,7 +48,7 @@ class ServerMetadata(BaseModel):
 
 
 class TensorMetadata(BaseModel):
-    """A tensor; -1 stands for the number of images."""
+    """A tensor; -1 is the number of images."""
 
     name: str
     datatype: Literal["BYTES", "FP32"]
@@ -56,7 +56,7 @@ class TensorMetadata(BaseModel):
 
 
 class ModelMetadata(BaseModel):
-    """What a product takes and gives."""
+    """Inputs and outputs of a product."""
 
     name: str
     versions: tuple[str, ...]
@@ -66,14 +66,14 @@ class ModelMetadata(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether a server or a model can judge."""
+    """Whether a server or a model can inspect."""
 
     ready: bool
     name: str | None = None
 
 
-def health_routes(sources: Sources) -> APIRouter:
-    """``/v2/health``: what ``/livez`` and ``/readyz`` say, in the protocol's words."""
+def health_router(sources: HealthSources) -> APIRouter:
+    """Return ``/v2/health``: liveness and readiness as the protocol names them."""
     routes = APIRouter(prefix="/v2/health", tags=["open inference"])
 
     @routes.get("/live")
@@ -84,21 +84,21 @@ def health_routes(sources: Sources) -> APIRouter:
     @routes.get("/ready")
     async def ready(response: Response) -> Readiness:
         """Whether at least one product can be judged."""
-        return answered(health_of(sources).ready, response)
+        return to_readiness(collect_health(sources).ready, response)
 
     return routes
 
 
-def router(*, desk: Desk, settings: Settings, gate: Gate) -> APIRouter:
-    """``/v2`` but its health."""
-    routes = APIRouter(prefix="/v2", tags=["open inference"], dependencies=[Depends(gate.asks("inspect"))])
-    describe(routes, desk.judging)
-    infer(routes, desk, settings)
+def router(*, deps: InspectDeps, settings: Settings, auth: ApiKeyAuth) -> APIRouter:
+    """Return the routes of ``/v2`` except health."""
+    routes = APIRouter(prefix="/v2", tags=["open inference"], dependencies=[Depends(auth.require_scope("inspect"))])
+    add_metadata_routes(routes, deps.service)
+    add_infer_routes(routes, deps, settings)
     return routes
 
 
-def describe(routes: APIRouter, judging: Judging) -> None:
-    """What is there."""
+def add_metadata_routes(routes: APIRouter, service: InspectionService) -> None:
+    """Add the routes for metadata and readiness."""
 
     @routes.get("")
     async def server() -> ServerMetadata:
@@ -108,71 +108,77 @@ def describe(routes: APIRouter, judging: Judging) -> None:
     @routes.get("/models/{product}")
     async def model(product: str) -> ModelMetadata:
         """What a product takes and gives."""
-        return metadata_of(await judging.version(product))
+        return to_metadata(await service.get_version(product))
 
     @routes.get("/models/{product}/versions/{version}")
     async def model_version(product: str, version: str) -> ModelMetadata:
         """What one version of it takes and gives."""
-        return metadata_of(await judging.version(product, version))
+        return to_metadata(await service.get_version(product, version))
 
     @routes.get("/models/{product}/ready")
     async def model_ready(product: str, response: Response) -> Readiness:
         """Whether a product can be judged."""
-        return await readiness(judging, product, None, response)
+        return await check_readiness(service, product, None, response)
 
     @routes.get("/models/{product}/versions/{version}/ready")
     async def version_ready(product: str, version: str, response: Response) -> Readiness:
         """Whether it can be judged by that version."""
-        return await readiness(judging, product, version, response)
+        return await check_readiness(service, product, version, response)
 
 
-def infer(routes: APIRouter, desk: Desk, settings: Settings) -> None:
-    """Judgements."""
-    judging = desk.judging
+def add_infer_routes(routes: APIRouter, deps: InspectDeps, settings: Settings) -> None:
+    """Add the routes that inspect."""
+    service = deps.service
 
     @routes.post("/models/{product}/infer", response_class=Response)
     async def infer_by_serving(
         product: str, request: Request, part_id: Id = None, x_deadline_ms: DeadlineMs = None
     ) -> Response:
         """Judge the images of one input tensor; where one of them can't be judged, none is answered."""
-        beside = Beside(part_id, deadline_of(x_deadline_ms, default_ms=settings.deadline_ms))
-        return await inferred(product, None, request, beside)
+        infer_options = InferOptions(part_id, compute_deadline(x_deadline_ms, default_ms=settings.deadline_ms))
+        return await run_inference(product, None, request, infer_options)
 
     @routes.post("/models/{product}/versions/{version}/infer", response_class=Response)
     async def infer_by(
         product: str, version: str, request: Request, part_id: Id = None, x_deadline_ms: DeadlineMs = None
     ) -> Response:
         """The same by one version."""
-        beside = Beside(part_id, deadline_of(x_deadline_ms, default_ms=settings.deadline_ms))
-        return await inferred(product, version, request, beside)
+        infer_options = InferOptions(part_id, compute_deadline(x_deadline_ms, default_ms=settings.deadline_ms))
+        return await run_inference(product, version, request, infer_options)
 
-    async def inferred(product: str, version: str | None, request: Request, beside: Beside) -> Response:
-        chosen = await judging.version(product, version)
-        is_small = uploads.declared_bytes(request) <= settings.max_upload_bytes
+    async def run_inference(
+        product: str, version: str | None, request: Request, infer_options: InferOptions
+    ) -> Response:
+        chosen_version = await service.get_version(product, version)
+        is_small = uploads.get_content_length(request) <= settings.max_upload_bytes
         # While it is read, a small body takes the place of one image; its images then take places of their own.
-        place = judging.inspector.admitted if is_small else judging.place_for_many
+        slot = service.inspector.admit if is_small else service.batch_slot
         limit_bytes = settings.max_upload_bytes if is_small else settings.max_batch_upload_bytes
-        with place():
+        with slot():
             body = await uploads.read_body(request, limit_bytes=limit_bytes)
         json_length = request.headers.get(HEADER)
-        asked = await anyio.to_thread.run_sync(
-            lambda: read_request(body, json_length=json_length, most=settings.max_batch_images)
+        infer_input = await anyio.to_thread.run_sync(
+            lambda: parse_request(body, json_length=json_length, max_images=settings.max_batch_images)
         )
-        inspections = await unless_gone(request, all_of(judging, asked.images, chosen, beside.deadline))
-        note(inspections[-1], part_id=beside.part_id)
-        ids = Ids(request_id=request.state.request_id, part_id=beside.part_id)
-        told = zip(asked.images, inspections, strict=True)
-        await asyncio.gather(*(desk.recording.told(ids.named(one), data) for data, one in told))
-        return infer_response(inspections, asked)
+        inspections = await cancel_on_disconnect(
+            request, inspect_all(service, infer_input.images, chosen_version, infer_options.deadline)
+        )
+        bind_log_context(inspections[-1], part_id=infer_options.part_id)
+        ids = RequestIds(request_id=request.state.request_id, part_id=infer_options.part_id)
+        pairs = zip(infer_input.images, inspections, strict=True)
+        await asyncio.gather(*(deps.recorder.record(ids.to_response(one), data) for data, one in pairs))
+        return to_infer_response(inspections, infer_input)
 
 
-async def all_of(judging: Judging, images: Sequence[bytes], version: Version, deadline: float) -> list[Inspection]:
-    """All images judged, in order, few at a time, since others come too; where one fails, the others are called off."""
-    turns = asyncio.Semaphore(judging.most_of_one_request)
+async def inspect_all(
+    service: InspectionService, images: Sequence[bytes], version: Version, deadline: float
+) -> list[Inspection]:
+    """Inspect all images, in order of the input, a few at a time. The first error cancels the others."""
+    turns = asyncio.Semaphore(service.max_concurrent_per_request)
 
     async def one(data: bytes) -> Inspection:
         async with turns:
-            return await judging.inspect(data, version, Wish(), deadline=deadline)
+            return await service.inspect(data, version, InspectOptions(), deadline=deadline)
 
     tasks = [asyncio.ensure_future(one(data)) for data in images]
     try:
@@ -182,44 +188,48 @@ async def all_of(judging: Judging, images: Sequence[bytes], version: Version, de
             task.cancel()
 
 
-def infer_response(inspections: list[Inspection], asked: Asked) -> Response:
-    """Judgements as the protocol has them. Raises BadTensors for an output that there is not."""
+def to_infer_response(inspections: list[Inspection], infer_input: InferInput) -> Response:
+    """Return inspections as the protocol's response. Raises BadTensors for an unknown output."""
     version = inspections[0].version
     answer: dict[str, object] = {
         "model_name": version.product,
         "model_version": version.name,
         "parameters": {"threshold": version.threshold, "threshold_from": version.threshold_from},
     }
-    if asked.id is not None:
-        answer["id"] = asked.id
-    content, num_json = written(answer, outputs_of(inspections), asked)
+    if infer_input.id is not None:
+        answer["id"] = infer_input.id
+    content, num_json = serialise_response(answer, to_outputs(inspections), infer_input)
     if num_json is None:
         return Response(content, media_type="application/json")
     return Response(content, media_type="application/octet-stream", headers={HEADER: str(num_json)})
 
 
-async def readiness(judging: Judging, product: str, version: str | None, response: Response) -> Readiness:
-    """Whether a product, or a version of it, can be judged. Raises what is a 404."""
-    if version is None and judging.catalogue.standing(product).is_resting:
-        return answered(is_ready=True, response=response, name=product)  # nobody is asked to make room for a question
+async def check_readiness(
+    service: InspectionService, product: str, version: str | None, response: Response
+) -> Readiness:
+    """Return whether a product, or a version of it, can inspect. Raises errors that are a 404."""
+    if version is None and service.registry.get_status(product).is_evicted:
+        return to_readiness(
+            is_ready=True, response=response, name=product
+        )  # nobody is asked to make room for a question
     try:
-        await judging.version(product, version)
+        await service.get_version(product, version)
     except (UnknownProduct, UnknownVersion, BadName):
         raise
     except GoodpartError:
-        return answered(is_ready=False, response=response, name=product)
-    return answered(is_ready=True, response=response, name=product)
+        return to_readiness(is_ready=False, response=response, name=product)
+    return to_readiness(is_ready=True, response=response, name=product)
 
 
-def answered(is_ready: bool, response: Response, name: str | None = None) -> Readiness:  # noqa: FBT001  # a fact, no switch
-    """Readiness, with the status that says the same."""
+def to_readiness(is_ready: bool, response: Response, name: str | None = None) -> Readiness:  # noqa: FBT001  # a fact, no switch
+    """Return the readiness and set the matching status."""
     if not is_ready:
         response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
     return Readiness(ready=is_ready, name=name)
 
 
-def metadata_of(version: Version) -> ModelMetadata:
-    """A version as a model."""
+def to_metadata(version: Version) -> ModelMetadata:
+    """Return a version as a model."""
     return ModelMetadata(
         name=version.product,
         versions=(version.name,),
@@ -233,8 +243,8 @@ def metadata_of(version: Version) -> ModelMetadata:
     )
 
 
-def outputs_of(inspections: list[Inspection]) -> tuple[TensorOut, ...]:
-    """Judgements as tensors, the images first."""
+def to_outputs(inspections: list[Inspection]) -> tuple[TensorOut, ...]:
+    """Return inspections as tensors; the first axis is the image."""
     return (
         TensorOut("score", "FP32", np.array([one.score for one in inspections], np.float32)),
         TensorOut("verdict", "BYTES", np.array([one.verdict for one in inspections])),

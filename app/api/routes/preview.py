@@ -1,4 +1,4 @@
-"""What another threshold would have done to the parts that were judged last, before anybody lets it hold."""
+"""What another threshold would have done to the last inspected parts."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -7,30 +7,30 @@ import anyio.to_thread
 from fastapi import APIRouter, Depends, Query
 from pydantic import ConfigDict, Field
 
-from app.api.auth import Gate
-from app.api.routes.inspections import existing
-from app.api.routes.products import Threshold
-from app.api.schemas import Answer
+from app.api.auth import ApiKeyAuth
+from app.api.routes.inspections import require_journal
+from app.api.routes.products import ThresholdQuery
+from app.api.schemas import ResponseModel
 from app.history.journal import Journal
 from app.history.records import Search
 from app.inference.version import Version
-from app.inspection.service import Judging
-from app.store.state import Decided
+from app.inspection.service import InspectionService
+from app.store.state import Decision
 from model.bundle import PromiseRecord
 
-MOST_PARTS = 2000
+MAX_PARTS = 2000
 
 
-class Asked(Threshold):
+class PreviewQuery(ThresholdQuery):
     """The query of a preview."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    parts: Annotated[int, Field(ge=1, le=MOST_PARTS, description="how many of the last parts are looked at")] = 200
+    parts: Annotated[int, Field(ge=1, le=MAX_PARTS, description="how many of the last parts are looked at")] = 200
 
 
-class PreviewAnswer(Answer):
-    """The last parts that the serving version judged, by the threshold that holds and by another."""
+class PreviewResponse(ResponseModel):
+    """The last parts of the serving version, by the current and by another threshold."""
 
     product: str
     version: str
@@ -45,33 +45,33 @@ class PreviewAnswer(Answer):
     scores: tuple[float, ...] = Field(description="of these parts, the newest first")
 
 
-def router(*, judging: Judging, journal: Journal | None, gate: Gate) -> APIRouter:
-    """``/v1/products/{product}/threshold/preview``; any key will do.
+def router(*, service: InspectionService, journal: Journal | None, auth: ApiKeyAuth) -> APIRouter:
+    """Return ``/v1/products/{product}/threshold/preview``; any key may use it.
 
-    It changes nothing, but that it wakes a product that rests, as judging does.
+    It changes nothing, but it loads an evicted product, as an inspection does.
     """
     routes = APIRouter(
-        prefix="/v1/products", tags=["products"], dependencies=[Depends(gate.asks("inspect", "operate"))]
+        prefix="/v1/products", tags=["products"], dependencies=[Depends(auth.require_scope("inspect", "operate"))]
     )
 
     @routes.get("/{product}/threshold/preview")
-    async def preview(product: str, asked: Annotated[Asked, Query()]) -> PreviewAnswer:
+    async def preview(product: str, query: Annotated[PreviewQuery, Query()]) -> PreviewResponse:
         """What a threshold, by rate or by value, would have said of the last parts."""
-        kept, version = existing(journal), await judging.version(product)
-        return await anyio.to_thread.run_sync(previewed, kept, version, asked)
+        existing, version = require_journal(journal), await service.get_version(product)
+        return await anyio.to_thread.run_sync(compute_preview, existing, version, query)
 
     return routes
 
 
-def previewed(journal: Journal, version: Version, asked: Asked) -> PreviewAnswer:
-    """The last parts of this version, judged by both thresholds. Raises StoreUnusable."""
-    decided = Decided(at=datetime.now(UTC), by="preview", why="")
-    then = version.ruled(asked.override(version.name, decided))
-    records = journal.found(Search(product=version.product, version=version.name), most=asked.parts)
+def compute_preview(journal: Journal, version: Version, query: PreviewQuery) -> PreviewResponse:
+    """Apply both thresholds to the last parts of this version. Raises StoreUnusable."""
+    decided = Decision(at=datetime.now(UTC), by="preview", why="")
+    then = version.with_override(query.to_override(version.name, decided))
+    records = journal.search(Search(product=version.product, version=version.name), limit=query.parts)
     ng_now = {record.inspection_id for record in records if record.score > version.threshold}
     ng = {record.inspection_id for record in records if record.score > then.threshold}
     ids = [record.inspection_id for record in records]
-    return PreviewAnswer(
+    return PreviewResponse(
         product=version.product,
         version=version.name,
         threshold_now=version.threshold,

@@ -1,4 +1,4 @@
-"""Routes that say what is there and what serves, and that change what serves."""
+"""Routes that list products and versions, and that change what serves."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,37 +9,37 @@ import anyio.to_thread
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.api.auth import Gate, KeyName
-from app.api.schemas import ProductAnswer, ProductsAnswer, VersionAnswer, VersionsAnswer
-from app.inference.registry import Catalogue, Standing
-from app.inspection.drift import Drift
-from app.inspection.shadow import Shadows
-from app.store.errors import ChangedMeanwhile, NothingActive, StoreError
-from app.store.state import Decided, Override, ShadowOrder
+from app.api.auth import ApiKeyAuth, KeyName
+from app.api.schemas import ProductResponse, ProductsResponse, VersionResponse, VersionsResponse
+from app.inference.registry import ModelRegistry, ProductStatus
+from app.inspection.drift import DriftMonitor
+from app.inspection.shadow import ShadowRunner
+from app.store.errors import Conflict, NothingActive, StoreError
+from app.store.state import Decision, Override, ShadowDecision
 from model.bundle import BundleError
 
 PREFIX = "/v1/products"
 
 
-class Decision(BaseModel):
-    """Who decides, and why; both are kept in the audit."""
+class DecisionRequest(BaseModel):
+    """Author and reason of a decision; both are kept in the audit."""
 
     model_config = ConfigDict(extra="forbid")
 
     by: Annotated[str, Field(min_length=1, max_length=128)] = "api"
     why: Annotated[str, Field(max_length=1024)] = ""
 
-    def signed(self, key_name: str | None) -> str:
-        """Who decided, with the key that was used, which alone is certain."""
+    def attribution(self, key_name: str | None) -> str:
+        """Return the author with the name of the API key, since only that is verified."""
         return f"{self.by} (key {key_name})" if key_name else self.by
 
-    def decided(self, key_name: str | None) -> Decided:
-        """The decision as the state keeps it."""
-        return Decided(at=datetime.now(UTC), by=self.signed(key_name), why=self.why)
+    def to_decision(self, key_name: str | None) -> Decision:
+        """Return the decision as the state keeps it."""
+        return Decision(at=datetime.now(UTC), by=self.attribution(key_name), why=self.why)
 
 
-class Threshold(BaseModel):
-    """Another threshold: by the rate of false alarms that it should give, or by its value."""
+class ThresholdQuery(BaseModel):
+    """Another threshold: by its false-alarm rate, or by its value."""
 
     false_alarm_rate: Annotated[float | None, Field(gt=0, lt=1)] = None
     threshold: Annotated[float | None, Field(allow_inf_nan=False)] = None
@@ -50,8 +50,8 @@ class Threshold(BaseModel):
             raise ValueError("say either false_alarm_rate or threshold")
         return self
 
-    def override(self, version: str, decided: Decided) -> Override:
-        """As the state keeps it: a rate for every version to come, a value for this version alone."""
+    def to_override(self, version: str, decided: Decision) -> Override:
+        """Return the override: a rate for every version, a value for this version alone."""
         return Override(
             **decided.model_dump(),
             false_alarm_rate=self.false_alarm_rate,
@@ -60,149 +60,155 @@ class Threshold(BaseModel):
         )
 
 
-class ThresholdDecision(Decision, Threshold):
-    """A threshold that shall hold; ``version``: only if that is the one that serves, as whoever looked at it saw."""
+class ThresholdRequest(DecisionRequest, ThresholdQuery):
+    """A threshold to apply; ``version``: refuse where another version serves."""
 
     version: str | None = None
 
 
-class ShadowDecision(Decision):
-    """A candidate, and the share of live images that it judges beside the serving version."""
+class ShadowRequest(DecisionRequest):
+    """A candidate, and the share of live images that it inspects."""
 
     version: str
     share: Annotated[float, Field(gt=0, le=1)] = 0.1
 
 
 @dataclass(frozen=True)
-class Watch:
-    """What is known of how products fare."""
+class ProductMonitors:
+    """Drift and shadow statistics of all products."""
 
-    drift: Drift
-    shadows: Shadows
+    drift: DriftMonitor
+    shadows: ShadowRunner
 
-    def answer(self, standing: Standing) -> ProductAnswer:
-        """A product for the wire."""
-        return ProductAnswer.of(
-            standing,
-            drift=self.drift.window(standing.product),
+    def to_response(self, status: ProductStatus) -> ProductResponse:
+        """Return a product's response."""
+        return ProductResponse.from_status(
+            status,
+            drift=self.drift.get_window(status.product),
             rule=self.drift.rule,
-            tally=self.shadows.tally(standing),
+            stats=self.shadows.get_stats(status),
         )
 
 
-def router(*, catalogue: Catalogue, watch: Watch, gate: Gate) -> APIRouter:
-    """``/v1/products`` and what lies under a product, but for inspections."""
+def router(*, registry: ModelRegistry, monitors: ProductMonitors, auth: ApiKeyAuth) -> APIRouter:
+    """Return ``/v1/products`` and its sub-resources, except inspections."""
     routes = APIRouter(tags=["products"])
-    routes.include_router(reading(catalogue, watch, gate))
-    for part in (activating, choosing_thresholds, shadowing):
-        routes.include_router(part(catalogue, watch, gate))
+    routes.include_router(reading_router(registry, monitors, auth))
+    for part in (activation_router, threshold_router, shadow_router):
+        routes.include_router(part(registry, monitors, auth))
     return routes
 
 
-def reading(catalogue: Catalogue, watch: Watch, gate: Gate) -> APIRouter:
-    """What is there; any key will do."""
-    routes = APIRouter(prefix=PREFIX, dependencies=[Depends(gate.asks("inspect", "operate"))])
+def reading_router(registry: ModelRegistry, monitors: ProductMonitors, auth: ApiKeyAuth) -> APIRouter:
+    """Return the routes that read; any key may use them."""
+    routes = APIRouter(prefix=PREFIX, dependencies=[Depends(auth.require_scope("inspect", "operate"))])
 
     @routes.get("")
-    async def products() -> ProductsAnswer:
+    async def products() -> ProductsResponse:
         """Every product, and which version serves it."""
-        return ProductsAnswer(products=tuple(map(watch.answer, catalogue.standings())))
+        return ProductsResponse(products=tuple(map(monitors.to_response, registry.list_statuses())))
 
     @routes.get("/{product}")
-    async def product_(product: str) -> ProductAnswer:
+    async def product_(product: str) -> ProductResponse:
         """One product: what serves, what was activated, why that does not serve if it does not, and how it fares."""
-        return watch.answer(catalogue.standing(product))
+        return monitors.to_response(registry.get_status(product))
 
     @routes.get("/{product}/versions")
-    def versions(product: str) -> VersionsAnswer:
+    def versions(product: str) -> VersionsResponse:
         """A product's versions, oldest first."""
-        serving = catalogue.standing(product).serving
-        return VersionsAnswer(
+        serving = registry.get_status(product).serving
+        return VersionsResponse(
             product=product,
             versions=tuple(
-                version_answer(catalogue, product, name, serving.name if serving else None)
-                for name in catalogue.store.versions(product)
+                to_version_response(registry, product, name, serving.name if serving else None)
+                for name in registry.store.list_versions(product)
             ),
         )
 
     return routes
 
 
-def activating(catalogue: Catalogue, watch: Watch, gate: Gate) -> APIRouter:
-    """Which version serves; takes a key that may operate."""
-    routes = APIRouter(prefix=PREFIX, dependencies=[Depends(gate.asks("operate"))])
+def activation_router(registry: ModelRegistry, monitors: ProductMonitors, auth: ApiKeyAuth) -> APIRouter:
+    """Return the routes that choose the serving version; they require the scope ``operate``."""
+    routes = APIRouter(prefix=PREFIX, dependencies=[Depends(auth.require_scope("operate"))])
 
     @routes.post("/{product}/versions/{version}/activate")
-    async def activate(product: str, version: str, key: KeyName, decision: Decision | None = None) -> ProductAnswer:
+    async def activate(
+        product: str, version: str, key: KeyName, decision: DecisionRequest | None = None
+    ) -> ProductResponse:
         """Make a version serve; it is loaded and proven first, and if that fails the old one goes on."""
-        return await activated(product, version, decision or Decision(), key)
+        return await apply_activation(product, version, decision or DecisionRequest(), key)
 
     @routes.post("/{product}/rollback")
-    async def rollback(product: str, key: KeyName, decision: Decision | None = None) -> ProductAnswer:
+    async def rollback(product: str, key: KeyName, decision: DecisionRequest | None = None) -> ProductResponse:
         """Make the version before the current one serve again."""
-        previous = await anyio.to_thread.run_sync(catalogue.state.previous, product)
-        return await activated(product, previous, decision or Decision(), key)
+        previous = await anyio.to_thread.run_sync(registry.state.read_previous, product)
+        return await apply_activation(product, previous, decision or DecisionRequest(), key)
 
-    async def activated(product: str, version: str, decision: Decision, key: str | None) -> ProductAnswer:
-        change = partial(catalogue.activate, product, version, by=decision.signed(key), why=decision.why)
-        return watch.answer(await anyio.to_thread.run_sync(change))
+    async def apply_activation(
+        product: str, version: str, decision: DecisionRequest, key: str | None
+    ) -> ProductResponse:
+        change = partial(registry.activate, product, version, by=decision.attribution(key), why=decision.why)
+        return monitors.to_response(await anyio.to_thread.run_sync(change))
 
     return routes
 
 
-def choosing_thresholds(catalogue: Catalogue, watch: Watch, gate: Gate) -> APIRouter:
-    """The threshold while the line runs; takes a key that may operate."""
-    routes = APIRouter(prefix=PREFIX, dependencies=[Depends(gate.asks("operate"))])
+def threshold_router(registry: ModelRegistry, monitors: ProductMonitors, auth: ApiKeyAuth) -> APIRouter:
+    """Return the routes that change the threshold; they require the scope ``operate``."""
+    routes = APIRouter(prefix=PREFIX, dependencies=[Depends(auth.require_scope("operate"))])
 
     @routes.put("/{product}/threshold")
-    async def threshold(product: str, decision: ThresholdDecision, key: KeyName) -> ProductAnswer:
+    async def threshold(product: str, decision: ThresholdRequest, key: KeyName) -> ProductResponse:
         """Let another threshold hold: a rate for every version to come, a value for the version that serves now."""
-        override = override_of(decision, catalogue.standing(product), key)
-        return watch.answer(await anyio.to_thread.run_sync(catalogue.override, product, override))
+        override = override_from_request(decision, registry.get_status(product), key)
+        return monitors.to_response(await anyio.to_thread.run_sync(registry.set_override, product, override))
 
     @routes.delete("/{product}/threshold")
-    async def lift_threshold(product: str, key: KeyName, decision: Annotated[Decision, Query()]) -> ProductAnswer:
+    async def lift_threshold(
+        product: str, key: KeyName, decision: Annotated[DecisionRequest, Query()]
+    ) -> ProductResponse:
         """Let the version's own threshold hold again."""
-        decided = decision.decided(key)
-        return watch.answer(await anyio.to_thread.run_sync(catalogue.lift_override, product, decided))
+        decided = decision.to_decision(key)
+        return monitors.to_response(await anyio.to_thread.run_sync(registry.clear_override, product, decided))
 
     return routes
 
 
-def shadowing(catalogue: Catalogue, watch: Watch, gate: Gate) -> APIRouter:
-    """A candidate beside the serving version; takes a key that may operate."""
-    routes = APIRouter(prefix=PREFIX, dependencies=[Depends(gate.asks("operate"))])
+def shadow_router(registry: ModelRegistry, monitors: ProductMonitors, auth: ApiKeyAuth) -> APIRouter:
+    """Return the routes for shadow inspection; they require the scope ``operate``."""
+    routes = APIRouter(prefix=PREFIX, dependencies=[Depends(auth.require_scope("operate"))])
 
     @routes.put("/{product}/shadow")
-    async def shadow(product: str, decision: ShadowDecision, key: KeyName) -> ProductAnswer:
+    async def shadow(product: str, decision: ShadowRequest, key: KeyName) -> ProductResponse:
         """Let a candidate judge a share of the live images too; answers stay those of the version that serves."""
-        order = ShadowOrder(**decision.decided(key).model_dump(), version=decision.version, share=decision.share)
-        return watch.answer(await anyio.to_thread.run_sync(catalogue.shadow, product, order))
+        order = ShadowDecision(**decision.to_decision(key).model_dump(), version=decision.version, share=decision.share)
+        return monitors.to_response(await anyio.to_thread.run_sync(registry.set_shadow, product, order))
 
     @routes.delete("/{product}/shadow")
-    async def end_shadow(product: str, key: KeyName, decision: Annotated[Decision, Query()]) -> ProductAnswer:
+    async def end_shadow(product: str, key: KeyName, decision: Annotated[DecisionRequest, Query()]) -> ProductResponse:
         """Let no candidate judge any more."""
-        decided = decision.decided(key)
-        return watch.answer(await anyio.to_thread.run_sync(catalogue.end_shadow, product, decided))
+        decided = decision.to_decision(key)
+        return monitors.to_response(await anyio.to_thread.run_sync(registry.clear_shadow, product, decided))
 
     return routes
 
 
-def override_of(decision: ThresholdDecision, standing: Standing, key: str | None) -> Override:
-    """The decision as the state keeps it; a value holds for the version that serves, or will once it is awake."""
-    serving = standing.serving.name if standing.serving else standing.activated
+def override_from_request(decision: ThresholdRequest, status: ProductStatus, key: str | None) -> Override:
+    """Return the override; a value applies to the version that serves, or will after a reload."""
+    serving = status.serving.name if status.serving else status.activated
     if serving is None:
-        raise NothingActive(standing.product)
+        raise NothingActive(status.product)
     if decision.version not in (None, serving):
-        raise ChangedMeanwhile(standing.product)
-    return decision.override(serving, decision.decided(key))
+        raise Conflict(status.product)
+    return decision.to_override(serving, decision.to_decision(key))
 
 
-def version_answer(catalogue: Catalogue, product: str, version: str, serving: str | None) -> VersionAnswer:
-    """What the store knows of a version, or why it knows nothing."""
+def to_version_response(registry: ModelRegistry, product: str, version: str, serving: str | None) -> VersionResponse:
+    """Return what the store knows of a version, or the error."""
     is_serving = version == serving
     try:
-        manifest = catalogue.store.manifest(product, version)
+        manifest = registry.store.load_manifest(product, version)
     except (StoreError, BundleError) as error:
-        return VersionAnswer(version=version, serving=is_serving, fault=str(error))
-    return VersionAnswer.of(version, manifest, serving=is_serving)
+        return VersionResponse(version=version, serving=is_serving, fault=str(error))
+    return VersionResponse.from_manifest(version, manifest, serving=is_serving)

@@ -9,10 +9,16 @@ import structlog
 from fastapi import Request
 from starlette.datastructures import Headers
 
-from app.api.middleware import Envelope, Patient, Rules, request_id_of, trace_id_of
+from app.api.middleware import (
+    LimitedReceive,
+    MiddlewareSettings,
+    RequestContextMiddleware,
+    get_request_id,
+    get_trace_id,
+)
 from app.api.problems import BodyTooLarge, BodyTooSlow, ClientGone
 from app.api.uploads import read_body
-from app.server.logging import DroppingHandler, Writer
+from app.server.logging import DroppingHandler, LogWriter
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -32,7 +38,7 @@ def test_the_page_of_the_interface_may_load_its_scripts(client):
 
 @pytest.mark.parametrize("given", ["", "with space", "x" * 129, "\u00e4"])
 def test_an_id_that_is_none_is_replaced(given):
-    made = request_id_of(Headers(raw=[(b"x-request-id", given.encode("latin-1"))]))
+    made = get_request_id(Headers(raw=[(b"x-request-id", given.encode("latin-1"))]))
     assert made != given
     assert len(made) == 32
 
@@ -50,7 +56,7 @@ def test_an_id_that_is_none_is_replaced(given):
     ],
 )
 def test_a_trace_goes_on_where_it_is_valid_and_else_begins_anew(given, is_kept):
-    found = trace_id_of(Headers({"traceparent": given}))
+    found = get_trace_id(Headers({"traceparent": given}))
     assert (found == TRACE) == is_kept
     assert len(found) == 32
 
@@ -88,7 +94,7 @@ def received(messages, *, limit_s):
                 await asyncio.sleep(60)
             return left.pop(0)
 
-        patient = Patient(receive, limit_s=limit_s)
+        patient = LimitedReceive(receive, limit_s=limit_s)
         return [await patient() for _ in range(2)]
 
     return asyncio.run(run())
@@ -108,7 +114,7 @@ def test_a_body_is_counted_as_it_arrives():
         return left.pop(0)
 
     async def run():
-        patient = Patient(receive, limit_s=9, limit_bytes=50)
+        patient = LimitedReceive(receive, limit_s=9, limit_bytes=50)
         await patient()
         await patient()
 
@@ -132,7 +138,7 @@ def test_the_end_does_not_wait_for_who_does_not_read_the_log():
         def emit(self, _):
             threading.Event().wait(30)
 
-    writer = Writer(Queue(10), Stalled())
+    writer = LogWriter(Queue(10), Stalled())
     writer.start()
     writer.queue.put(logging.makeLogRecord({"msg": "x"}))
     began = time.monotonic()
@@ -157,7 +163,7 @@ def test_health_has_a_door_of_its_own_where_one_is_set():
             sent.append(message)
 
         scope = {"type": "http", "path": path, "method": "GET", "headers": [], "server": ("127.0.0.1", port)}
-        await Envelope(app, Rules(health_port=9000))(scope, None, send)
+        await RequestContextMiddleware(app, MiddlewareSettings(health_port=9000))(scope, None, send)
         return sent[0]["status"]
 
     asked = [("/livez", 9000), ("/livez", 8000), ("/v1/products", 8000), ("/v1/products", 9000), ("/metrics", 9000)]
@@ -188,7 +194,8 @@ def test_log_lines_are_json():
     import sys
 
     code = (
-        "import structlog, logging; from app.server.logging import configure; configure('json', level='INFO'); "
+        "import structlog, logging; from app.server.logging import configure_logging; "
+        "configure_logging('json', level='INFO'); "
         "structlog.stdlib.get_logger('goodpart').info('request', part_id='P7'); "
         "logging.getLogger('uvicorn.error').info('started')"
     )

@@ -3,7 +3,7 @@ import json
 import pytest
 from serving import until
 
-from app.api.keys import new_key
+from app.api.keys import generate_key
 
 PNG = {"content-type": "image/png"}
 URL = "/v1/products/disc"
@@ -12,11 +12,11 @@ URL = "/v1/products/disc"
 @pytest.fixture
 def keys(tmp_path):
     """A key file with an inspector, an operator and one who may both; their keys."""
-    made = {name: new_key(name, scopes) for name, scopes in {
+    made = {name: generate_key(name, scopes) for name, scopes in {
         "line": ["inspect"], "office": ["operate"], "both": ["inspect", "operate"],
     }.items()}  # fmt: skip
     file = tmp_path / "keys"
-    file.write_text("# the plant's keys\n\n" + "".join(f"{key.line()}\n" for _, key in made.values()))
+    file.write_text("# the plant's keys\n\n" + "".join(f"{key.to_line()}\n" for _, key in made.values()))
     return file, {name: {"authorization": f"Bearer {presented}"} for name, (presented, _) in made.items()}
 
 
@@ -110,7 +110,7 @@ def test_a_version_that_fails_its_golden_images_never_serves(client, store, repu
 
     from app.inspection.verification import EXPECTED
 
-    with np.load(io.BytesIO(store.bundle("disc", tiny_version.name).files[EXPECTED])) as arrays:
+    with np.load(io.BytesIO(store.load_bundle("disc", tiny_version.name).files[EXPECTED])) as arrays:
         changed = {"scores": arrays["scores"] + 1, "maps": arrays["maps"]}
     buffer = io.BytesIO()
     np.savez(buffer, **changed)
@@ -176,18 +176,18 @@ def test_an_image_unlike_the_products_is_refused_or_warned_of_as_set(client_over
     from drawing import encoded, good_part
 
     from app.imaging.decode import decode
-    from app.imaging.input_check import measured
+    from app.imaging.input_check import measure
     from app.store.state import State
     from training.data.input_ranges import expects_of
 
-    manifest = store.manifest("disc", store.versions("disc")[0])
-    looks = [measured(decode(encoded(good_part(seed)), manifest.input, max_pixels=10**6)) for seed in range(40)]
+    manifest = store.load_manifest("disc", store.list_versions("disc")[0])
+    looks = [measure(decode(encoded(good_part(seed)), manifest.input, max_pixels=10**6)) for seed in range(40)]
     guarded = republished(expects=expects_of(looks))
     State(store.root / "state").activate("disc", guarded, at=datetime.now(UTC), by="test", why="")
     dark = encoded(good_part(3).point(lambda value: value // 60))
     refused = client_over(store.root).post(f"{URL}/inspect", content=dark, headers=PNG)
     assert refused.status_code == 422
-    assert refused.json()["type"] == "urn:goodpart:problem:invalid_input"
+    assert refused.json()["type"] == "urn:goodpart:problem:invalid-input"
     assert "contrast is" in refused.json()["detail"]
     warned = client_over(store.root, input_guard="warn").post(f"{URL}/inspect", content=dark, headers=PNG).json()
     assert any("contrast is" in warning for warning in warned["warnings"])

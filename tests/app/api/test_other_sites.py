@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.api.keys import new_key
+from app.api.keys import generate_key
 
 ROLLBACK = "/v1/products/disc/rollback"
 
@@ -30,7 +30,7 @@ def test_the_console_and_other_clients_are_let_in(client, headers):
 def test_reading_is_free_and_a_key_says_who_it_is(client_over, store_folder):
     elsewhere = {"sec-fetch-site": "cross-site"}
     assert client_over(store_folder).get("/v1/products", headers=elsewhere).status_code == 200
-    given, key = new_key("office", ["operate"])
-    client = client_over(store_folder, api_keys=key.line(), local=store_folder.parent / "other")
+    given, key = generate_key("office", ["operate"])
+    client = client_over(store_folder, api_keys=key.to_line(), local=store_folder.parent / "other")
     answer = client.post(ROLLBACK, headers={**elsewhere, "Authorization": f"Bearer {given}"})
     assert answer.status_code == 409

@@ -12,8 +12,8 @@ from conftest import FIXTURE
 from drawing import defective_part, encoded, good_part
 from serving import GOODPART, until
 
-from app.batch.shards import images_under, shards
-from app.inspection.pipeline import judge
+from app.batch.shards import iter_images, iter_shards
+from app.inspection.pipeline import inspect
 
 NUM_IMAGES, SHARD = 60, 7
 
@@ -60,7 +60,7 @@ def test_a_row_an_image_says_what_the_engine_says(source, undisturbed, tiny_vers
         path.relative_to(source).as_posix() for path in source.rglob("*.png")
     )
     for row in rows[::9]:
-        inspection = judge((source / row["path"]).read_bytes(), tiny_version, max_pixels=10**6)
+        inspection = inspect((source / row["path"]).read_bytes(), tiny_version, max_pixels=10**6)
         assert (row["verdict"], row["score"], row["p_value"]) == (
             inspection.verdict,
             inspection.score,
@@ -125,11 +125,11 @@ def test_images_come_in_one_order_and_a_shard_knows_its_own(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
-    assert [path for path, _ in images_under(tmp_path)] == ["a/10.png", "a/2.png", "a.png", "b/1.png", "c/d/e.JPG"]
-    first = list(shards(tmp_path, size=2))
+    assert [path for path, _ in iter_images(tmp_path)] == ["a/10.png", "a/2.png", "a.png", "b/1.png", "c/d/e.JPG"]
+    first = list(iter_shards(tmp_path, size=2))
     assert [len(one.paths) for one in first] == [2, 2, 1]
     (tmp_path / "a.png").write_bytes(b"more")
-    changed = [one.digest != other.digest for one, other in zip(first, shards(tmp_path, size=2), strict=True)]
+    changed = [one.digest != other.digest for one, other in zip(first, iter_shards(tmp_path, size=2), strict=True)]
     assert changed == [False, True, False]
 
 

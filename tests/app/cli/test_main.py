@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from app.cli import main
-from app.inspection.pipeline import judge
+from app.inspection.pipeline import inspect
 from app.settings import Settings
 
 
@@ -44,7 +44,7 @@ def test_images_are_judged_in_a_table(run, store_folder, images):
 def test_json_has_the_services_numbers(run, store_folder, images, tiny_version, defective_bytes):
     _, out, _ = run("inspect", images[1], "--store", store_folder, "--product", "disc", "--json")
     answer = json.loads(out)
-    assert answer["score"] == judge(defective_bytes, tiny_version, max_pixels=10**6).score
+    assert answer["score"] == inspect(defective_bytes, tiny_version, max_pixels=10**6).score
     assert (answer["part_id"], answer["version"]) == ("bad.png", tiny_version.name)
 
 
@@ -120,7 +120,7 @@ def test_a_port_in_use_is_one_line(run, store_folder):
 
 def test_answers_are_not_held_back_by_nagle(store_folder):
     """asyncio turns it off only on sockets that know they are TCP's."""
-    with main.listening(Settings(store=store_folder), 0) as listener:
+    with main.open_listener(Settings(store=store_folder), 0) as listener:
         assert listener.proto == socket.IPPROTO_TCP
 
 

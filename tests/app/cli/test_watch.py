@@ -112,15 +112,15 @@ def test_a_table_of_something_else_is_left_alone(store_folder, folder, good_byte
 
 def test_a_file_that_stays_broken_is_given_up_and_says_so(store_folder, folder, good_bytes, monkeypatch):
     from app.cli import watch as module
-    from app.main import catalogue_of
+    from app.main import create_registry
     from app.settings import Settings
 
     (folder / "cut.png").write_bytes(good_bytes[:900])
     settings = Settings(store=store_folder)
-    patience = module.Patience(settle_s=0.0, give_up_s=0.5)
+    patience = module.WatchTimeouts(settle_s=0.0, give_up_s=0.5)
     watcher = module.Watcher(
-        folder, folder / "out", catalogue_of(settings), "disc", max_pixels=10**6, guard="off", patience=patience
+        folder, folder / "out", create_registry(settings), "disc", max_pixels=10**6, guard="off", patience=patience
     )
-    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(module, "POLL_INTERVAL_S", 0.02)
     assert watcher.run(once=True) == 1
     assert "truncated" in results(folder / "out")["cut.png"]["error"]

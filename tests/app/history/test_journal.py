@@ -8,12 +8,12 @@ import pytest
 
 from app.history import journal as module
 from app.history.journal import Journal
-from app.history.records import Bounds, Picture, Record, Replay, Search
+from app.history.records import InspectionRecord, RetentionPolicy, Search, StoredAnswer, StoredImage
 from app.store.errors import StoreUnusable
 
 
 def record(number, *, at=None):
-    return Record(
+    return InspectionRecord(
         inspection_id=f"i{number}",
         at=at if at is not None else time.time(),
         product="disc" if number % 2 else "cup",
@@ -28,11 +28,11 @@ def record(number, *, at=None):
 @pytest.fixture
 def opened(tmp_path, monkeypatch):
     """Makes a journal that tidies at once."""
-    monkeypatch.setattr(module, "TIDY_EVERY_S", 0.0)
+    monkeypatch.setattr(module, "PRUNE_INTERVAL_S", 0.0)
     journals = []
 
     def make(**bounds):
-        journal = Journal(tmp_path, Bounds(**bounds)).__enter__()
+        journal = Journal(tmp_path, RetentionPolicy(**bounds)).__enter__()
         journals.append(journal)
         return journal
 
@@ -49,7 +49,7 @@ def added(journal, *records, picture=None):
 def test_each_product_counts_for_itself_and_all_together(opened):
     journal = opened()
     assert added(journal, *map(record, range(6))) == [1, 2, 3, 4, 5, 6]
-    numbers = [(one.product, one.product_sequence) for one in reversed(journal.found(Search(), most=10))]
+    numbers = [(one.product, one.product_sequence) for one in reversed(journal.search(Search(), limit=10))]
     assert numbers == [("cup", 1), ("disc", 1), ("cup", 2), ("disc", 2), ("cup", 3), ("disc", 3)]
 
 
@@ -59,16 +59,16 @@ def test_no_more_records_are_kept_than_may_be(opened):
         added(journal, *map(record, range(start, start + 10)))
     added(journal, record(100))
     journal.__exit__()
-    assert [one.inspection_id for one in journal.found(Search(), most=100)] == [f"i{n}" for n in range(100, 90, -1)]
+    assert [one.inspection_id for one in journal.search(Search(), limit=100)] == [f"i{n}" for n in range(100, 90, -1)]
 
 
 def test_old_records_are_forgotten_with_their_images(opened, tmp_path):
     journal = opened(days=1.0)
-    added(journal, record(1, at=time.time() - 100_000), picture=Picture("image/png", b"x"))
+    added(journal, record(1, at=time.time() - 100_000), picture=StoredImage("image/png", b"x"))
     added(journal, record(2))
     added(journal, record(3))
     journal.__exit__()
-    assert [one.inspection_id for one in journal.found(Search(), most=10)] == ["i3", "i2"]
+    assert [one.inspection_id for one in journal.search(Search(), limit=10)] == ["i3", "i2"]
     with sqlite3.connect(tmp_path / module.FILE) as database:
         assert database.execute("SELECT COUNT(*) FROM images").fetchone() == (0,)
 
@@ -76,11 +76,11 @@ def test_old_records_are_forgotten_with_their_images(opened, tmp_path):
 def test_images_take_no_more_room_than_they_may_and_the_oldest_go(opened):
     journal = opened(images_mb=0.0035)
     for number in range(6):
-        added(journal, record(number), picture=Picture("image/png", bytes(1000)))
+        added(journal, record(number), picture=StoredImage("image/png", bytes(1000)))
     journal.__exit__()
-    kept = [number for number in range(6) if journal.picture(f"i{number}") is not None]
+    kept = [number for number in range(6) if journal.read_image(f"i{number}") is not None]
     assert kept == [3, 4, 5]
-    assert len(journal.found(Search(), most=10)) == 6
+    assert len(journal.search(Search(), limit=10)) == 6
 
 
 def test_numbers_go_on_after_a_restart(opened):
@@ -97,23 +97,23 @@ def test_what_a_sink_was_not_given_yet_is_kept_beyond_every_bound(opened, tmp_pa
     added(journal, *map(record, range(10)))
     added(journal, record(10))
     journal.__exit__()
-    assert [one.sequence for one in journal.after(0, most=100)] == [4, 5, 6, 7, 8, 9, 10, 11]
+    assert [one.sequence for one in journal.read_after(0, limit=100)] == [4, 5, 6, 7, 8, 9, 10, 11]
 
 
 def test_records_of_one_request_are_one(opened):
     journal = opened()
     first, second = (replace(record(number), idempotency_key="k") for number in (1, 2))
-    replays = [Replay("asked", "first"), Replay("asked", "second")]
+    replays = [StoredAnswer("asked", "first"), StoredAnswer("asked", "second")]
     sequences = [
         journal.add(one, None, replay).result(10) for one, replay in zip((first, second), replays, strict=True)
     ]
     assert sequences == [1, 1]
-    assert [one.inspection_id for one in journal.found(Search(), most=10)] == ["i1"]
-    assert journal.replay("k") == replays[0]
+    assert [one.inspection_id for one in journal.search(Search(), limit=10)] == ["i1"]
+    assert journal.read_replay("k") == replays[0]
 
 
 def test_what_is_lost_leaves_a_gap_in_its_products_numbers(opened, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "BUSY_S", 0.05)
+    monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.05)
     journal = opened()
     added(journal, record(1), record(2))
     with sqlite3.connect(tmp_path / module.FILE) as other:
@@ -122,13 +122,13 @@ def test_what_is_lost_leaves_a_gap_in_its_products_numbers(opened, tmp_path, mon
             added(journal, record(3))
         other.rollback()
     added(journal, record(5), record(4))
-    numbers = [(one.product, one.product_sequence) for one in reversed(journal.found(Search(), most=10))]
+    numbers = [(one.product, one.product_sequence) for one in reversed(journal.search(Search(), limit=10))]
     assert numbers == [("disc", 1), ("cup", 1), ("disc", 3), ("cup", 2)]
     assert journal.num_lost == 1
 
 
 def test_what_was_lost_of_one_product_is_remembered_while_others_are_recorded(opened, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "BUSY_S", 0.05)
+    monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.05)
     journal = opened()
     added(journal, record(1))
     with sqlite3.connect(tmp_path / module.FILE) as other:
@@ -139,15 +139,15 @@ def test_what_was_lost_of_one_product_is_remembered_while_others_are_recorded(op
         other.rollback()
     added(journal, record(2))  # of the other product
     added(journal, record(7))
-    (last,) = journal.found(Search(product="disc"), most=1)
+    (last,) = journal.search(Search(product="disc"), limit=1)
     assert (last.inspection_id, last.product_sequence) == ("i7", 4)
 
 
 def test_two_services_do_not_share_a_journal(opened, tmp_path):
     first = opened()
-    second = Journal(tmp_path, Bounds())
+    second = Journal(tmp_path, RetentionPolicy())
     with second:
-        assert "another service keeps its records there" in second.trouble
+        assert "another service keeps its records there" in second.error
         with pytest.raises(StoreUnusable):
             added(second, record(1))
         first.__exit__()
@@ -155,10 +155,10 @@ def test_two_services_do_not_share_a_journal(opened, tmp_path):
 
 
 def test_images_that_wait_take_no_more_memory_than_they_may(opened, monkeypatch):
-    monkeypatch.setattr(module, "MOST_WAITING_BYTES", 1500)
+    monkeypatch.setattr(module, "MAX_QUEUED_IMAGE_BYTES", 1500)
     journal = opened()
-    done = [journal.add(record(number), Picture("image/png", bytes(1000))) for number in range(2)]
+    done = [journal.add(record(number), StoredImage("image/png", bytes(1000))) for number in range(2)]
     assert [one.result(10) for one in done] == [1, 2]
-    assert len(journal.found(Search(), most=10)) == 2
-    journal.add(record(3), Picture("image/png", bytes(1000))).result(10)
-    assert journal.picture("i3") is not None
+    assert len(journal.search(Search(), limit=10)) == 2
+    journal.add(record(3), StoredImage("image/png", bytes(1000))).result(10)
+    assert journal.read_image("i3") is not None

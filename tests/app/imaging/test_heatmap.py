@@ -5,7 +5,7 @@ import pytest
 from PIL import Image as Pillow
 
 from app.imaging.decode import Box, Image
-from app.imaging.heatmap import COLOURS, MOST_SIDE_PX, RANGE, render
+from app.imaging.heatmap import COLOURS, MAX_SIDE_PX, RANGE, render
 
 
 def image(*, width=96, height=80, content=Box(0, 0, 64, 64)):  # noqa: B008  # frozen
@@ -55,4 +55,4 @@ def test_padding_is_cropped():
 
 def test_a_large_image_gets_a_bounded_heatmap():
     heatmap = render(np.zeros((16, 16), np.float32), image(width=4000, height=1000), kind="png")
-    assert (heatmap.width, heatmap.height) == (MOST_SIDE_PX, MOST_SIDE_PX // 4)
+    assert (heatmap.width, heatmap.height) == (MAX_SIDE_PX, MAX_SIDE_PX // 4)

@@ -5,7 +5,7 @@ from PIL import Image, ImageFilter
 
 from app.errors import InvalidInput
 from app.imaging.decode import decode
-from app.imaging.input_check import checked, measured, sharpness
+from app.imaging.input_check import check_input, measure, sharpness
 from training.data.input_ranges import LEAST_IMAGES, expects_of
 
 
@@ -19,13 +19,13 @@ def look(tiny_version):
 
 @pytest.fixture(scope="module")
 def expects(look):
-    return expects_of([measured(look(good_part(seed))) for seed in range(LEAST_IMAGES)])
+    return expects_of([measure(look(good_part(seed))) for seed in range(LEAST_IMAGES)])
 
 
 def test_good_parts_and_defective_ones_pass(look, expects, defective_bytes, tiny_version):
-    assert checked(look(good_part(1000)), expects, "refuse") == ()
+    assert check_input(look(good_part(1000)), expects, "refuse") == ()
     defective = decode(defective_bytes, tiny_version.manifest.input, max_pixels=10**6)
-    assert checked(defective, expects, "refuse") == ()
+    assert check_input(defective, expects, "refuse") == ()
 
 
 BAD_LOOKS = {
@@ -42,18 +42,18 @@ def test_a_gross_fault_of_the_camera_is_named_with_how_far_it_is_off(look, expec
     spoil, words = BAD_LOOKS[name]
     image = look(spoil(good_part(1000)))
     with pytest.raises(InvalidInput, match="the image is unlike those of this product") as caught:
-        checked(image, expects, "refuse")
+        check_input(image, expects, "refuse")
     assert words in str(caught.value)
-    assert any(words in warning for warning in checked(image, expects, "warn"))
-    assert checked(image, expects, "off") == ()
+    assert any(words in warning for warning in check_input(image, expects, "warn"))
+    assert check_input(image, expects, "off") == ()
 
 
 def test_a_version_that_expects_nothing_lets_everything_in(look):
-    assert checked(look(good_part(0).point(lambda _: 0)), None, "refuse") == ()
+    assert check_input(look(good_part(0).point(lambda _: 0)), None, "refuse") == ()
 
 
 def test_too_few_images_say_nothing(look):
-    assert expects_of([measured(look(good_part(0)))] * (LEAST_IMAGES - 1)) is None
+    assert expects_of([measure(look(good_part(0)))] * (LEAST_IMAGES - 1)) is None
 
 
 def test_sharpness_is_that_of_the_slow_laplacian():

@@ -5,9 +5,9 @@ import pytest
 from drawing import defective_part, encoded, good_part
 
 from app.imaging.decode import Box, Image
-from app.imaging.roi import BadRegion, RegionOfInterest, unpacked_region
+from app.imaging.roi import BadRegion, RegionOfInterest, region_from_png
 from app.inference.detector import valid_positions
-from app.inspection.pipeline import judge
+from app.inspection.pipeline import inspect
 
 LEFT_HALF = RegionOfInterest(np.tile(np.arange(8) < 4, (6, 1)))
 
@@ -30,22 +30,22 @@ def test_the_region_lies_on_the_image_and_not_on_its_padding():
 
 
 def test_a_region_survives_its_file():
-    assert np.array_equal(unpacked_region(LEFT_HALF.packed()).inside, LEFT_HALF.inside)
+    assert np.array_equal(region_from_png(LEFT_HALF.to_png()).inside, LEFT_HALF.inside)
     assert LEFT_HALF.share == 0.5
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", RegionOfInterest(np.zeros((4, 4), bool)).packed()])
+@pytest.mark.parametrize("data", [b"", b"hello", RegionOfInterest(np.zeros((4, 4), bool)).to_png()])
 def test_a_region_that_shows_nothing_is_refused(data):
     with pytest.raises(BadRegion):
-        unpacked_region(data)
+        region_from_png(data)
 
 
 def test_a_defect_outside_the_region_changes_nothing(tiny_version):
     """The blot lies at x = 76 of 96, far in the right half."""
-    version = dataclasses.replace(tiny_version, interest=LEFT_HALF)
-    good = judge(encoded(good_part(3)), version, max_pixels=10**6)
-    bad = judge(encoded(defective_part(3, centre=(82, 40))), version, max_pixels=10**6)
-    everywhere = judge(encoded(defective_part(3, centre=(82, 40))), tiny_version, max_pixels=10**6)
+    version = dataclasses.replace(tiny_version, roi=LEFT_HALF)
+    good = inspect(encoded(good_part(3)), version, max_pixels=10**6)
+    bad = inspect(encoded(defective_part(3, centre=(82, 40))), version, max_pixels=10**6)
+    everywhere = inspect(encoded(defective_part(3, centre=(82, 40))), tiny_version, max_pixels=10**6)
     assert everywhere.verdict == "ng"
     assert (bad.verdict, bad.regions) == (good.verdict, ())
     assert (bad.map[:, 8:] == 0).all()

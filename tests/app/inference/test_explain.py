@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from app.imaging.regions import Region
-from app.inference.detector import Comparison, Reading
-from app.inference.explain import BadPatches, explained, packed_patches, unpacked_patches
+from app.inference.detector import Comparison, RecalledItems
+from app.inference.explain import BadPatches, explain_region, pack_patches, unpack_patches
 from model.bundle import ScaleRecord
 
 PICTURES = [b"first", b"second", b"third"]
@@ -30,56 +30,56 @@ def comparison():
     weights = np.full((16, 2), 0.5, np.float32)
     items[1 * 4 + 3] = 2, 1  # map position (5, 13) lies in position (1, 3) of the first scale
     weights[1 * 4 + 3] = 0.3, 0.7
-    return Comparison(maps, maps.sum(0), 1.0, np.zeros(2), np.zeros(2), Reading(items, weights))
+    return Comparison(maps, maps.sum(0), 1.0, np.zeros(2), np.zeros(2), RecalledItems(items, weights))
 
 
 def test_a_region_is_explained_by_the_patches_recalled_at_its_peak(manifest, comparison):
-    patches = unpacked_patches(packed_patches(PICTURES))
-    found = explained(region_at(5, 13), comparison, manifest, patches)
+    patches = unpack_patches(pack_patches(PICTURES))
+    found = explain_region(region_at(5, 13), comparison, manifest, patches)
     assert [(patch.jpeg, round(patch.weight, 5)) for patch in found.expected] == [(b"second", 0.7), (b"third", 0.3)]
 
 
 def test_items_of_one_picture_are_one_patch(manifest, comparison):
-    patches = unpacked_patches(packed_patches([b"same", b"same", b"same"]))
-    found = explained(region_at(5, 13), comparison, manifest, patches)
+    patches = unpack_patches(pack_patches([b"same", b"same", b"same"]))
+    found = explain_region(region_at(5, 13), comparison, manifest, patches)
     assert [(patch.jpeg, round(patch.weight, 5)) for patch in found.expected] == [(b"same", 1.0)]
 
 
 def test_scales_share_the_peak(manifest, comparison):
-    found = explained(region_at(5, 13), comparison, manifest, None)
+    found = explain_region(region_at(5, 13), comparison, manifest, None)
     assert [(scale.stride, scale.share) for scale in found.scales] == [(16, 0.75), (8, 0.25)]
 
 
 def test_in_a_quick_version_the_first_scale_alone_makes_the_map(manifest, comparison):
     quick = manifest.model_copy(update={"method": "quick"})
-    found = explained(region_at(5, 13), comparison, quick, None)
+    found = explain_region(region_at(5, 13), comparison, quick, None)
     assert [scale.share for scale in found.scales] == [1.0, 0.0]
 
 
 def test_in_an_older_version_scales_share_the_map_as_the_score(manifest, comparison):
-    found = explained(region_at(5, 13), replace(comparison, reading=None), manifest, None)
+    found = explain_region(region_at(5, 13), replace(comparison, recalled=None), manifest, None)
     assert [round(scale.share, 3) for scale in found.scales] == [0.923, 0.077]  # 3 x 0.8 to 1 x 0.2
 
 
 def test_an_item_without_a_picture_is_left_out(manifest, comparison):
-    found = explained(region_at(5, 13), comparison, manifest, unpacked_patches(packed_patches(PICTURES[:2])))
+    found = explain_region(region_at(5, 13), comparison, manifest, unpack_patches(pack_patches(PICTURES[:2])))
     assert [patch.jpeg for patch in found.expected] == [b"second"]
 
 
 def test_a_version_without_pictures_explains_by_scale_alone(manifest, comparison):
-    assert explained(region_at(5, 13), comparison, manifest, None).expected == ()
+    assert explain_region(region_at(5, 13), comparison, manifest, None).expected == ()
 
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"nonsense", packed_patches(PICTURES)[:-40], packed_patches([b"a", b""]), packed_patches([])],
+    [b"", b"nonsense", pack_patches(PICTURES)[:-40], pack_patches([b"a", b""]), pack_patches([])],
     ids=["empty", "nonsense", "cut", "an item without a picture", "no item"],
 )
 def test_damaged_pictures_are_refused(data):
     with pytest.raises(BadPatches, match=r"patches\.npz"):
-        unpacked_patches(data)
+        unpack_patches(data)
 
 
 def test_pictures_are_read_as_they_were_packed():
-    patches = unpacked_patches(packed_patches(PICTURES))
+    patches = unpack_patches(pack_patches(PICTURES))
     assert [patches.jpeg(item) for item in range(3)] == PICTURES

@@ -1,6 +1,6 @@
 import pytest
 
-from app.inference.sessions import available_cpus, quota_cpus
+from app.inference.sessions import available_cpus, read_cpu_quota
 
 
 @pytest.mark.parametrize(
@@ -8,7 +8,7 @@ from app.inference.sessions import available_cpus, quota_cpus
 )
 def test_a_containers_quota_is_read_in_whole_processors(tmp_path, content, cpus):
     (tmp_path / "cpu.max").write_text(content)
-    assert quota_cpus(tmp_path / "cpu.max") == cpus
+    assert read_cpu_quota(tmp_path / "cpu.max") == cpus
 
 
 def test_without_a_quota_the_affinity_counts(tmp_path):

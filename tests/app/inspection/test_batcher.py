@@ -7,7 +7,7 @@ import pytest
 
 from app.errors import DeadlinePassed, NotFinite, RunFailed, WorkerDied
 from app.inference.detector import Batch
-from app.inspection.batcher import Job, Limits, Worker, joined
+from app.inspection.batcher import Batcher, BatchLimits, InferenceJob, join_batches
 
 
 class FakeDetector:
@@ -35,7 +35,7 @@ def make_worker():
     workers = []
 
     def make(**limits):
-        workers.append(Worker(Limits(**limits)))
+        workers.append(Batcher(BatchLimits(**limits)))
         return workers[-1]
 
     yield make
@@ -48,7 +48,7 @@ def image(value):
 
 
 def job(version, value, *, deadline=None):
-    return Job(image(value), version, deadline)
+    return InferenceJob(image(value), version, deadline)
 
 
 def version_of(detector):
@@ -106,7 +106,7 @@ def test_a_job_that_was_cancelled_is_never_run(make_worker):
 def test_a_job_whose_deadline_has_passed_is_never_run():
     now = [0.0]
     detector = FakeDetector()
-    version, worker = version_of(detector), Worker(Limits(), clock=lambda: now[0])
+    version, worker = version_of(detector), Batcher(BatchLimits(), clock=lambda: now[0])
     held(worker, detector, version)
     late, in_time = worker.submit(job(version, 1, deadline=5.0)), worker.submit(job(version, 2, deadline=50.0))
     now[0] = 10.0
@@ -131,39 +131,39 @@ def test_an_image_that_fails_does_not_fail_its_neighbours(make_worker):
 
 def test_a_worker_that_dies_fails_its_waiters_and_is_started_again(make_worker):
     version = version_of(FakeDetector(poison=7, error=ZeroDivisionError))
-    worker = make_worker(most_restarts=2)
+    worker = make_worker(max_restarts=2)
     with pytest.raises(WorkerDied, match="ZeroDivisionError"):
         worker.submit(job(version, 7)).result(10)
     assert worker.submit(job(version, 1)).result(10) == 1
-    assert worker.fault is None
+    assert worker.error is None
 
 
 def test_only_deaths_in_a_row_count(make_worker):
     version = version_of(FakeDetector(poison=7, error=ZeroDivisionError))
-    worker = make_worker(most_restarts=1)
+    worker = make_worker(max_restarts=1)
     for _ in range(4):
         with pytest.raises(WorkerDied):
             worker.submit(job(version, 7)).result(10)
         assert worker.submit(job(version, 1)).result(10) == 1
-    assert worker.fault is None
+    assert worker.error is None
 
 
 def test_waiting_for_company_never_costs_an_image_its_deadline():
-    version, worker = version_of(FakeDetector()), Worker(Limits(max_batch=4, max_delay_s=30.0))
+    version, worker = version_of(FakeDetector()), Batcher(BatchLimits(max_batch=4, max_delay_s=30.0))
     assert worker.submit(job(version, 3, deadline=time.monotonic() + 0.2)).result(10) == 3
     worker.close()
 
 
 def test_a_worker_that_dies_too_often_fails_all_and_says_why(make_worker):
     detector = FakeDetector(poison=7, error=ZeroDivisionError)
-    version, worker = version_of(detector), make_worker(most_restarts=0)
+    version, worker = version_of(detector), make_worker(max_restarts=0)
     held(worker, detector, version)
     dying, waiting = worker.submit(job(version, 7)), worker.submit(job(version, 1))
     detector.gate.set()
     for future in (dying, waiting):
         with pytest.raises(WorkerDied):
             future.result(10)
-    assert "died 1 times" in worker.fault
+    assert "died 1 times" in worker.error
     with pytest.raises(WorkerDied):
         worker.submit(job(version, 1))
 
@@ -171,8 +171,8 @@ def test_a_worker_that_dies_too_often_fails_all_and_says_why(make_worker):
 def test_room_is_promised_by_the_rate_of_the_last_batches():
     now = [0.0]
     detector = FakeDetector()
-    version, worker = version_of(detector), Worker(Limits(), clock=lambda: now[0])
-    assert worker.retry_after_s() == 1  # nothing is known yet
+    version, worker = version_of(detector), Batcher(BatchLimits(), clock=lambda: now[0])
+    assert worker.reserve_retry_after_s() == 1  # nothing is known yet
     first = held(worker, detector, version)
     now[0] = 2.0  # one image took two seconds
     detector.gate.set()
@@ -180,32 +180,32 @@ def test_room_is_promised_by_the_rate_of_the_last_batches():
     held(worker, detector, version)
     for value in range(5):
         worker.submit(job(version, value))
-    assert worker.retry_after_s() == 10
-    assert worker.retry_after_s() == 18  # behind the first, at a quarter of the rate
+    assert worker.reserve_retry_after_s() == 10
+    assert worker.reserve_retry_after_s() == 18  # behind the first, at a quarter of the rate
     now[0] = 12.0
-    assert worker.retry_after_s() == 16
-    assert [worker.retry_after_s() for _ in range(50)][-1] == 300  # nobody is sent away for longer
+    assert worker.reserve_retry_after_s() == 16
+    assert [worker.reserve_retry_after_s() for _ in range(50)][-1] == 300  # nobody is sent away for longer
     detector.gate.set()
     worker.close()
 
 
 def test_a_device_that_fails_again_and_again_is_in_trouble_until_a_run_succeeds():
     detector = FakeDetector(poison=9, error=lambda _: RunFailed("out of memory"))
-    version, worker = version_of(detector), Worker(Limits())
+    version, worker = version_of(detector), Batcher(BatchLimits())
     for number in range(3):
-        assert worker.trouble is None, number
+        assert worker.device_error is None, number
         with pytest.raises(RunFailed):
             worker.submit(job(version, 9)).result(10)
-        worker.submit(Job(image(9), version, 0.0)).exception(10)  # one whose deadline passed is no run
-    assert "out of memory" in worker.trouble
+        worker.submit(InferenceJob(image(9), version, 0.0)).exception(10)  # one whose deadline passed is no run
+    assert "out of memory" in worker.device_error
     assert worker.submit(job(version, 1)).result(10) == 1
     worker.close()
-    assert worker.trouble is None
+    assert worker.device_error is None
 
 
 def test_closing_finishes_what_waits():
     detector = FakeDetector()
-    version, worker = version_of(detector), Worker(Limits())
+    version, worker = version_of(detector), Batcher(BatchLimits())
     held(worker, detector, version)
     waiting = worker.submit(job(version, 4))
     detector.gate.set()
@@ -216,6 +216,6 @@ def test_closing_finishes_what_waits():
 
 
 def test_a_batch_is_filled_with_its_last_image():
-    batch = joined([image(1), image(2), image(3)])
+    batch = join_batches([image(1), image(2), image(3)])
     assert batch.pixels[:, 0, 0, 0].tolist() == [1, 2, 3, 3]
     assert batch.valid.shape == (4, 2, 2)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp
 
-from app.inspection.drift import Drift, DriftRule, chance_distance, compared_scores, ks_distance
+from app.inspection.drift import DriftMonitor, DriftRule, chance_distance, compare_scores, ks_distance
 
 GENERATOR = np.random.default_rng(0)
 
@@ -23,7 +23,7 @@ def test_the_distance_is_scipys():
 def test_parts_that_have_not_drifted_raise_the_alarm_no_more_often_than_said():
     rule = DriftRule(window=100, false_alarm_rate=0.05, defect_share=0.0)
     calibration = [GENERATOR.normal(0, 1, 150) for _ in range(1000)]
-    alarms = [compared_scores(GENERATOR.normal(0, 1, 100), scores, rule).has_drifted for scores in calibration]
+    alarms = [compare_scores(GENERATOR.normal(0, 1, 100), scores, rule).has_drifted for scores in calibration]
     # 1,000 windows: the rate's own standard error at 0.05 is 0.007.
     assert np.mean(alarms) < 0.05 + 2 * 0.007
 
@@ -32,8 +32,8 @@ def test_the_assumed_share_of_defects_raises_no_alarm_and_twice_a_shift_does():
     rule = DriftRule(window=200, defect_share=0.05)
     calibration = GENERATOR.normal(0, 1, 150)
     with_defects = np.concatenate([GENERATOR.normal(0, 1, 190), np.full(10, 20.0)])
-    assert not compared_scores(with_defects, calibration, rule).has_drifted
-    assert compared_scores(GENERATOR.normal(1.0, 1, 200), calibration, rule).has_drifted
+    assert not compare_scores(with_defects, calibration, rule).has_drifted
+    assert compare_scores(GENERATOR.normal(1.0, 1, 200), calibration, rule).has_drifted
 
 
 def test_more_scores_make_the_alarm_finer():
@@ -41,19 +41,19 @@ def test_more_scores_make_the_alarm_finer():
 
 
 def test_each_score_is_tested_once_in_full_windows(tiny_version):
-    drift = Drift(DriftRule(window=20))
+    drift = DriftMonitor(DriftRule(window=20))
     for _ in range(19):
         drift.add(inspection(tiny_version, 0.0))
-    assert drift.window("disc").last is None
+    assert drift.get_window("disc").last is None
     drift.add(inspection(tiny_version, 0.0))
-    assert drift.window("disc").last.distance > 0.5  # all alike: not what good parts score
-    assert drift.window("disc").scores == []
-    assert drift.window("nothing") is None
+    assert drift.get_window("disc").last.distance > 0.5  # all alike: not what good parts score
+    assert drift.get_window("disc").scores == []
+    assert drift.get_window("nothing") is None
 
 
 def test_another_version_begins_anew(tiny_version):
-    drift = Drift(DriftRule(window=20))
+    drift = DriftMonitor(DriftRule(window=20))
     for _ in range(25):
         drift.add(inspection(tiny_version, 0.0))
     drift.add(inspection(replace(tiny_version, name="another"), 0.0))
-    assert (drift.window("disc").version, drift.window("disc").last) == ("another", None)
+    assert (drift.get_window("disc").version, drift.get_window("disc").last) == ("another", None)

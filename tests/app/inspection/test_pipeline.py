@@ -8,10 +8,10 @@ from PIL import Image
 
 from app.errors import BadGraph, DeadlinePassed, ExternalData, NotFinite, ProviderMissing
 from app.imaging.decode import decode
-from app.inference.detector import batch_of, valid_positions
-from app.inference.sessions import Device, chosen_device, open_session
+from app.inference.detector import make_batch, valid_positions
+from app.inference.sessions import Device, choose_device, open_session
 from app.inspection import pipeline
-from app.inspection.pipeline import Inspector, Wish, judge
+from app.inspection.pipeline import InspectOptions, Inspector, inspect
 from model.bundle import GOLDEN, InputRecord
 
 LIMIT = 10**6
@@ -20,28 +20,28 @@ GPU_ONLY = "cuda"
 
 def test_the_golden_images_of_the_first_format_are_still_judged_as_when_it_was_made(tiny_version, store):
     """What format 1's first release answered is what every later one answers, to the manifest's tolerance."""
-    files = store.bundle("disc", tiny_version.name).files
+    files = store.load_bundle("disc", tiny_version.name).files
     with np.load(io.BytesIO(files[f"{GOLDEN}/expected.npz"])) as expected:
         scores, maps = expected["scores"], expected["maps"]
     names = sorted(name for name in files if name.startswith(GOLDEN) and not name.endswith(".npz"))
     tolerance = tiny_version.manifest.golden_tolerance["float32"]
     assert len(names) == len(scores) == 6
     for name, score, map_ in zip(names, scores, maps, strict=True):
-        found = judge(files[name], tiny_version, max_pixels=LIMIT)
+        found = inspect(files[name], tiny_version, max_pixels=LIMIT)
         assert abs(found.score - score) < tolerance
         assert np.abs(found.map - map_).max() < tolerance
 
 
 def test_a_good_part_is_ok_and_a_defective_one_ng(tiny_version, good_bytes, defective_bytes):
-    good = judge(good_bytes, tiny_version, max_pixels=LIMIT)
-    bad = judge(defective_bytes, tiny_version, max_pixels=LIMIT)
+    good = inspect(good_bytes, tiny_version, max_pixels=LIMIT)
+    bad = inspect(defective_bytes, tiny_version, max_pixels=LIMIT)
     assert (good.verdict, bad.verdict) == ("ok", "ng")
     assert bad.p_value < good.p_value
 
 
 def test_the_regions_of_a_defect_lie_on_it(tiny_version):
     data = encoded(defective_part(3, centre=(60, 30)))
-    region = judge(data, tiny_version, max_pixels=LIMIT).regions[0]
+    region = inspect(data, tiny_version, max_pixels=LIMIT).regions[0]
     assert region.x < 60 < region.x + region.width
     assert region.y < 30 < region.y + region.height
 
@@ -51,8 +51,8 @@ def test_a_rotated_jpeg_is_judged_upright_and_its_coordinates_are_upright(tiny_v
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = encoded(upright.rotate(90, expand=True), "JPEG", quality=100, exif=exif)
-    found = judge(turned, tiny_version, max_pixels=LIMIT)
-    plain = judge(encoded(upright), tiny_version, max_pixels=LIMIT)
+    found = inspect(turned, tiny_version, max_pixels=LIMIT)
+    plain = inspect(encoded(upright), tiny_version, max_pixels=LIMIT)
     assert (found.image.width, found.image.height) == upright.size
     assert found.regions[0].x < 60 < found.regions[0].x + found.regions[0].width
     assert found.regions[0].y < 30 < found.regions[0].y + found.regions[0].height
@@ -60,15 +60,15 @@ def test_a_rotated_jpeg_is_judged_upright_and_its_coordinates_are_upright(tiny_v
 
 
 def test_shares_of_the_scales_sum_to_one(tiny_version, defective_bytes):
-    scales = judge(defective_bytes, tiny_version, max_pixels=LIMIT).scales
+    scales = inspect(defective_bytes, tiny_version, max_pixels=LIMIT).scales
     assert [scale.stride for scale in scales] == [16, 8]
     assert abs(sum(scale.share for scale in scales) - 1) < 1e-6
 
 
 def test_the_service_judges_as_the_command_line_does(tiny_version, defective_bytes):
-    alone = judge(defective_bytes, tiny_version, max_pixels=LIMIT)
+    alone = inspect(defective_bytes, tiny_version, max_pixels=LIMIT)
     with Inspector(max_pixels=LIMIT, num_decoders=2) as served:
-        found = asyncio.run(served.inspect(defective_bytes, tiny_version, Wish()))
+        found = asyncio.run(served.inspect(defective_bytes, tiny_version, InspectOptions()))
     assert found.score == alone.score
     assert np.array_equal(found.map, alone.map)
 
@@ -78,10 +78,12 @@ def test_many_at_once_get_their_own_answers(tiny_version):
 
     async def all_at_once():
         with Inspector(max_pixels=LIMIT, num_decoders=2) as served:
-            return await asyncio.gather(*(served.inspect(data, tiny_version, Wish(heatmap="png")) for data in images))
+            return await asyncio.gather(
+                *(served.inspect(data, tiny_version, InspectOptions(heatmap="png")) for data in images)
+            )
 
     for data, found in zip(images, asyncio.run(all_at_once()), strict=True):
-        assert found.score == judge(data, tiny_version, max_pixels=LIMIT).score
+        assert found.score == inspect(data, tiny_version, max_pixels=LIMIT).score
 
 
 def test_padding_counts_nowhere(tiny_version):
@@ -90,25 +92,25 @@ def test_padding_counts_nowhere(tiny_version):
     valid = valid_positions(image, (16, 16))
     assert valid[:4].sum() == valid[12:].sum() == 0
     assert valid[4:12].all()
-    (comparison,) = tiny_version.detector.run(batch_of([image], map_size=(16, 16)))
+    (comparison,) = tiny_version.detector.run(make_batch([image], map_size=(16, 16)))
     assert (comparison.map[valid == 0] == 0).all()
     assert (comparison.scale_maps[:, valid == 0] == 0).all()
 
 
 def test_a_map_position_outside_the_part_is_as_ordinary_as_can_be(tiny_version):
     raw = np.full((16, 16), 99, np.float32)
-    standard = pipeline.standard_map(raw, np.zeros((16, 16), np.float32), tiny_version)
+    standard = pipeline.standardise_map(raw, np.zeros((16, 16), np.float32), tiny_version)
     assert (standard == 0).all()
 
 
 def test_a_graph_that_answers_nan_is_an_error_and_not_a_verdict(tiny_version, good_bytes):
     image = decode(good_bytes, tiny_version.manifest.input, max_pixels=LIMIT)
-    batch = batch_of([image], map_size=tiny_version.manifest.map_size)
+    batch = make_batch([image], map_size=tiny_version.manifest.map_size)
     seen = tiny_version.detector.extract(batch)
-    rebuilt = tiny_version.detector.rebuild(seen)
+    rebuilt = tiny_version.detector.reconstruct(seen)
     seen["t1"][:] = np.nan
     with pytest.raises(NotFinite):
-        tiny_version.detector.judge(seen, rebuilt, batch)
+        tiny_version.detector.compare_features(seen, rebuilt, batch)
 
 
 def test_bytes_that_are_no_graph_are_refused():
@@ -139,8 +141,8 @@ def test_asking_for_cuda_without_it_is_an_error_and_not_the_cpu():
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this machine has CUDA")
     with pytest.raises(ProviderMissing, match=GPU_ONLY):
-        chosen_device("cuda", num_threads=1)
-    assert chosen_device("auto", num_threads=1).provider == "cpu"
+        choose_device("cuda", num_threads=1)
+    assert choose_device("auto", num_threads=1).provider == "cpu"
 
 
 def test_an_image_that_was_judged_is_forgotten_at_once(tiny_version, good_bytes):
@@ -170,12 +172,12 @@ def test_features_that_stay_on_the_device_give_the_same_judgement(
 ):
     """On the processor, which is a device too; ``test_gpu.py`` does the same on CUDA."""
     from app.inference.detector import Batch, DeviceDetector
-    from app.inspection.pipeline import acquired
+    from app.inspection.pipeline import preprocess
 
     plain = tiny_version.detector
     bound = DeviceDetector(plain.teacher, plain.student, plain.compare, device="cpu")
     batches = [
-        acquired(data, tiny_version, max_pixels=LIMIT).batch for data in (good_bytes, defective_bytes, good_bytes)
+        preprocess(data, tiny_version, max_pixels=LIMIT).batch for data in (good_bytes, defective_bytes, good_bytes)
     ]
     batch = Batch(
         *(np.concatenate([getattr(one, part) for one in batches[:num_images]]) for part in ("pixels", "valid"))

@@ -3,26 +3,28 @@ from dataclasses import replace
 
 import pytest
 
-from app.inference.registry import Shadow, Standing
-from app.inspection.pipeline import Inspector, Room
-from app.inspection.shadow import Shadows, is_turn
+from app.inference.registry import ProductStatus, Shadow
+from app.inspection.pipeline import AdmissionLimits, Inspector
+from app.inspection.shadow import ShadowRunner, is_turn
 
 
 def standing_of(serving, candidate, *, share=1.0):
-    return Standing("disc", serving=serving, activated=serving.name, shadow=Shadow(candidate.name, share, candidate))
+    return ProductStatus(
+        "disc", serving=serving, activated=serving.name, shadow=Shadow(candidate.name, share, candidate)
+    )
 
 
 def shadowed(images, standing, *, limit=64):
     """Judge these images with a candidate beside; its tally."""
 
     async def run():
-        with Inspector(max_pixels=10**6, num_decoders=2, room=Room(limit=limit)) as inspector:
-            shadows = Shadows(inspector)
+        with Inspector(max_pixels=10**6, num_decoders=2, limits=AdmissionLimits(max_in_flight=limit)) as inspector:
+            shadows = ShadowRunner(inspector)
             for data in images:
                 inspection = await inspector.inspect(data, standing.serving)
                 shadows.offer(data, inspection, standing)
                 await asyncio.gather(*shadows._running)
-            return shadows.tally(standing)
+            return shadows.get_stats(standing)
 
     return asyncio.run(run())
 
@@ -55,15 +57,15 @@ def test_a_share_is_spread_evenly():
 
 def test_live_images_that_wait_come_first(tiny_version, good_bytes):
     async def run():
-        with Inspector(max_pixels=10**6, num_decoders=2, room=Room(limit=2)) as inspector:
-            shadows = Shadows(inspector)
+        with Inspector(max_pixels=10**6, num_decoders=2, limits=AdmissionLimits(max_in_flight=2)) as inspector:
+            shadows = ShadowRunner(inspector)
             standing = standing_of(tiny_version, replace(tiny_version, name="twin"))
             inspection = await inspector.inspect(good_bytes, tiny_version)
             busy = asyncio.ensure_future(inspector.inspect(good_bytes, tiny_version))
             await asyncio.sleep(0)
             shadows.offer(good_bytes, inspection, standing)
             await busy
-            return shadows.tally(standing)
+            return shadows.get_stats(standing)
 
     tally = asyncio.run(run())
     assert (tally.seen, tally.judged, tally.skipped) == (1, 0, 1)
@@ -81,9 +83,9 @@ def test_a_candidate_that_fails_is_counted_and_disturbs_nobody(tiny_version, goo
 
 
 def test_another_pair_is_tallied_anew(tiny_version, strict):
-    shadows = Shadows(inspector=None)
+    shadows = ShadowRunner(inspector=None)
     standing = standing_of(tiny_version, strict)
-    shadows.tally(standing).seen = 5
-    assert shadows.tally(standing).seen == 5
-    assert shadows.tally(standing_of(strict, tiny_version)).seen == 0
-    assert shadows.tally(Standing("disc", serving=tiny_version)) is None
+    shadows.get_stats(standing).seen = 5
+    assert shadows.get_stats(standing).seen == 5
+    assert shadows.get_stats(standing_of(strict, tiny_version)).seen == 0
+    assert shadows.get_stats(ProductStatus("disc", serving=tiny_version)) is None

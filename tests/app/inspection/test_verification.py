@@ -8,14 +8,14 @@ from app.errors import GoldenFailed, NotFinite
 from app.inference.detector import BUCKETS
 from app.inference.sessions import Device
 from app.inference.version import Loader
-from app.inspection.verification import EXPECTED, BadGolden, proven, warm
+from app.inspection.verification import EXPECTED, BadGolden, load_verified, warm_up
 
 LOADER = Loader(Device("cpu", 1))
 
 
 @pytest.fixture
 def bundle(store):
-    return store.bundle("disc", store.versions("disc")[0])
+    return store.load_bundle("disc", store.list_versions("disc")[0])
 
 
 def expecting(bundle, *, scores=lambda scores: scores, maps=lambda maps: maps):
@@ -28,13 +28,13 @@ def expecting(bundle, *, scores=lambda scores: scores, maps=lambda maps: maps):
 
 
 def test_a_version_that_judges_as_in_training_is_proven(bundle):
-    assert proven(bundle, loader=LOADER, max_batch=1).name == bundle.version
+    assert load_verified(bundle, loader=LOADER, max_batch=1).name == bundle.version
 
 
 @pytest.mark.parametrize("off", [0.05, -0.05, float("nan")])
 def test_a_score_that_is_off_by_more_than_the_tolerance_fails(bundle, off):
     with pytest.raises(GoldenFailed, match=r"golden/defect_0\.png is judged otherwise"):
-        proven(expecting(bundle, scores=lambda scores: scores + off), loader=LOADER, max_batch=1)
+        load_verified(expecting(bundle, scores=lambda scores: scores + off), loader=LOADER, max_batch=1)
 
 
 def test_a_map_that_is_off_in_one_position_fails(bundle):
@@ -44,22 +44,22 @@ def test_a_map_that_is_off_in_one_position_fails(bundle):
         return maps
 
     with pytest.raises(GoldenFailed, match=r"golden/good_2\.png"):
-        proven(expecting(bundle, maps=dented), loader=LOADER, max_batch=1)
+        load_verified(expecting(bundle, maps=dented), loader=LOADER, max_batch=1)
 
 
 def test_what_another_machine_may_differ_by_is_allowed(bundle):
     nearly = expecting(bundle, scores=lambda scores: scores + 0.01)
-    assert proven(nearly, loader=LOADER, max_batch=1).name == bundle.version
+    assert load_verified(nearly, loader=LOADER, max_batch=1).name == bundle.version
 
 
 def test_expectations_that_can_not_be_read_or_fit_no_image_are_refused(bundle):
     with pytest.raises(BadGolden, match="can't be read"):
-        proven(replace(bundle, files={**bundle.files, EXPECTED: b"PK"}), loader=LOADER, max_batch=1)
+        load_verified(replace(bundle, files={**bundle.files, EXPECTED: b"PK"}), loader=LOADER, max_batch=1)
     fewer = expecting(bundle, scores=lambda scores: scores[:5], maps=lambda maps: maps[:5])
     with pytest.raises(BadGolden, match="6 golden images, but 5"):
-        proven(fewer, loader=LOADER, max_batch=1)
+        load_verified(fewer, loader=LOADER, max_batch=1)
     with pytest.raises(BadGolden, match="can't be judged"):
-        proven(replace(bundle, files={**bundle.files, "golden/good_0.png": b"x"}), loader=LOADER, max_batch=1)
+        load_verified(replace(bundle, files={**bundle.files, "golden/good_0.png": b"x"}), loader=LOADER, max_batch=1)
 
 
 def test_a_version_that_answers_nan_is_not_proven(bundle, tiny_version):
@@ -72,7 +72,7 @@ def test_a_version_that_answers_nan_is_not_proven(bundle, tiny_version):
             return replace(tiny_version, detector=NaN())
 
     with pytest.raises(NotFinite):
-        proven(bundle, loader=NaNLoader(), max_batch=1)
+        load_verified(bundle, loader=NaNLoader(), max_batch=1)
 
 
 @pytest.mark.parametrize(
@@ -87,5 +87,5 @@ def test_every_batch_size_that_will_be_met_is_warm(tiny_version, max_batch, size
             self.sizes.append(len(batch.pixels))
 
     noting = Noting()
-    warm(replace(tiny_version, detector=noting), max_batch=max_batch)
+    warm_up(replace(tiny_version, detector=noting), max_batch=max_batch)
     assert noting.sizes == sizes

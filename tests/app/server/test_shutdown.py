@@ -5,12 +5,12 @@ import time
 import pytest
 import uvicorn
 
-from app.server.shutdown import DrainingServer, Leaving
+from app.server.shutdown import DrainingServer, ShutdownState
 
 
 @pytest.fixture
 def server():
-    return DrainingServer(uvicorn.Config(app=None), leaving=Leaving(), wait_s=5.0)
+    return DrainingServer(uvicorn.Config(app=None), shutdown_state=ShutdownState(), drain_s=5.0)
 
 
 def ticks(server):
@@ -18,15 +18,15 @@ def ticks(server):
 
 
 def test_a_server_that_nobody_told_to_end_stays(server):
-    assert server.leaving.reason is None
+    assert server.shutdown_state.reason is None
     assert not ticks(server)
 
 
 def test_sigterm_is_known_at_once_and_the_door_closes_after_the_wait(server):
     server.handle_exit(signal.SIGTERM, None)
-    assert server.leaving.reason == "the service is shutting down"
+    assert server.shutdown_state.reason == "the service is shutting down"
     assert not ticks(server)
-    server.leaving.since = time.monotonic() - 5.0
+    server.shutdown_state.since = time.monotonic() - 5.0
     assert ticks(server)
 
 

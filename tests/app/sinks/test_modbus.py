@@ -16,9 +16,9 @@ from pymodbus.constants import ExcCodes
 from pymodbus.exceptions import ModbusException
 from serving import Service, until
 
-from app.sinks.modbus import Modbus, Showing
-from app.sinks.outbox import Message, SinkTrouble
-from app.sinks.registers import MAP, NUM_WORDS, Panel, float32_of, part_number_of
+from app.sinks.modbus import Modbus, ModbusConnection
+from app.sinks.outbox import DeliveryError, Message
+from app.sinks.registers import MAP, NUM_WORDS, Panel, clamp_float32, parse_part_number
 from app.sinks.settings import BadSinks, read_sinks
 from app.store.state import State
 from app.store.store import Store
@@ -118,7 +118,7 @@ def store_of_two(tmp_path_factory):
     """A store with the products disc and plate."""
     folder = shutil.copytree(FIXTURE, tmp_path_factory.mktemp("two") / "store")
     store = Store(folder)
-    bundle = store.bundle("disc", store.versions("disc")[0])
+    bundle = store.load_bundle("disc", store.list_versions("disc")[0])
     changed = {"product": "plate", "fingerprint": "1" * 64, "files": file_records(bundle.files)}
     manifest = bundle.manifest.model_copy(update=changed).model_dump_json().encode()
     version = store.publish("plate", manifest=manifest, files=bundle.files, training={})
@@ -239,11 +239,11 @@ def test_a_port_that_is_taken_is_told_and_tried_again():
     sink = Modbus(name="plc", host="127.0.0.1", port=free_port(), timeout_s=1)
 
     async def reach():
-        async with sink.connected() as connection:
+        async with sink.connect() as connection:
             return connection
 
     async def story():
-        with socket.create_server(("127.0.0.1", sink.port)), pytest.raises(SinkTrouble) as caught:
+        with socket.create_server(("127.0.0.1", sink.port)), pytest.raises(DeliveryError) as caught:
             await reach()
         connection = await reach()
         assert await reach() == connection
@@ -255,7 +255,7 @@ def test_a_port_that_is_taken_is_told_and_tried_again():
 def test_an_acknowledgement_that_comes_while_nobody_waits_counts():
     async def story():
         panel = Panel()
-        showing = Showing(panel, asyncio.current_task())
+        showing = ModbusConnection(panel, asyncio.current_task())
         panel.acknowledge(0)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(showing.send(message()), 0.01)
@@ -269,8 +269,8 @@ def test_an_acknowledgement_that_comes_while_nobody_waits_counts():
 def test_a_server_that_ends_is_noticed():
     async def story():
         life = asyncio.create_task(asyncio.sleep(0))
-        with pytest.raises(SinkTrouble, match="has ended"):
-            await Showing(Panel(), life).lost()
+        with pytest.raises(DeliveryError, match="has ended"):
+            await ModbusConnection(Panel(), life).wait_until_lost()
 
     asyncio.run(story())
 
@@ -333,12 +333,12 @@ def test_the_map_has_no_gap_and_each_number_of_two_words_an_even_address():
     ],
 )  # fmt: skip
 def test_a_part_number_is_a_decimal_number_that_fits(part_id, number):
-    assert part_number_of(part_id) == number
+    assert parse_part_number(part_id) == number
 
 
 def test_a_number_beyond_32_bits_is_the_nearest_that_fits():
     for value, nearest in ((1e300, 3.4028234663852886e38), (-1e300, -3.4028234663852886e38), (0.5, 0.5)):
-        assert struct.unpack(">f", struct.pack(">f", float32_of(value))) == (nearest,)
+        assert struct.unpack(">f", struct.pack(">f", clamp_float32(value))) == (nearest,)
 
 
 def test_a_part_without_an_id_is_shown():

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.store.errors import DamagedState
-from app.store.labels import Confirmation, Feedback
+from app.store.labels import LabelDecision, LabelStore
 from app.store.state import State
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -13,33 +13,33 @@ DATA = b"an image"
 
 @pytest.fixture
 def feedback(tmp_path):
-    return Feedback(State(tmp_path))
+    return LabelStore(State(tmp_path))
 
 
 def said(label, *, at=NOW, by="ann"):
-    return Confirmation(at=at, by=by, why="seen under the microscope", label=label, part_id="17")
+    return LabelDecision(at=at, by=by, why="seen under the microscope", label=label, part_id="17")
 
 
 def test_an_image_is_kept_byte_for_byte_under_its_label(feedback):
-    kept = feedback.keep("disc", DATA, suffix=".png", confirmation=said("ok"))
-    (path,) = feedback.images("disc", "ok")
+    kept = feedback.add("disc", DATA, suffix=".png", decision=said("ok"))
+    (path,) = feedback.image_paths("disc", "ok")
     assert (path.name, path.read_bytes()) == (f"{kept.sha256}.png", DATA)
-    assert feedback.images("disc", "ng") == ()
+    assert feedback.image_paths("disc", "ng") == ()
 
 
 def test_the_last_label_holds_and_every_one_is_remembered(feedback):
-    feedback.keep("disc", DATA, suffix=".png", confirmation=said("ok"))
-    kept = feedback.keep("disc", DATA, suffix=".png", confirmation=said("ng", by="bob"))
+    feedback.add("disc", DATA, suffix=".png", decision=said("ok"))
+    kept = feedback.add("disc", DATA, suffix=".png", decision=said("ng", by="bob"))
     assert [(one.label, one.by, one.part_id) for one in kept.history] == [("ok", "ann", "17"), ("ng", "bob", "17")]
-    assert feedback.images("disc", "ok") == ()
-    (path,) = feedback.images("disc", "ng")
+    assert feedback.image_paths("disc", "ok") == ()
+    (path,) = feedback.image_paths("disc", "ng")
     assert path.read_bytes() == DATA
     assert [one.name for one in path.parent.parent.glob("ok/*")] == [], "it lies in one place"
 
 
 def test_every_label_is_in_the_audit(feedback):
-    feedback.keep("disc", DATA, suffix=".png", confirmation=said("ok"))
-    feedback.keep("disc", DATA, suffix=".png", confirmation=said("ng", at=NOW + timedelta(seconds=1)))
+    feedback.add("disc", DATA, suffix=".png", decision=said("ok"))
+    feedback.add("disc", DATA, suffix=".png", decision=said("ng", at=NOW + timedelta(seconds=1)))
     entries = [json.loads(path.read_text()) for path in sorted((feedback.state.root / "disc/audit").iterdir())]
     assert [(one["event"], one["from"], one["to"]) for one in entries] == [
         ("feedback", None, "ok"),
@@ -48,12 +48,12 @@ def test_every_label_is_in_the_audit(feedback):
 
 
 def test_a_product_without_feedback_has_none(feedback):
-    assert feedback.all("disc") == ()
+    assert feedback.read_all("disc") == ()
 
 
 def test_a_damaged_history_is_named(feedback):
-    kept = feedback.keep("disc", DATA, suffix=".png", confirmation=said("ok"))
+    kept = feedback.add("disc", DATA, suffix=".png", decision=said("ok"))
     path = feedback.state.root / "disc/confirmed/history" / f"{kept.sha256}.json"
     path.write_text("{")
     with pytest.raises(DamagedState, match="history"):
-        feedback.images("disc", "ok")
+        feedback.image_paths("disc", "ok")

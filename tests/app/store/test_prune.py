@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.store.errors import UnknownProduct
-from app.store.labels import Confirmation, Feedback
+from app.store.labels import LabelDecision, LabelStore
 from app.store.prune import Pruner, StillServes, StillTrained
-from app.store.state import ShadowOrder, State
+from app.store.state import ShadowDecision, State
 
 LATER = datetime.now(UTC) + timedelta(days=30)
 
@@ -26,17 +26,17 @@ def names(paths):
 
 
 def test_the_newest_versions_are_kept_and_what_serves_served_before_or_shadows(store, state, pruner, republished):
-    (first,) = store.versions("disc")
+    (first,) = store.list_versions("disc")
     others = [republished(mark=str(day), created=datetime(2027, 1, day, tzinfo=UTC)) for day in range(1, 7)]
     shadowed, previous, serving, old, *newest = others
     for version in (previous, serving):
         state.activate("disc", version, at=LATER, by="ann", why="")
-    state.shadow("disc", ShadowOrder(at=LATER, by="ann", why="", version=shadowed, share=0.1))
+    state.set_shadow("disc", ShadowDecision(at=LATER, by="ann", why="", version=shadowed, share=0.1))
     gone = list(pruner.prune(keep=2))
     assert names(gone) >= {first, old}
-    assert store.versions("disc") == [shadowed, previous, serving, *newest]
-    for version in store.versions("disc"):
-        store.bundle("disc", version)
+    assert store.list_versions("disc") == [shadowed, previous, serving, *newest]
+    for version in store.list_versions("disc"):
+        store.load_bundle("disc", version)
 
 
 def test_orphaned_teachers_and_leftovers_go_once_they_are_old(store, pruner):
@@ -71,9 +71,9 @@ def test_a_training_folder_without_its_version_goes(store, pruner, republished):
 def test_a_product_is_removed_with_its_decisions_unless_it_serves(store, state, pruner):
     with pytest.raises(StillServes, match="--yes"):
         list(pruner.remove("disc", even_if_active=False))
-    assert store.products() == ["disc"]
+    assert store.list_products() == ["disc"]
     list(pruner.remove("disc", even_if_active=True))
-    assert store.products() == []
+    assert store.list_products() == []
     assert not (state.root / "disc").exists()
     assert list((store.root / "teachers").iterdir()) == []
     with pytest.raises(UnknownProduct):
@@ -81,13 +81,13 @@ def test_a_product_is_removed_with_its_decisions_unless_it_serves(store, state, 
 
 
 def test_confirmed_images_go_at_their_age(state, pruner):
-    feedback = Feedback(state)
+    feedback = LabelStore(state)
     for number, age_days in enumerate((100, 10)):
         at = LATER - timedelta(days=age_days)
-        said = Confirmation(at=at, by="ann", why="", label="ng")
-        feedback.keep("disc", b"%d" % number, suffix=".png", confirmation=said)
+        said = LabelDecision(at=at, by="ann", why="", label="ng")
+        feedback.add("disc", b"%d" % number, suffix=".png", decision=said)
     (gone,) = pruner.expire("disc", days=50)
-    (left,) = feedback.images("disc", "ng")
+    (left,) = feedback.image_paths("disc", "ng")
     assert left.read_bytes() == b"1"
     assert gone not in left.name
 
@@ -102,11 +102,11 @@ def test_the_workplace_of_a_running_training_stays_however_old(store, pruner):
         assert work.name not in names(pruner.prune(keep=5))
         with pytest.raises(StillTrained, match="is running"):
             list(pruner.remove("disc", even_if_active=True))
-    assert store.products() == ["disc"]
+    assert store.list_products() == ["disc"]
     assert work.name in names(pruner.prune(keep=5))
 
 
 def test_a_version_that_was_just_made_stays(store, state, republished):
     republished(mark="1", created=datetime(2027, 1, 1, tzinfo=UTC))
     assert list(Pruner(store, state, datetime.now(UTC)).prune(keep=1)) == []
-    assert len(store.versions("disc")) == 2
+    assert len(store.list_versions("disc")) == 2

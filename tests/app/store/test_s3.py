@@ -13,20 +13,20 @@ import pytest
 import storage as s3
 from serving import until
 
-from app.bootstrap import stored_at
+from app.bootstrap import open_store_at
 from app.store import paths
 from app.store import s3 as s3_module
 from app.store.errors import (
-    ChangedMeanwhile,
+    Conflict,
     ObjectStorageMissing,
-    StorageAway,
+    StorageUnreachable,
     StoreUnusable,
     UnknownProduct,
     UnknownVersion,
 )
-from app.store.labels import Confirmation, Feedback
+from app.store.labels import LabelDecision, LabelStore
 from app.store.prune import Pruner
-from app.store.state import Decided, Override, State
+from app.store.state import Decision, Override, State
 from model.bundle import DigestMismatch, file_records, sha256_hex
 
 BY = {"at": datetime.now(UTC), "by": "test", "why": "because"}
@@ -46,13 +46,13 @@ def remote(storage, tmp_path, monkeypatch):
     for name, value in storage.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(s3_module, "CONNECTION", {**s3_module.CONNECTION, "connect_timeout": 1, "read_timeout": 1})
-    monkeypatch.setattr(s3_module, "SMALL_S", 2.0)
+    monkeypatch.setattr(s3_module, "SMALL_TIMEOUT_S", 2.0)
     monkeypatch.setattr(s3_module, "NUM_TRIES", 2)
-    monkeypatch.setattr(s3_module, "REST_S", 0.3)
+    monkeypatch.setattr(s3_module, "BACKOFF_S", 0.3)
     url = f"{storage.new_bucket(f'b{uuid4().hex[:12]}')}/line"
 
     def again(name="local"):
-        return stored_at(url, None, local=tmp_path / name)
+        return open_store_at(url, None, local=tmp_path / name)
 
     return SimpleNamespace(**vars(again()), again=again, url=url)
 
@@ -66,7 +66,7 @@ def publish(stored, bundle, *, mark="1"):
 
 @pytest.fixture
 def bundle(store):
-    return store.bundle("disc", store.versions("disc")[0])
+    return store.load_bundle("disc", store.list_versions("disc")[0])
 
 
 @pytest.fixture
@@ -79,33 +79,33 @@ def served(remote, bundle):
 
 def test_what_is_published_there_is_read_as_it_was(remote, served, bundle):
     again = remote.again("other")
-    assert again.store.products() == ["disc"]
-    assert again.store.versions("disc") == [served]
-    found = again.store.bundle("disc", served)
+    assert again.store.list_products() == ["disc"]
+    assert again.store.list_versions("disc") == [served]
+    found = again.store.load_bundle("disc", served)
     assert (dict(found.files), found.teacher) == (dict(bundle.files), bundle.teacher)
-    assert again.state.current("disc").version == served
+    assert again.state.read_current("disc").version == served
 
 
 @pytest.mark.usefixtures("served")
 def test_what_is_not_there_is_named(remote):
     with pytest.raises(UnknownProduct):
-        remote.store.versions("other")
+        remote.store.list_versions("other")
     with pytest.raises(UnknownVersion):
-        remote.store.bundle("disc", OTHER)
+        remote.store.load_bundle("disc", OTHER)
 
 
 def test_a_version_is_asked_for_only_once(remote, served, storage):
     again = remote.again("other")
-    again.store.bundle("disc", served)
+    again.store.load_bundle("disc", served)
     before = storage.num_requests
-    again.store.bundle("disc", served)
+    again.store.load_bundle("disc", served)
     assert storage.num_requests == before
 
 
 def test_a_version_without_its_manifest_is_not_seen_and_goes_when_it_is_old(remote, served):
     half = remote.store.version_folder("disc", OTHER) / "student.onnx"
     paths.replace(half, b"half")
-    assert remote.again("other").store.versions("disc") == [served]
+    assert remote.again("other").store.list_versions("disc") == [served]
     kept = list(Pruner(remote.store, remote.state, datetime.now(UTC)).prune(keep=5))
     later = list(Pruner(remote.store, remote.state, datetime.now(UTC) + timedelta(days=2)).prune(keep=5))
     assert (kept, list(map(str, later))) == ([], [f"{remote.url}/products/disc/versions/{OTHER}"])
@@ -115,23 +115,23 @@ def test_a_version_without_its_manifest_is_not_seen_and_goes_when_it_is_old(remo
 def test_an_upload_that_is_cut_leaves_no_version_and_can_be_said_again(remote, served, bundle, storage):
     with storage.in_trouble(cut_upload_after=2000), pytest.raises(StoreUnusable):
         publish(remote, bundle, mark="2")
-    time.sleep(s3_module.REST_S)
-    assert remote.again("other").store.versions("disc") == [served]
+    time.sleep(s3_module.BACKOFF_S)
+    assert remote.again("other").store.list_versions("disc") == [served]
     version = publish(remote, bundle, mark="2")
-    assert remote.again("other").store.bundle("disc", version).files == bundle.files
+    assert remote.again("other").store.load_bundle("disc", version).files == bundle.files
 
 
 def test_an_answer_that_is_cut_is_asked_for_again_or_refused(remote, served, storage):
     again = remote.again("other")
     with storage.in_trouble(cut_after=600), pytest.raises(StoreUnusable):
-        again.store.bundle("disc", served)
-    time.sleep(s3_module.REST_S)
-    assert again.store.bundle("disc", served).version == served
+        again.store.load_bundle("disc", served)
+    time.sleep(s3_module.BACKOFF_S)
+    assert again.store.load_bundle("disc", served).version == served
 
 
 def test_a_slow_answer_is_waited_for(remote, served, storage, bundle):
     with storage.in_trouble(bytes_per_s=2_000_000):
-        assert remote.again("other").store.bundle("disc", served).files == bundle.files
+        assert remote.again("other").store.load_bundle("disc", served).files == bundle.files
 
 
 def test_a_write_whose_answer_was_lost_counts_once(remote, served, bundle, storage):
@@ -139,7 +139,7 @@ def test_a_write_whose_answer_was_lost_counts_once(remote, served, bundle, stora
     with storage.in_trouble(lost=1) as trouble:
         remote.state.activate("disc", version, **BY)
     assert trouble.lost == 0
-    assert remote.again("other").state.current("disc").previous == served
+    assert remote.again("other").state.read_current("disc").previous == served
 
 
 AWAY = {
@@ -153,71 +153,71 @@ AWAY = {
 
 @pytest.mark.parametrize("mode", AWAY)
 def test_a_storage_that_is_away_leaves_what_was_seen_last_also_after_a_restart(remote, served, storage, mode):
-    remote.state.orders("disc")
-    remote.store.bundle("disc", served)
-    remote.store.products()
+    remote.state.read("disc")
+    remote.store.load_bundle("disc", served)
+    remote.store.list_products()
     again = remote.again()
     with storage.in_trouble(**AWAY[mode]):
-        assert again.store.products() == ["disc"]
-        orders = again.state.orders("disc")
+        assert again.store.list_products() == ["disc"]
+        orders = again.state.read("disc")
         assert (orders.current.version, orders.override) == (served, None)
-        assert again.store.bundle("disc", served).version == served
-        assert again.state.trouble.startswith("the object storage does not answer: ")
+        assert again.store.load_bundle("disc", served).version == served
+        assert again.state.error.startswith("the object storage does not answer: ")
         with pytest.raises(StoreUnusable):
             again.state.activate("disc", served, **BY)
-    until(lambda: again.store.products() == ["disc"] and again.store.trouble is None)
+    until(lambda: again.store.list_products() == ["disc"] and again.store.error is None)
 
 
 @pytest.mark.usefixtures("served")
 def test_a_threshold_that_was_never_looked_at_is_not_taken_for_none(remote, storage):
     again = remote.again("other")
-    again.state.current("disc")
+    again.state.read_current("disc")
     with storage.in_trouble(off=True), pytest.raises(StoreUnusable):
-        again.state.orders("disc")
+        again.state.read("disc")
 
 
 @pytest.mark.usefixtures("served")
 def test_a_threshold_that_was_lifted_does_not_come_back_while_the_storage_is_away(remote, storage):
-    remote.state.override("disc", Override(**BY, false_alarm_rate=0.1))
-    assert remote.state.orders("disc").override.false_alarm_rate == 0.1
-    remote.again("other").state.lift_override("disc", Decided(**BY))
-    assert remote.state.orders("disc").override is None
+    remote.state.set_override("disc", Override(**BY, false_alarm_rate=0.1))
+    assert remote.state.read("disc").override.false_alarm_rate == 0.1
+    remote.again("other").state.clear_override("disc", Decision(**BY))
+    assert remote.state.read("disc").override is None
     with storage.in_trouble(off=True):
-        assert remote.state.orders("disc").override is None
+        assert remote.state.read("disc").override is None
 
 
 def test_what_was_decided_here_holds_here_while_the_storage_is_away(remote, served, bundle, storage):
     second = publish(remote, bundle, mark="2")
-    remote.state.orders("disc")
+    remote.state.read("disc")
     remote.state.activate("disc", second, **BY)
-    remote.state.override("disc", Override(**BY, false_alarm_rate=0.1))
+    remote.state.set_override("disc", Override(**BY, false_alarm_rate=0.1))
     with storage.in_trouble(off=True):
-        orders = remote.state.orders("disc")
+        orders = remote.state.read("disc")
     assert (orders.current.version, orders.current.previous) == (second, served)
     assert orders.override.false_alarm_rate == 0.1
 
 
 @pytest.mark.usefixtures("served")
 def test_a_busy_storage_is_no_absent_threshold(remote, storage):
-    remote.state.orders("disc")
-    remote.again("other").state.override("disc", Override(**BY, false_alarm_rate=0.1))
+    remote.state.read("disc")
+    remote.again("other").state.set_override("disc", Override(**BY, false_alarm_rate=0.1))
     with storage.in_trouble(answers=(503, "SlowDown")):
-        assert remote.state.orders("disc").override is None  # what it saw last, and it says so
-        assert "SlowDown" in remote.state.trouble
-    time.sleep(s3_module.REST_S)
-    assert remote.state.orders("disc").override.false_alarm_rate == 0.1
+        assert remote.state.read("disc").override is None  # what it saw last, and it says so
+        assert "SlowDown" in remote.state.error
+    time.sleep(s3_module.BACKOFF_S)
+    assert remote.state.read("disc").override.false_alarm_rate == 0.1
 
 
 def test_nothing_is_taken_out_by_what_was_seen_some_time_ago(remote, served, bundle, storage):
     """Its copies know of no version that serves; then the storage does not answer."""
     other = remote.again("other")
-    other.state.orders("elsewhere")
+    other.state.read("elsewhere")
     publish(remote, bundle, mark="2")
-    other.store.versions("disc")
+    other.store.list_versions("disc")
     late = datetime.now(UTC) + timedelta(days=2)
-    with storage.in_trouble(answers=(503, "SlowDown"), to=("GET",)), pytest.raises(StorageAway):
+    with storage.in_trouble(answers=(503, "SlowDown"), to=("GET",)), pytest.raises(StorageUnreachable):
         list(Pruner(other.store, other.state, late).prune(keep=1))
-    assert served in remote.again("third").store.versions("disc")
+    assert served in remote.again("third").store.list_versions("disc")
 
 
 @pytest.mark.parametrize("code", ["ConditionalRequestConflict", "PreconditionFailed"])
@@ -233,18 +233,18 @@ def test_who_loses_a_race_is_told_so_and_the_audit_too(remote, served, bundle, s
 
     files = remote.state.root.bucket.files
     pipe_file, files.pipe_file = files.pipe_file, refuse
-    with pytest.raises(ChangedMeanwhile):
+    with pytest.raises(Conflict):
         remote.state.activate("disc", version, **BY)
-    assert remote.state.current("disc").version == served
-    assert remote.state.trouble is None
+    assert remote.state.read_current("disc").version == served
+    assert remote.state.error is None
     audit = remote.state.root / "disc" / "audit"
-    events = [json.loads((audit / name).read_bytes())["event"] for name in paths.files_in(audit, r".*\.json")]
+    events = [json.loads((audit / name).read_bytes())["event"] for name in paths.list_files(audit, r".*\.json")]
     assert sorted(events) == ["activate", "activate", "activate not done"]
 
 
 @pytest.mark.usefixtures("served")
 def test_a_write_waits_for_a_storage_that_is_away_where_it_has_patience(remote, bundle, storage):
-    paths.be_patient(remote.store.root, for_s=20)
+    paths.set_write_patience(remote.store.root, for_s=20)
 
     def come_back():
         time.sleep(1.5)
@@ -253,24 +253,24 @@ def test_a_write_waits_for_a_storage_that_is_away_where_it_has_patience(remote, 
     storage.trouble = s3.Trouble(off=True)
     threading.Thread(target=come_back).start()
     version = publish(remote, bundle, mark="2")
-    assert remote.again("other").store.bundle("disc", version).version == version
+    assert remote.again("other").store.load_bundle("disc", version).version == version
 
 
 @pytest.mark.parametrize("kind", ["folder", "storage"])
 def test_a_threshold_that_was_chosen_meanwhile_is_not_lifted(remote, tmp_path, kind, monkeypatch):
     state = remote.state if kind == "storage" else State(tmp_path / "state")
-    state.override("disc", Override(**BY, false_alarm_rate=0.1))
-    record = State.record
+    state.set_override("disc", Override(**BY, false_alarm_rate=0.1))
+    record = State.write_audit
 
     def meanwhile(self, product, event, decided, change):
         record(self, product, event, decided, change)
         if change.get("to") is None and event == "threshold":
-            state.override(product, Override(**BY, false_alarm_rate=0.2))
+            state.set_override(product, Override(**BY, false_alarm_rate=0.2))
 
-    monkeypatch.setattr(State, "record", meanwhile)
-    with pytest.raises(ChangedMeanwhile):
-        state.lift_override("disc", Decided(**BY))
-    assert state.orders("disc").override.false_alarm_rate == 0.2
+    monkeypatch.setattr(State, "write_audit", meanwhile)
+    with pytest.raises(Conflict):
+        state.clear_override("disc", Decision(**BY))
+    assert state.read("disc").override.false_alarm_rate == 0.2
 
 
 @pytest.mark.parametrize("kind", ["folder", "storage"])
@@ -278,30 +278,30 @@ def test_of_two_labels_at_the_same_moment_one_counts_and_leaves_one_image(
     remote, tmp_path, kind, monkeypatch, good_bytes
 ):
     state = remote.state if kind == "storage" else State(tmp_path / "state")
-    feedback, swap = Feedback(state), paths.swap
+    feedback, swap = LabelStore(state), paths.compare_and_swap
 
     def meanwhile(place, data, *, instead_of):
-        monkeypatch.setattr(paths, "swap", swap)
-        feedback.keep("disc", good_bytes, suffix=".png", confirmation=Confirmation(**BY, label="ok"))
+        monkeypatch.setattr(paths, "compare_and_swap", swap)
+        feedback.add("disc", good_bytes, suffix=".png", decision=LabelDecision(**BY, label="ok"))
         return swap(place, data, instead_of=instead_of)
 
-    monkeypatch.setattr(paths, "swap", meanwhile)
-    with pytest.raises(ChangedMeanwhile):
-        feedback.keep("disc", good_bytes, suffix=".png", confirmation=Confirmation(**BY, label="ng"))
-    assert len(feedback.images("disc", "ok")) == 1
-    assert paths.files_in(state.root / "disc" / "confirmed" / "ng", ".*") == []
+    monkeypatch.setattr(paths, "compare_and_swap", meanwhile)
+    with pytest.raises(Conflict):
+        feedback.add("disc", good_bytes, suffix=".png", decision=LabelDecision(**BY, label="ng"))
+    assert len(feedback.image_paths("disc", "ok")) == 1
+    assert paths.list_files(state.root / "disc" / "confirmed" / "ng", ".*") == []
 
 
 def test_readers_and_room_do_not_get_in_each_others_way(remote, served, bundle):
     versions = [served, *(publish(remote, bundle, mark=mark) for mark in "234")]
     again = remote.again("other")
-    again.store.root.bucket.most_bytes = round(1.5 * sum(map(len, [*bundle.files.values(), bundle.teacher])))
+    again.store.root.bucket.max_bytes = round(1.5 * sum(map(len, [*bundle.files.values(), bundle.teacher])))
     failed = []
 
     def read():
         for version in versions * 2:
             try:
-                again.store.bundle("disc", version)
+                again.store.load_bundle("disc", version)
             except Exception as error:  # noqa: BLE001  # whatever it is, it is a read that failed
                 failed.append(error)
 
@@ -322,34 +322,34 @@ def test_an_address_is_one_with_or_without_a_slash_at_its_end(url):
 
 def test_an_address_that_is_none_is_no_folder(tmp_path):
     with pytest.raises(StoreUnusable, match="s3://bucket/prefix"):
-        stored_at(Path("s3:/bucket/line"), None, local=tmp_path)
+        open_store_at(Path("s3:/bucket/line"), None, local=tmp_path)
 
 
 def test_a_damaged_copy_is_refused_and_fetched_anew(remote, served, tmp_path):
-    remote.store.bundle("disc", served)
+    remote.store.load_bundle("disc", served)
     (copy,) = (tmp_path / "local").rglob("student.onnx")
     data = bytearray(copy.read_bytes())
     data[100] ^= 1
     copy.write_bytes(data)
     with pytest.raises(DigestMismatch):
-        remote.store.bundle("disc", served)
-    assert remote.store.bundle("disc", served).version == served
+        remote.store.load_bundle("disc", served)
+    assert remote.store.load_bundle("disc", served).version == served
 
 
 def test_copies_take_no_more_room_than_they_may(remote, served, bundle, tmp_path):
     second = publish(remote, bundle, mark="2")
-    remote.store.root.bucket.most_bytes = round(1.2 * sum(map(len, [*bundle.files.values(), bundle.teacher])))
-    remote.store.bundle("disc", served)
-    remote.store.bundle("disc", second)
+    remote.store.root.bucket.max_bytes = round(1.2 * sum(map(len, [*bundle.files.values(), bundle.teacher])))
+    remote.store.load_bundle("disc", served)
+    remote.store.load_bundle("disc", second)
     fixed = [path for path in (tmp_path / "local/copies/fixed").rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in fixed) <= remote.store.root.bucket.most_bytes
+    assert sum(path.stat().st_size for path in fixed) <= remote.store.root.bucket.max_bytes
     assert not any(served in path.parts and path.name == "student.onnx" for path in fixed)
 
 
 @pytest.mark.usefixtures("served")
 def test_of_many_who_decide_at_the_same_moment_one_does(remote, bundle):
     version = publish(remote, bundle, mark="2")
-    after = remote.state.current("disc")
+    after = remote.state.read_current("disc")
     outcomes = []
     ready = threading.Barrier(5)
 
@@ -359,7 +359,7 @@ def test_of_many_who_decide_at_the_same_moment_one_does(remote, bundle):
         try:
             state.activate("disc", version, **{**BY, "by": str(number)}, after=after)
             outcomes.append(number)
-        except ChangedMeanwhile:
+        except Conflict:
             outcomes.append(None)
 
     threads = [threading.Thread(target=decide, args=(number,)) for number in range(5)]
@@ -369,19 +369,19 @@ def test_of_many_who_decide_at_the_same_moment_one_does(remote, bundle):
         thread.join()
     (winner,) = [outcome for outcome in outcomes if outcome is not None]
     assert len(outcomes) == 5
-    assert remote.state.current("disc").by == str(winner)
+    assert remote.state.read_current("disc").by == str(winner)
 
 
 @pytest.mark.usefixtures("served")
 def test_feedback_is_kept_there_and_its_images_come_as_files(remote, good_bytes):
-    feedback = Feedback(remote.state)
-    feedback.keep("disc", good_bytes, suffix=".png", confirmation=Confirmation(**BY, label="ok"))
-    again = Feedback(remote.again("other").state)
-    (path,) = again.images("disc", "ok")
+    feedback = LabelStore(remote.state)
+    feedback.add("disc", good_bytes, suffix=".png", decision=LabelDecision(**BY, label="ok"))
+    again = LabelStore(remote.again("other").state)
+    (path,) = again.image_paths("disc", "ok")
     assert path.read_bytes() == good_bytes
-    again.keep("disc", good_bytes, suffix=".png", confirmation=Confirmation(**BY, label="ng"))
-    assert feedback.images("disc", "ok") == ()
-    assert [one.label for one in feedback.all("disc")[0].history] == ["ok", "ng"]
+    again.add("disc", good_bytes, suffix=".png", decision=LabelDecision(**BY, label="ng"))
+    assert feedback.image_paths("disc", "ok") == ()
+    assert [one.label for one in feedback.read_all("disc")[0].history] == ["ok", "ng"]
 
 
 @pytest.mark.usefixtures("served")
@@ -390,12 +390,12 @@ def test_old_versions_and_products_can_be_taken_out(remote, bundle):
         remote.state.activate("disc", publish(remote, bundle, mark=mark), **BY)
     late = datetime.now(UTC) + timedelta(days=2)
     removed = list(map(str, Pruner(remote.store, remote.state, late).prune(keep=2)))
-    left = remote.again("other").store.versions("disc")
-    current = remote.state.current("disc")
+    left = remote.again("other").store.list_versions("disc")
+    current = remote.state.read_current("disc")
     assert {current.version, current.previous} <= set(left)
     assert len([one for one in removed if "/versions/" in one]) == 5 - len(left) > 0
     list(Pruner(remote.store, remote.state, late).remove("disc", even_if_active=True))
-    assert remote.again("third").store.products() == []
+    assert remote.again("third").store.list_products() == []
 
 
 @pytest.mark.usefixtures("served")
@@ -411,14 +411,14 @@ def test_where_nobody_may_write_it_is_found_out_before_training(remote, monkeypa
 def test_without_the_package_it_says_which_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(ObjectStorageMissing, match=r"pip install 'goodpart\[s3\]'"):
-        stored_at("s3://bucket/line", None, local=tmp_path)
+        open_store_at("s3://bucket/line", None, local=tmp_path)
 
 
 def test_an_address_nobody_listens_at_is_one_line(tmp_path, monkeypatch):
     for name, value in {**s3_variables(), "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(StoreUnusable) as caught:
-        stored_at("s3://bucket/line", None, local=tmp_path / "local").store.products()
+        open_store_at("s3://bucket/line", None, local=tmp_path / "local").store.list_products()
     assert "\n" not in str(caught.value)
 
 

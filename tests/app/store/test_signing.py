@@ -4,7 +4,7 @@ from app.store.signing import (
     SIGNATURE,
     BadSignature,
     BadSigningKey,
-    new_key_pair,
+    generate_key_pair,
     read_private_key,
     read_public_keys,
 )
@@ -14,7 +14,7 @@ from model.bundle import MANIFEST
 
 @pytest.fixture
 def pair(tmp_path):
-    private, public = new_key_pair()
+    private, public = generate_key_pair()
     (tmp_path / "key").write_bytes(private)
     (tmp_path / "key.pub").write_bytes(public)
     return read_private_key(tmp_path / "key"), tmp_path / "key.pub"
@@ -23,23 +23,23 @@ def pair(tmp_path):
 def test_a_signed_version_is_read_by_who_trusts_the_key_and_by_who_asks_for_none(store, pair, republished):
     key, public = pair
     version = republished(sign_key=key)
-    assert Store(store.root, trusted=read_public_keys(public)).bundle("disc", version).version == version
-    assert store.bundle("disc", version).version == version
+    assert Store(store.root, trusted=read_public_keys(public)).load_bundle("disc", version).version == version
+    assert store.load_bundle("disc", version).version == version
 
 
 def test_an_unsigned_version_is_refused(store, pair):
     _, public = pair
     trusting = Store(store.root, trusted=read_public_keys(public))
     with pytest.raises(BadSignature, match="is not signed"):
-        trusting.bundle("disc", store.versions("disc")[0])
+        trusting.load_bundle("disc", store.list_versions("disc")[0])
 
 
 def test_another_key_or_a_changed_manifest_is_refused(store, pair, tmp_path, republished):
     key, _ = pair
     version = republished(sign_key=key)
-    (tmp_path / "other.pub").write_bytes(new_key_pair()[1])
+    (tmp_path / "other.pub").write_bytes(generate_key_pair()[1])
     with pytest.raises(BadSignature, match="signed by nobody"):
-        Store(store.root, trusted=read_public_keys(tmp_path / "other.pub")).manifest("disc", version)
+        Store(store.root, trusted=read_public_keys(tmp_path / "other.pub")).load_manifest("disc", version)
 
 
 def test_a_signature_can_not_be_moved_to_another_version(store, pair, republished):
@@ -48,15 +48,15 @@ def test_a_signature_can_not_be_moved_to_another_version(store, pair, republishe
     signature = (store.version_folder("disc", first) / SIGNATURE).read_bytes()
     (store.version_folder("disc", second) / SIGNATURE).write_bytes(signature)
     with pytest.raises(BadSignature, match="signed by nobody"):
-        Store(store.root, trusted=read_public_keys(public)).manifest("disc", second)
+        Store(store.root, trusted=read_public_keys(public)).load_manifest("disc", second)
 
 
 def test_one_of_several_trusted_keys_suffices(store, pair, tmp_path, republished):
     key, public = pair
     both = tmp_path / "both.pub"
-    both.write_bytes(new_key_pair()[1] + public.read_bytes())
+    both.write_bytes(generate_key_pair()[1] + public.read_bytes())
     version = republished(sign_key=key)
-    assert Store(store.root, trusted=read_public_keys(both)).manifest("disc", version).product == "disc"
+    assert Store(store.root, trusted=read_public_keys(both)).load_manifest("disc", version).product == "disc"
 
 
 @pytest.mark.parametrize("content", [b"", b"no key", b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"])

@@ -21,22 +21,22 @@ def activate(state, version):
 
 
 def test_nothing_serves_before_the_first_activation(state):
-    assert state.current("disc") is None
+    assert state.read_current("disc") is None
 
 
 def test_the_last_activation_is_current_and_knows_the_one_before(state):
     activate(state, FIRST)
     activate(state, SECOND)
-    current = state.current("disc")
+    current = state.read_current("disc")
     assert (current.version, current.previous, current.by) == (SECOND, FIRST, "ann")
-    assert state.previous("disc") == FIRST
+    assert state.read_previous("disc") == FIRST
 
 
 def test_activating_what_serves_already_keeps_the_way_back(state):
     activate(state, FIRST)
     activate(state, SECOND)
     activate(state, SECOND)
-    assert state.previous("disc") == FIRST
+    assert state.read_previous("disc") == FIRST
 
 
 def test_every_activation_leaves_an_audit_object(state):
@@ -52,7 +52,7 @@ def test_every_activation_leaves_an_audit_object(state):
 def test_there_is_nothing_before_the_first(state):
     activate(state, FIRST)
     with pytest.raises(NoTransition):
-        state.previous("disc")
+        state.read_previous("disc")
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", '{"version": 3}'])
@@ -60,7 +60,7 @@ def test_a_damaged_state_is_named(state, text):
     activate(state, FIRST)
     state.current_path("disc").write_text(text)
     with pytest.raises(DamagedState, match=r"disc/current\.json"):
-        state.current("disc")
+        state.read_current("disc")
 
 
 def test_a_state_can_not_name_a_path(state):
@@ -68,6 +68,6 @@ def test_a_state_can_not_name_a_path(state):
     path = state.current_path("disc")
     path.write_text(path.read_text().replace(FIRST, "../../elsewhere"))
     with pytest.raises(BadName):
-        state.current("disc")
+        state.read_current("disc")
     with pytest.raises(BadName):
         activate(state, "../x")

@@ -14,12 +14,12 @@ PRODUCT = "disc"
 
 
 def the_version(store):
-    (version,) = store.versions(PRODUCT)
+    (version,) = store.list_versions(PRODUCT)
     return version
 
 
 def test_a_version_is_read_whole(store):
-    bundle = store.bundle(PRODUCT, the_version(store))
+    bundle = store.load_bundle(PRODUCT, the_version(store))
     assert set(bundle.files) == set(bundle.manifest.files)
     assert bundle.manifest.product == PRODUCT
 
@@ -37,14 +37,14 @@ def flip_a_byte(path, offset=100):
 def test_a_changed_byte_is_refused(store, version_folder, name):
     flip_a_byte(version_folder / name)
     with pytest.raises(DigestMismatch, match=name):
-        store.bundle(PRODUCT, the_version(store))
+        store.load_bundle(PRODUCT, the_version(store))
 
 
 def test_a_changed_teacher_is_refused(store):
     (teacher,) = (store.root / "teachers").iterdir()
     flip_a_byte(teacher)
     with pytest.raises(DigestMismatch, match=r"teacher\.onnx"):
-        store.bundle(PRODUCT, the_version(store))
+        store.load_bundle(PRODUCT, the_version(store))
 
 
 def test_a_changed_threshold_is_refused(store, version_folder):
@@ -53,13 +53,13 @@ def test_a_changed_threshold_is_refused(store, version_folder):
     path.chmod(0o644)
     path.write_text(path.read_text().replace('"threshold": 3', '"threshold": 9'))
     with pytest.raises(DigestMismatch, match=MANIFEST):
-        store.bundle(PRODUCT, the_version(store))
+        store.load_bundle(PRODUCT, the_version(store))
 
 
 def test_a_renamed_product_is_refused(store):
     (store.root / "products" / PRODUCT).rename(store.root / "products" / "other")
     with pytest.raises(DigestMismatch):
-        store.manifest("other", store.versions("other")[0])
+        store.load_manifest("other", store.list_versions("other")[0])
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": 2}', "\0"])
@@ -68,20 +68,20 @@ def test_what_is_no_manifest_is_refused(store, version_folder, text):
     path.chmod(0o644)
     path.write_text(text)
     with pytest.raises(BadManifest):
-        store.manifest(PRODUCT, the_version(store))
+        store.load_manifest(PRODUCT, the_version(store))
 
 
 def test_a_missing_file_is_named(store, version_folder):
     (version_folder / "student.onnx").unlink()
     with pytest.raises(MissingFile, match=r"student\.onnx"):
-        store.bundle(PRODUCT, the_version(store))
+        store.load_bundle(PRODUCT, the_version(store))
 
 
 def test_unknown_products_and_versions_are_named(store):
     with pytest.raises(UnknownProduct, match="nothing"):
-        store.versions("nothing")
+        store.list_versions("nothing")
     with pytest.raises(UnknownVersion, match="20000101t000000z-00000000"):
-        store.manifest(PRODUCT, "20000101t000000z-00000000")
+        store.load_manifest(PRODUCT, "20000101t000000z-00000000")
 
 
 @pytest.mark.parametrize("name", ["..", "../x", "a/b", "", "A", "-a", "a" * 65, "a\n", "a\0"])
@@ -93,7 +93,7 @@ def test_names_can_not_lead_out_of_the_store(name):
 
 
 def republish(store, **changes):
-    bundle = store.bundle(PRODUCT, the_version(store))
+    bundle = store.load_bundle(PRODUCT, the_version(store))
     manifest = bundle.manifest.model_copy(update=changes).model_dump_json().encode()
     return store.publish(PRODUCT, manifest=manifest, files=bundle.files, training={"notes.json": b"{}"})
 
@@ -101,14 +101,14 @@ def republish(store, **changes):
 def test_a_published_version_is_read_only_and_reads_back(store):
     version = republish(store, fingerprint="1" * 64)
     folder = store.version_folder(PRODUCT, version)
-    assert store.bundle(PRODUCT, version).manifest.fingerprint == "1" * 64
+    assert store.load_bundle(PRODUCT, version).manifest.fingerprint == "1" * 64
     assert all(path.stat().st_mode & 0o222 == 0 for path in folder.rglob("*") if path.is_file())
     assert (store.training_folder(PRODUCT, version) / "notes.json").read_bytes() == b"{}"
 
 
 def test_a_half_written_version_is_not_seen(store, version_folder):
     (version_folder.parent / ".incoming-1234").mkdir()
-    assert store.versions(PRODUCT) == [version_folder.name]
+    assert store.list_versions(PRODUCT) == [version_folder.name]
 
 
 def test_a_publish_that_fails_leaves_nothing(store, version_folder, monkeypatch):
@@ -123,7 +123,7 @@ def test_a_publish_that_fails_leaves_nothing(store, version_folder, monkeypatch)
 
 
 def test_a_store_that_is_a_file_is_named(store, tmp_path):
-    bundle = store.bundle(PRODUCT, the_version(store))
+    bundle = store.load_bundle(PRODUCT, the_version(store))
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreUnusable, match="file"):
         Store(tmp_path / "file").publish(
@@ -146,8 +146,8 @@ from uuid import uuid4
 sys.path.insert(0, sys.argv[2])
 from app.store.store import Store
 store = Store(Path(sys.argv[1]))
-(first, *_) = store.versions("disc")
-bundle = store.bundle("disc", first)
+(first, *_) = store.list_versions("disc")
+bundle = store.load_bundle("disc", first)
 print("ready", flush=True)
 while True:
     manifest = bundle.manifest.model_copy(update={"fingerprint": 2 * uuid4().hex})
@@ -163,7 +163,7 @@ def test_killing_a_publisher_leaves_only_whole_versions(store):
             publisher.stdout.readline()
             time.sleep(wait_s)  # the moment of the kill is what is varied; nothing waits for it
             publisher.kill()
-    versions = store.versions(PRODUCT)
+    versions = store.list_versions(PRODUCT)
     assert len(versions) > 1
     for version in versions:
-        store.bundle(PRODUCT, version)
+        store.load_bundle(PRODUCT, version)

@@ -50,7 +50,7 @@ def test_defects_lie_where_the_part_is_looked_at(tiny_version):
     """With the lower left quarter alone looked at, a plain defect is still found: it is drawn there."""
     inside = np.zeros((80, 96), dtype=bool)
     inside[40:, :48] = True
-    version = replace(tiny_version, interest=RegionOfInterest(inside))
+    version = replace(tiny_version, roi=RegionOfInterest(inside))
     part = good_part(100)
     rows, columns = np.nonzero(looked_at(version, part))
     assert (rows.min(), columns.max()) == (40, 47)

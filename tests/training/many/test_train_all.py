@@ -40,12 +40,12 @@ def test_a_product_is_trained_whatever_becomes_of_the_others_and_not_again(folde
     assert (done.returncode, told["absent"]["what"], told["disc"]["what"]) == (1, "failed", "serves")
     assert "absent" in told["absent"]["why"]
     store, version = Store(folder / "store"), told["disc"]["version"]
-    assert store.versions("disc") == [version]
-    assert State(folder / "store" / "state").current("disc").version == version
+    assert store.list_versions("disc") == [version]
+    assert State(folder / "store" / "state").read_current("disc").version == version
     assert version in done.stdout
     done, told = run(planned(folder, disc={"data": "disc"}))
     assert (done.returncode, told["disc"]["what"], told["disc"]["version"]) == (0, "made already", version)
-    assert store.versions("disc") == [version]
+    assert store.list_versions("disc") == [version]
 
 
 def test_a_plan_is_looked_at_before_anything_is_trained(folder):

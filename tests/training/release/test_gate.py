@@ -7,7 +7,7 @@ from drawing import defective_part, encoded, good_part
 
 from app.inference.sessions import Device
 from app.inference.version import Loader
-from app.store.state import Activation, Orders
+from app.store.state import Activation, ProductState
 from app.store.store import Store
 from training.evaluation.sensitivity import Cell
 from training.export.calibration_features import Kept
@@ -18,8 +18,8 @@ from training.settings import GateSettings
 @pytest.fixture(scope="module")
 def version():
     store = Store(FIXTURE)
-    (name,) = store.versions(PRODUCT)
-    return Loader(Device("cpu", 1)).load(store.bundle(PRODUCT, name))
+    (name,) = store.list_versions(PRODUCT)
+    return Loader(Device("cpu", 1)).load(store.load_bundle(PRODUCT, name))
 
 
 def at(version, threshold, *, supported=None, asked=None):
@@ -94,12 +94,12 @@ def test_golden_parts_that_were_ng_before_do_not_count(version):
 def kept_of(version, pictures):
     """Features of parts as a training keeps them."""
     from app.imaging.decode import decode
-    from app.inference.detector import batch_of
+    from app.inference.detector import make_batch
 
     rows, valid = [], []
     for picture in pictures:
         image = decode(encoded(picture), version.manifest.input, max_pixels=10**6)
-        batch = batch_of([image], map_size=version.manifest.map_size)
+        batch = make_batch([image], map_size=version.manifest.map_size)
         features = version.detector.extract(batch)
         rows.append([features[f"t{k + 1}"].astype(np.float16) for k in range(len(features))])
         valid.append(batch.valid)
@@ -108,10 +108,10 @@ def kept_of(version, pictures):
 
 
 def test_kept_features_score_as_the_images_do(version):
-    from app.inspection.pipeline import judge
+    from app.inspection.pipeline import inspect
 
     pictures = [good_part(seed) for seed in range(4)] + [defective_part(4)]
-    expected = [judge(encoded(picture), version, max_pixels=10**6).score for picture in pictures]
+    expected = [inspect(encoded(picture), version, max_pixels=10**6).score for picture in pictures]
     found = scores_of(version, kept_of(version, pictures))
     assert np.abs(found - expected).max() < 0.05, "half precision moves a score by no more"
 
@@ -156,8 +156,8 @@ def test_synthetic_recall_may_fall_by_the_margin(version, now, passed):
 
 
 def test_nothing_in_service_is_no_incumbent_and_the_active_version_is_one(store):
-    assert incumbent_of(store, Orders(None, None, None), PRODUCT) is None
-    (name,) = store.versions(PRODUCT)
+    assert incumbent_of(store, ProductState(None, None, None), PRODUCT) is None
+    (name,) = store.list_versions(PRODUCT)
     current = Activation(version=name, previous=None, at="2026-01-01T00:00:00Z", by="ann", why="")
-    found = incumbent_of(store, Orders(current, None, None), PRODUCT)
+    found = incumbent_of(store, ProductState(current, None, None), PRODUCT)
     assert (found.version.name, found.kept) == (name, None)

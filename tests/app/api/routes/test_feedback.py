@@ -4,8 +4,8 @@ import pytest
 from drawing import encoded, good_part
 from serving import GOODPART
 
-from app.api.keys import new_key
-from app.store.labels import Feedback
+from app.api.keys import generate_key
+from app.store.labels import LabelStore
 from app.store.state import State
 
 URL = "/v1/products/disc/feedback"
@@ -14,7 +14,7 @@ PNG = {"content-type": "image/png"}
 
 @pytest.fixture
 def feedback(store):
-    return Feedback(State(store.root / "state"))
+    return LabelStore(State(store.root / "state"))
 
 
 def test_what_a_person_says_is_kept_with_the_image(client, feedback, good_bytes, store):
@@ -22,18 +22,18 @@ def test_what_a_person_says_is_kept_with_the_image(client, feedback, good_bytes,
     answer = client.post(URL, params=said, content=good_bytes, headers=PNG)
     assert answer.status_code == 201
     body = answer.json()
-    (path,) = feedback.images("disc", "ok")
+    (path,) = feedback.image_paths("disc", "ok")
     assert (path.stem, path.read_bytes()) == (body["sha256"], good_bytes)
     (entry,) = body["history"]
     assert (entry["label"], entry["by"], entry["why"], entry["part_id"]) == ("ok", "ann", "grain", "17")
-    assert entry["version"] == store.versions("disc")[0]
+    assert entry["version"] == store.list_versions("disc")[0]
 
 
 def test_a_form_will_do_too_and_the_last_label_holds(client, feedback, good_bytes):
     for label in ("ok", "ng"):
         answer = client.post(URL, params={"label": label}, files={"image": good_bytes})
     assert [one["label"] for one in answer.json()["history"]] == ["ok", "ng"]
-    assert len(feedback.images("disc", "ng")) == 1
+    assert len(feedback.image_paths("disc", "ng")) == 1
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_what_could_not_be_judged_is_refused_and_not_kept(client, feedback, para
     answer = client.post(URL, params=params, content=content, headers=PNG)
     assert answer.headers["content-type"] == "application/problem+json"
     assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (status, slug)
-    assert feedback.all("disc") == ()
+    assert feedback.read_all("disc") == ()
 
 
 def test_an_unknown_product_is_not_found(client, good_bytes):
@@ -60,9 +60,9 @@ def test_an_unknown_product_is_not_found(client, good_bytes):
 
 
 def test_it_takes_a_key_that_may_operate_and_names_it(client_over, store_folder, tmp_path, good_bytes):
-    made = {name: new_key(name, [scope]) for name, scope in (("line", "inspect"), ("office", "operate"))}
+    made = {name: generate_key(name, [scope]) for name, scope in (("line", "inspect"), ("office", "operate"))}
     file = tmp_path / "keys"
-    file.write_text("".join(f"{key.line()}\n" for _, key in made.values()))
+    file.write_text("".join(f"{key.to_line()}\n" for _, key in made.values()))
     client = client_over(store_folder, api_keys_file=file)
 
     def post(name):
@@ -81,7 +81,7 @@ def test_the_command_line_keeps_the_same(store, feedback, good_bytes, tmp_path):
     arguments = ["--store", store.root, "--product", "disc", "--part", part, "--label", "ng", "--why", "dent"]
     done = subprocess.run([GOODPART, "feedback", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    (path,) = feedback.images("disc", "ng")
+    (path,) = feedback.image_paths("disc", "ng")
     assert path.read_bytes() == good_bytes
     history = json.loads((path.parent.parent / "history" / f"{path.stem}.json").read_text())["history"]
     assert history[0]["why"] == "dent"
@@ -96,4 +96,4 @@ def test_the_command_line_refuses_what_is_no_image_in_one_line(store, feedback, 
     done = subprocess.run([GOODPART, "feedback", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "these bytes are not an image" in done.stderr
-    assert feedback.all("disc") == ()
+    assert feedback.read_all("disc") == ()

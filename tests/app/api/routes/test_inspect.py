@@ -10,10 +10,10 @@ from fastapi import Request
 from PIL import Image
 
 from app.api import problems
-from app.api.routes.health import health
-from app.api.routes.inspect import unless_gone
+from app.api.routes.health import build_health
+from app.api.routes.inspect import cancel_on_disconnect
 from app.errors import QueueFull
-from app.inspection.pipeline import Inspector, Room, Wish, judge
+from app.inspection.pipeline import AdmissionLimits, InspectOptions, Inspector, inspect
 
 URL = "/v1/products/disc/inspect"
 PNG = {"content-type": "image/png"}
@@ -58,7 +58,7 @@ def test_a_form_is_judged_as_raw_bytes_are(client, defective_bytes):
 
 def test_the_answer_is_what_the_engine_says(client, good_bytes, tiny_version):
     answer = client.post(URL, content=good_bytes, headers=PNG).json()
-    found = judge(good_bytes, tiny_version, max_pixels=10**6)
+    found = inspect(good_bytes, tiny_version, max_pixels=10**6)
     assert answer["score"] == pytest.approx(found.score, abs=1e-6)
     assert answer["verdict"] == "ok"
 
@@ -220,10 +220,10 @@ def test_a_batch_has_a_limit_of_images(client, good_bytes):
 
 def test_a_full_house_refuses_with_503_and_says_when_to_come_again(tiny_version, good_bytes):
     async def three_at_once():
-        with Inspector(max_pixels=10**6, num_decoders=2, room=Room(limit=1)) as inspector:
-            judging = (inspector.inspect(good_bytes, tiny_version, Wish()) for _ in range(3))
+        with Inspector(max_pixels=10**6, num_decoders=2, limits=AdmissionLimits(max_in_flight=1)) as inspector:
+            judging = (inspector.inspect(good_bytes, tiny_version, InspectOptions()) for _ in range(3))
             first, *refused = await asyncio.gather(*judging, return_exceptions=True)
-            return first, refused, await inspector.inspect(good_bytes, tiny_version, Wish())
+            return first, refused, await inspector.inspect(good_bytes, tiny_version, InspectOptions())
 
     first, refused, afterwards = asyncio.run(three_at_once())
     assert first.verdict == afterwards.verdict == "ok"
@@ -241,7 +241,7 @@ def test_a_batch_leaves_room_for_others(client_over, store_folder, good_bytes):
 def test_a_refusal_for_want_of_room_carries_retry_after():
     handlers = problems.Handlers(on_problem=lambda _: None)
     request = Request({"type": "http", "path": URL, "headers": [], "query_string": b""})
-    response = asyncio.run(handlers.on_ours(request, QueueFull(limit=4, retry_after_s=7)))
+    response = asyncio.run(handlers.on_goodpart_error(request, QueueFull(limit=4, retry_after_s=7)))
     assert (response.status_code, response.headers["retry-after"]) == (503, "7")
 
 
@@ -266,16 +266,16 @@ def test_what_a_client_awaited_is_cancelled_when_it_hangs_up():
     async def hang_up():
         judging = asyncio.get_running_loop().create_future()
         with pytest.raises(problems.ClientGone):
-            await unless_gone(Gone(), judging)
+            await cancel_on_disconnect(Gone(), judging)
         return judging.cancelled()
 
     assert asyncio.run(hang_up())
 
 
 def test_a_dead_worker_is_not_ready_and_says_why(client):
-    catalogue = client.app.state.catalogue
-    assert health(catalogue, faults=[None]).ready
-    answer = health(catalogue, faults=[None, "the inference worker died"])
+    registry = client.app.state.registry
+    assert build_health(registry, errors=[None]).ready
+    answer = build_health(registry, errors=[None, "the inference worker died"])
     assert not answer.ready
     assert answer.reasons == ("the inference worker died",)
 
@@ -288,5 +288,5 @@ def test_answers_are_right_under_concurrent_requests(client, tiny_version):
 
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(post, images))
-    expected = [judge(data, tiny_version, max_pixels=10**6).score for data in images]
+    expected = [inspect(data, tiny_version, max_pixels=10**6).score for data in images]
     assert found == pytest.approx(expected, abs=1e-6)

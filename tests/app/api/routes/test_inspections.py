@@ -228,7 +228,7 @@ def test_a_disk_that_takes_nothing_never_stops_judging(client_over, store_folder
 def test_a_locked_file_costs_records_and_no_verdict(client_over, store_folder, tmp_path, good_bytes, monkeypatch):
     from app.history import journal
 
-    monkeypatch.setattr(journal, "BUSY_S", 0.05)
+    monkeypatch.setattr(journal, "BUSY_TIMEOUT_S", 0.05)
     client = client_over(store_folder, local=tmp_path / "local")
     with sqlite3.connect(tmp_path / "local/journal.db") as other:
         other.execute("BEGIN EXCLUSIVE")

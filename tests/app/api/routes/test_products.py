@@ -99,7 +99,7 @@ def test_a_broken_version_activated_in_the_store_leaves_the_old_one_serving(clie
 
 
 def app_catalogue(client):
-    return client.app.state.catalogue
+    return client.app.state.registry
 
 
 def test_an_empty_store_is_alive_and_not_ready(client_over, tmp_path):
@@ -127,7 +127,7 @@ def test_a_service_with_a_store_is_ready(client):
 
 def test_a_version_that_could_not_be_loaded_is_tried_again(store, tiny_version):
     """A teacher that arrives late, as on a network drive."""
-    from app.inference.registry import RETRY_AFTER_S, Catalogue
+    from app.inference.registry import RETRY_AFTER_S, ModelRegistry
     from app.inference.sessions import Device
     from app.inference.version import Loader
     from app.store.state import State
@@ -136,18 +136,18 @@ def test_a_version_that_could_not_be_loaded_is_tried_again(store, tiny_version):
     graph = teacher.read_bytes()
     teacher.unlink()
     now = [0.0]
-    catalogue = Catalogue(
+    registry = ModelRegistry(
         store=store, state=State(store.root / "state"), prepare=Loader(Device("cpu", 1)).load, clock=lambda: now[0]
     )
-    catalogue.refresh()
-    assert "missing from the store" in catalogue.standing("disc").fault
+    registry.refresh()
+    assert "missing from the store" in registry.get_status("disc").error
     teacher.write_bytes(graph)
-    catalogue.refresh()
-    assert catalogue.standing("disc").serving is None
+    registry.refresh()
+    assert registry.get_status("disc").serving is None
     now[0] = RETRY_AFTER_S
-    catalogue.refresh()
-    assert catalogue.serving("disc").name == tiny_version.name
-    assert catalogue.standing("disc").fault is None
+    registry.refresh()
+    assert registry.get_serving("disc").name == tiny_version.name
+    assert registry.get_status("disc").error is None
 
 
 def test_a_state_that_was_damaged_for_a_moment_leaves_no_fault(client, store, tiny_version):
