@@ -1,121 +1,155 @@
 """Goodpart as a method of the bench: the steps of ``training.job`` on features that are already there."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from baselines.method import Features, Judged, parameters_bytes
+from evidence import PIXELS
 from torch import Tensor
 
 from model.compare import Compare
 from model.student import Student
-from model.teacher import locally_aware
-from training.fit.distillation import Lesson, learn
-from training.fit.memory import Exemplars, Origins, fill_memory, recalled_by, teach_memory, tell_usual_distances
+from training.evaluation.synthetic import draw_defects
+from training.fit.distillation import TrainingSet, distil
+from training.fit.memory import (
+    FeatureDataset,
+    ItemOrigins,
+    fill_memory,
+    fit_expected_distances,
+    recall_all,
+    train_memory,
+)
 from training.fit.networks import compare_spec, student_spec
-from training.fit.statistics import fit_comparison
+from training.fit.statistics import ComparedImages, fit_comparison
+from training.fit.trainer import NUM_DEFECTIVE, NUM_DEFECTS
+from training.fit.weights import load_teacher
 from training.settings import TrainSettings
 
 BATCH_SIZE = 16
-# Images that tell the constants of the comparison where all train and none is held out.
-NUM_TELLING = 200
+# Where all images train, this share is held out of distillation; the memory still holds them.
+HELD_OUT_SHARE, MIN_HELD_OUT, MAX_HELD_OUT = 0.125, 8, 96
 
 
-def nothing(*_: object) -> None:
-    """Progress that nobody follows."""
+def ignore(*_: object) -> None:
+    """Progress that is not shown."""
 
 
 @dataclass
 class Goodpart:
     """Memory, student and comparison by these settings.
 
-    Where no good part is held out (``fit`` without ``standardise``), the comparison's constants come from the training
-    images, each of which recalls no item of its own.
+    Where no good part is held out (``fit`` without ``standardise``), the comparison's constants come from training
+    images that distillation has not seen, each of which recalls no item of its own.
     """
 
     settings: TrainSettings
     student_class: type[Student] = Student
-    student: Student | None = None
-    compare: Compare | None = None
-    telling: Tensor | None = None
-    hidden: Tensor | None = None
+    student: Student = field(init=False)
+    compare: Compare = field(init=False)
 
-    def taps(self, features: Features) -> tuple[Tensor, ...]:
-        """Teacher features, the first scale first, as ``Teacher.forward`` gives them."""
-        first, *later = (features[stride] for stride in self.settings.strides)
-        return locally_aware(first), *later
+    def tap(self, features: Features) -> tuple[Tensor, ...]:
+        """Return teacher features, the first scale first, as ``Teacher.forward`` does."""
+        return tuple(features[stride] for stride in self.settings.strides)
 
     def fit(self, train: Features, *, seed: int, standardise: Features | None = None) -> None:
-        """Fill, teach, learn, standardise."""
+        """Fill and train the memory, distil, fit the comparison."""
         settings = self.settings
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
-        features = self.taps(train)
-        channels = tuple(scale.shape[1] for scale in features)
+        if standardise is None:
+            train, held_out = hold_out(train, generator)
+        else:
+            held_out = standardise
+        both = tuple(torch.cat(pair) for pair in zip(self.tap(train), self.tap(held_out), strict=True))
+        num_train = len(train[settings.strides[0]])
+        channels = tuple(scale.shape[1] for scale in both)
         self.student = self.student_class(student_spec(settings, channels)).eval()
         self.compare = Compare(compare_spec(settings), channels=channels).eval()
-        valid = tuple(torch.ones(len(scale), *scale.shape[-2:]) for scale in features)
-        self.student.fit_statistics(features, valid)
+        valid = tuple(torch.ones(1, 1, 1).expand(len(scale), *scale.shape[-2:]) for scale in both)
+        self.student.fit_statistics(both, valid)
         with torch.no_grad():
-            standard = self.student.standardised(features)
-        exemplars = Exemplars(standard, valid, self.filled(standard[0], valid[0], generator))
-        self.learned(exemplars, generator)
-        if standardise is None:
-            self.telling = torch.randperm(len(features[0]), generator=generator)[:NUM_TELLING]
-            self.hidden = exemplars.origins.hidden_from(self.telling)
-            self.tell(tuple(scale[self.telling] for scale in features))
-        else:
-            self.tell(self.taps(standardise))
+            standard = self.student.standardise(both)
+        origins = self.fill(standard, valid[0], generator)
+        known = FeatureDataset(standard, valid, origins)
+        self.train_memory(known, generator)
+        self.fit_expected(known)
+        self.distil(known, torch.arange(num_train), generator)
+        self.student.eval()
+        self.fit_comparison(held_out, origins, num_train, seed=seed)
 
-    def tell(self, features: tuple[Tensor, ...]) -> None:
-        """The comparison's constants from these good parts."""
-        ones = torch.ones(len(features[0]), *self.settings.map_size)
+    def fill(self, standard: tuple[Tensor, ...], valid: Tensor, generator: torch.Generator) -> ItemOrigins:
+        """Fill the memory."""
+        num_candidates = self.settings.num_candidates
+        return fill_memory(self.student, standard, valid, num_candidates=num_candidates, generator=generator)
+
+    def train_memory(self, known: FeatureDataset, generator: torch.Generator) -> None:
+        """Train the memory, unless the settings say quick."""
+        if not self.settings.quick:
+            train_memory(self.student, known, settings=self.settings.memory, generator=generator, on_step=ignore)
+
+    def fit_expected(self, known: FeatureDataset) -> None:
+        """Fit the memory's expected distances."""
+        fit_expected_distances(self.student, known)
+
+    def distil(self, known: FeatureDataset, images: Tensor, generator: torch.Generator) -> None:
+        """Train the student's modules on these images, where it has any modules."""
+        if self.student.spec.extracts:
+            training_set = TrainingSet(known, recall_all(self.student, known), images)
+            distil(self.student, training_set, settings=self.settings.learning, generator=generator, on_step=ignore)
+
+    def fit_comparison(self, held_out: Features, origins: ItemOrigins, num_train: int, *, seed: int) -> None:
+        """Fit the comparison's constants and weights."""
+        settings = self.settings
+        images = torch.arange(len(held_out[PIXELS]))
+        hidden = origins.hide_own(images + num_train)
+        valid = torch.ones(1, 1, 1).expand(len(images), *settings.map_size)
+        rows = images[:NUM_DEFECTIVE].repeat(NUM_DEFECTS)
+        pixels = held_out[PIXELS][:NUM_DEFECTIVE].numpy()
+        drawn = draw_defects(pixels, valid[: len(pixels)].numpy(), number=NUM_DEFECTS, seed=seed)
+        defective = compute_features(drawn.pixels, teacher=settings.teacher)
         fit_comparison(
             self.compare,
             self.student,
-            features,
-            ones,
-            emphasis=self.settings.emphasis,
-            hidden_items=self.hidden,
+            ComparedImages(self.tap(held_out), valid, hidden),
+            ComparedImages(self.tap(defective), valid[:1].expand(len(rows), -1, -1), hidden[rows]),
+            torch.from_numpy(drawn.masks),
         )
-
-    def compared_by(self, settings: TrainSettings, train: Features) -> None:
-        """Another comparison of what was learned, where no good part was held out."""
-        self.settings = settings
-        features = self.taps(train)
-        self.compare = Compare(compare_spec(settings), channels=tuple(scale.shape[1] for scale in features)).eval()
-        self.tell(tuple(scale[self.telling] for scale in features))
-
-    def filled(self, standard: Tensor, valid: Tensor, generator: torch.Generator) -> Origins:
-        """The memory filled; what an ablation changes."""
-        return fill_memory(
-            self.student, standard, valid, num_candidates=self.settings.num_candidates, generator=generator
-        )
-
-    def learned(self, exemplars: Exemplars, generator: torch.Generator) -> None:
-        """The gradient steps, none where the settings say quick."""
-        settings = self.settings
-        if not settings.quick:
-            teach_memory(self.student, exemplars, settings=settings.memory, generator=generator, on_step=nothing)
-        tell_usual_distances(self.student, exemplars)
-        if not settings.quick:
-            lesson = Lesson(exemplars, recalled_by(self.student, exemplars))
-            learn(self.student, lesson, settings=settings.learning, generator=generator, on_step=nothing)
-        self.student.eval()
 
     @torch.no_grad()
     def judge(self, features: Features) -> Judged:
-        """Scores and maps of the comparison."""
-        scales = self.taps(features)
+        """Return scores and maps of the comparison."""
+        scales = self.tap(features)
         scores, maps = [], []
-        for first in range(0, len(scales[0]), BATCH_SIZE):
-            some = tuple(scale[first : first + BATCH_SIZE] for scale in scales)
-            rebuilt = self.student(*some)
-            everywhere = torch.ones(len(some[0]), *self.settings.map_size)
-            answer = self.compare(some, rebuilt.features, rebuilt.usual_distances, everywhere)
+        for rows in torch.arange(len(scales[0])).split(BATCH_SIZE):
+            some = tuple(scale[rows] for scale in scales)
+            valid = torch.ones(len(rows), *self.settings.map_size)
+            answer = self.compare(some, self.student(*some), valid)
             scores.append(answer.score)
             maps.append(answer.map)
         return Judged(torch.cat(scores), torch.cat(maps))
 
     def size_bytes(self) -> int:
-        """Student, memory included, and comparison."""
+        """Return the bytes of student, memory included, and comparison."""
         return parameters_bytes(self.student) + parameters_bytes(self.compare)
+
+
+def hold_out(features: Features, generator: torch.Generator) -> tuple[Features, Features]:
+    """Split images at random into those to distil from and those to fit the comparison with."""
+    num_images = len(features[PIXELS])
+    num_held_out = min(MAX_HELD_OUT, max(MIN_HELD_OUT, round(HELD_OUT_SHARE * num_images)))
+    order = torch.randperm(num_images, generator=generator)
+    first, second = order[num_held_out:], order[:num_held_out]
+    return {s: scale[first] for s, scale in features.items()}, {s: scale[second] for s, scale in features.items()}
+
+
+@torch.no_grad()
+def compute_features(images: np.ndarray, *, teacher: str) -> Features:
+    """Return raw taps of images at every stride of the teacher."""
+    strides = (4, 8, 16, 32)
+    network = load_teacher(teacher, weights=None, sha256=None, strides=strides, taps={})
+    batches: list[tuple[Tensor, ...]] = []
+    for image in images:
+        pixels = torch.from_numpy(image)[None]
+        batches.append(tuple(network.network.tapped(network.normalised(pixels), network.taps)))
+    return {stride: torch.cat([batch[k] for batch in batches]) for k, stride in enumerate(strides)}

@@ -1,42 +1,49 @@
 """The adaptive memory of a later scale: made for each image from its own initial feature (claims 6, 7; [0036]-[0037]).
 
-What is stored are parameters that re-dimension the initial feature, one output channel an item. Softmax over the
-positions of that channel says where the item is gathered from. The items then answer for every position, so a rare
-position is rebuilt from what is common in the same image.
+The stored parameters adjust the channels of the initial feature, one output channel an item. A softmax over the
+positions of that channel gives the positions that the item is aggregated from. Every position then reads the items by
+their similarity, so a rare position is reconstructed from what is common in the same image.
 """
+
+import math
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
+
+# Reading starts at a temperature of 0.1 in units of cosine: at 1, every position reads the mean of all items.
+INITIAL_SHARPNESS = math.log(10.0)
 
 
 class AdaptiveMemory(nn.Module):
-    """Gathers items from an initial feature and answers every position from those items."""
+    """Aggregates items from an initial feature and reads them at every position."""
 
     def __init__(self, *, num_items: int, num_channels: int) -> None:
         super().__init__()
-        self.redimension = nn.Conv2d(num_channels, num_items, kernel_size=1)
-        self.scale = num_channels**-0.5
+        self.adjust = nn.Conv2d(num_channels, num_items, kernel_size=1)
+        self.sharpness = nn.Parameter(torch.tensor(INITIAL_SHARPNESS))
 
-    def items(self, initial: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch items channels"]:
-        """The memory of this one image: weighted means of its positions."""
-        weights = self.redimension(initial).flatten(2).softmax(-1)  # (batch, items, positions)
-        gathered: Tensor = weights @ initial.flatten(2).mT
-        return gathered
+    def aggregate(self, initial: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch items channels"]:
+        """Return the items of each image: weighted means of its positions."""
+        weights = self.adjust(initial).flatten(2).softmax(-1)  # (batch, items, positions)
+        items: Tensor = weights @ initial.flatten(2).mT
+        return items
 
-    def weights(
+    def weigh(
         self,
         initial: Float[Tensor, "batch channels height width"],
         items: Float[Tensor, "batch items channels"],
     ) -> Float[Tensor, "batch positions items"]:
-        """How much each position takes of each item, summing to 1."""
-        similarity: Tensor = initial.flatten(2).mT @ items.mT * self.scale  # (batch, positions, items)
-        return similarity.softmax(-1)
+        """Return the weights by which each position reads the items; they sum to 1."""
+        positions = functional.normalize(initial.flatten(2).mT, dim=-1)
+        similarity: Tensor = positions @ functional.normalize(items, dim=-1).mT  # (batch, positions, items)
+        return (similarity * self.sharpness.exp()).softmax(-1)
 
     def forward(
         self, initial: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """The adaptive memory aggregated by the initial feature, at every position."""
-        items = self.items(initial)
-        aggregated = self.weights(initial, items) @ items  # (batch, positions, channels)
-        return torch.unflatten(aggregated.mT, 2, (initial.shape[-2], initial.shape[-1]))
+        """Return the items that each position reads, summed by its weights."""
+        items = self.aggregate(initial)
+        read = self.weigh(initial, items) @ items  # (batch, positions, channels)
+        return torch.unflatten(read.mT, 2, (initial.shape[-2], initial.shape[-1]))

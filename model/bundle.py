@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 STUDENT = "student.onnx"
 COMPARE = "compare.onnx"
@@ -95,10 +95,14 @@ class InputRecord(Record):
 
 
 class ScaleRecord(Record):
-    """One scale, the first first: its stride in input pixels and its weight in the score."""
+    """One map of the comparison: its stride in input pixels, its weight in the score, and where it comes from.
+
+    ``recall``: the teacher against what the recall memory returned; ``student``: against what a module extracted.
+    """
 
     stride: int = Field(ge=1)
     weight: float = Field(ge=0)
+    source: Literal["recall", "student"] = "student"
 
 
 class AffineRecord(Record):
@@ -126,6 +130,7 @@ class RegionRecord(Record):
 
     file: Literal["region.png"]
     share: float = Field(gt=0, le=1)
+    is_blanked: bool = False
 
 
 class RangeRecord(Record):
@@ -155,9 +160,13 @@ class TeacherRecord(Record):
 
 
 class Manifest(Record):
-    """``manifest.json``: everything a service must know of a version before it loads it."""
+    """``manifest.json``: everything a service must know of a version before it loads it.
 
-    format: Literal[1]
+    In format 1 the map has a scale and a threshold (``pixel_threshold``) of its own. Since format 2 map and score share
+    one scale and one threshold.
+    """
+
+    format: Literal[1, 2]
     product: Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$")]
     created: datetime
     method: Literal["full", "quick"]
@@ -170,12 +179,17 @@ class Manifest(Record):
     top_share: float = Field(gt=0, le=1)
     score: AffineRecord
     map: AffineRecord
-    pixel_threshold: float
+    pixel_threshold: float | None = None
     promise: PromiseRecord
     golden_tolerance: Mapping[Literal["float32", "float16"], float]
     fingerprint: str
     tools: Mapping[str, str]
     files: Mapping[BundlePath, FileRecord]
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """The strides of the teacher's features, in their order."""
+        return tuple(dict.fromkeys(scale.stride for scale in self.scales))
 
 
 def sha256_hex(data: bytes) -> str:

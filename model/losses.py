@@ -1,6 +1,6 @@
-"""What the student is trained by (MemKD, ICCV 2023; claims [0011]-[0017]).
+"""The losses of the student (MemKD, ICCV 2023; claims [0011]-[0017]).
 
-The memory learns by ``L_NM + b L_orth``, what is extracted from it by ``L_KD + c L_usual``.
+The memory learns by ``L_NM + b L_orth``, the modules that extract from it by ``L_KD``.
 """
 
 import torch
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from model.measure import distance
+from model.similarity import cosine_distance
 
 
 def distillation_loss(
@@ -36,20 +36,7 @@ def normality_loss(
     regularisation: float,
 ) -> Float[Tensor, ""]:
     """``L_NM``: what the memory recalls for an exemplar is pulled to the exemplar's own, unmoved, feature."""
-    return weighted_mean(distance(exemplars.detach(), recalled, regularisation=regularisation), valid)
-
-
-def usual_loss(
-    distances: Float[Tensor, "batch height width"],
-    usual: Float[Tensor, "batch height width"],
-    valid: Float[Tensor, "batch height width"],
-) -> Float[Tensor, ""]:
-    """``L_usual``: how unlikely distances are under exponential laws of these means; least where they are their means.
-
-    Distances carry no gradient. Small and large ones count alike, since the law has no scale of its own.
-    """
-    d = distances.detach()
-    return weighted_mean(d / usual + usual.log(), valid)
+    return weighted_mean(cosine_distance(exemplars.detach(), recalled, regularisation=regularisation), valid)
 
 
 def weighted_mean(

@@ -1,7 +1,7 @@
-"""The recall memory: keys and values of good parts; a query recalls the values whose keys are like it (claims 3, 4).
+"""The recall memory: key-value pairs of good parts; a query reads the values whose keys are most similar (claims 3, 4).
 
-Beside each value the memory keeps how far good parts usually are from what that item recalls. A position is then
-judged against its own kind: on grain that no part shares with another, being far off is ordinary.
+Beside each value the memory stores the expected distance: how far features of good parts are from what that item
+recalls. A position is then compared with its own kind: on grain that no two parts share, a large distance is normal.
 """
 
 from typing import NamedTuple
@@ -11,116 +11,142 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.measure import direction
+from model.similarity import to_direction
 
-# Over how much more similarity than that of the first item not read, in units of the temperature, an item fades in.
+# An item fades in over this much more similarity, in units of the temperature, than that of the first item not read.
 FADE = 2.0
-# What is left of an item that has faded, so that weights can always be divided by their sum.
-LEAST = 1e-4
-# Into how many rows items are laid to find the largest: what divides their number.
+# The weight that a faded item keeps, so that weights can always be divided by their sum.
+MIN_FADE = 1e-4
+# Numbers of rows to arrange the items in when the largest are searched: the first that divides their number.
 ROWS = (8, 4, 2)
-# The similarity of what is not to be read, far below all others.
-UNLIKE = -1e4
+# Logit of items that must not be read: below every cosine divided by any temperature.
+HIDDEN_LOGIT = -1e30
 
 
-class Reading(NamedTuple):
-    """The items that are read at each position, the most alike first, and their weights, which sum to 1."""
+class RecalledItems(NamedTuple):
+    """The items read at each position, the most similar first, and their weights, which sum to 1."""
 
     items: Int[Tensor, "batch positions read"]
     weights: Float[Tensor, "batch positions read"]
 
 
 class Recalled(NamedTuple):
-    """What good parts had where they looked like the query, how far from it they usually are, and what was read."""
+    """The query's result: features of each recalled scale, their expected distances, and the items that were read.
 
-    features: Float[Tensor, "batch channels height width"]
-    usual_distance: Float[Tensor, "batch height width"]
+    ``features``: (batch, channels, height, width) a scale; ``expected_distances``: (batch, height, width) a scale; all
+    at the size of the query.
+    """
+
+    features: tuple[Tensor, ...]
+    expected_distances: tuple[Tensor, ...]
     items: Int[Tensor, "batch positions read"]
     weights: Float[Tensor, "batch positions read"]
 
 
 class RecallMemory(nn.Module):
-    """Items of the first scale, filled from good exemplars before training begins.
+    """Key-value memory of the first scale, filled from good parts before training begins.
 
-    Keys and values are parameters: saved, exported, and trained where their gradients are wanted. At each position the
-    ``num_read`` items most like the query are read; at a low temperature more would change little (`docs/quality.md`).
-    With one alone, recall jumps from item to item; with more it is continuous.
+    A value holds the features of one position at every recalled scale, one after the other along the channels. Keys and
+    values are parameters: saved, exported, and trained where their gradients are wanted. At each position the
+    ``num_read`` most similar items are read. With one item, recall would jump from item to item; with more it is
+    continuous.
     """
 
-    usual_distances: Tensor
+    expected_distances: Tensor
 
     def __init__(
-        self, *, num_items: int, num_channels: int, num_read: int, temperature: float, regularisation: float
+        self,
+        *,
+        num_items: int,
+        query_channels: int,
+        value_channels: tuple[int, ...],
+        num_read: int,
+        temperature: float,
+        regularisation: float,
     ) -> None:
         super().__init__()
+        self.value_channels = value_channels
         self.num_read = min(num_read, num_items)
         self.temperature = temperature
         self.regularisation = regularisation
-        self.keys = nn.Parameter(torch.randn(num_items, num_channels))
-        self.values = nn.Parameter(torch.randn(num_items, num_channels))
-        self.register_buffer("usual_distances", torch.ones(num_items))
+        self.keys = nn.Parameter(torch.randn(num_items, query_channels))
+        self.values = nn.Parameter(torch.randn(num_items, sum(value_channels)))
+        self.register_buffer("expected_distances", torch.ones(num_items, len(value_channels)))
 
     @property
     def num_items(self) -> int:
-        """How many key-value pairs the memory holds."""
+        """The number of key-value pairs."""
         return self.keys.shape[0]
 
     @torch.no_grad()
-    def write(self, *, keys: Float[Tensor, "items channels"], values: Float[Tensor, "items channels"]) -> None:
-        """Replace every item; from then on there are as many as are given, each as far off as anything."""
-        self.keys = nn.Parameter(keys.to(self.keys.device, copy=True))
-        self.values = nn.Parameter(values.to(self.values.device, copy=True))
-        self.usual_distances = torch.ones(len(keys), device=self.usual_distances.device)
+    def write(
+        self,
+        *,
+        keys: Float[Tensor, "items query_channels"],
+        values: Float[Tensor, "items all_channels"],
+        expected_distances: Float[Tensor, "items scales"] | None = None,
+    ) -> None:
+        """Replace all items. Without ``expected_distances`` each is 1."""
+        device = self.keys.device
+        self.keys = nn.Parameter(keys.to(device, copy=True))
+        self.values = nn.Parameter(values.to(device, copy=True))
+        if expected_distances is None:
+            expected_distances = torch.ones(len(keys), len(self.value_channels))
+        self.expected_distances = expected_distances.to(device, copy=True)
 
     def read(
         self,
-        query: Float[Tensor, "batch channels height width"],
+        query: Float[Tensor, "batch query_channels height width"],
         *,
         hidden_items: Bool[Tensor, "batch items"] | None = None,
-    ) -> Reading:
-        """Similarity of query and keys to weights. ``hidden_items`` are not read while others are left."""
-        asked = direction(query.flatten(2).mT, regularisation=self.regularisation)
+    ) -> RecalledItems:
+        """Return the most similar items and their weights. ``hidden_items`` are not read while others are left."""
+        positions = to_direction(query.flatten(2).mT, regularisation=self.regularisation)
         # Divided here, where an exported graph does it once, and not at every position.
-        known = direction(self.keys, regularisation=self.regularisation).mT / self.temperature
-        logits: Tensor = asked @ known  # (batch, positions, items)
+        keys = to_direction(self.keys, regularisation=self.regularisation).mT / self.temperature
+        logits: Tensor = positions @ keys  # (batch, positions, items)
         if hidden_items is not None:
-            logits = logits.masked_fill(hidden_items[:, None, :], UNLIKE)
-        best, items = largest(logits, min(self.num_read + 1, self.num_items))
-        return Reading(items[..., : self.num_read], self.weights(best))
+            logits = logits.masked_fill(hidden_items[:, None, :], HIDDEN_LOGIT)
+        best, items = find_largest(logits, min(self.num_read + 1, self.num_items))
+        return RecalledItems(items[..., : self.num_read], self.weigh(best))
 
-    def weights(self, best: Float[Tensor, "batch positions best"]) -> Float[Tensor, "batch positions read"]:
-        """Softmax over the items read, faded to nothing where an item is as like the query as the first one not read.
+    def weigh(self, best: Float[Tensor, "batch positions best"]) -> Float[Tensor, "batch positions read"]:
+        """Return the softmax over the items read, faded to zero as an item approaches the first one not read.
 
-        Else a difference in the last bit decides between two items, and one image is judged in two ways.
+        Without fading, the last bit decides between two nearly equal items, and torch and ONNX Runtime would give one
+        image two scores (decision 007).
         """
         read, rest = best[..., : self.num_read], best[..., self.num_read :]
         weights = read.softmax(-1)
         if rest.shape[-1] > 0:
-            weights = weights * ((read - rest) / FADE).clamp(LEAST, 1.0)
+            weights = weights * ((read - rest) / FADE).clamp(MIN_FADE, 1.0)
         return weights / weights.sum(-1, keepdim=True)
 
     def forward(
         self,
-        query: Float[Tensor, "batch channels height width"],
+        query: Float[Tensor, "batch query_channels height width"],
         *,
         hidden_items: Bool[Tensor, "batch items"] | None = None,
     ) -> Recalled:
-        """The values, and their usual distances, summed by the weights."""
+        """Return the values and their expected distances, summed by the weights."""
         items, weights = self.read(query, hidden_items=hidden_items)
         size = (query.shape[-2], query.shape[-1])
-        # Not indexed: the gradient of that adds up in an order that differs from run to run.
+        # embedding, not indexing: the gradient of indexing adds up in an order that differs from run to run.
         values = functional.embedding(items, self.values)  # (batch, positions, read, channels)
-        features = (weights[..., None] * values).sum(-2)  # (batch, positions, channels)
-        usual = (weights * self.usual_distances[items]).sum(-1)
-        return Recalled(torch.unflatten(features.mT, 2, size), torch.unflatten(usual, 1, size), items, weights)
+        features = torch.unflatten((weights[..., None] * values).sum(-2).mT, 2, size)
+        expected = torch.unflatten((weights[..., None] * self.expected_distances[items]).sum(-2).mT, 2, size)
+        return Recalled(
+            tuple(torch.split(features, list(self.value_channels), dim=1)), tuple(expected.unbind(1)), items, weights
+        )
 
 
-def largest(
+def find_largest(
     values: Float[Tensor, "batch positions items"], number: int
 ) -> tuple[Float[Tensor, "batch positions best"], Int[Tensor, "batch positions best"]]:
-    """As ``topk`` over the last axis, in half its time: what is among the largest lies in the columns whose own is.
+    """Return the largest values of the last axis and their indices, as ``topk``, in half its time.
 
-    A column is every so many-th item, so that their maxima are taken along memory (`docs/performance.md`).
+    The largest values lie in the columns with the largest maxima. A column is every so many-th item, so the maxima are
+    taken along contiguous memory (`docs/performance.md`).
     """
     num_items = values.shape[-1]
     num_rows = next((rows for rows in ROWS if num_items % rows == 0 and num_items // rows >= number), 1)

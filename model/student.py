@@ -1,13 +1,10 @@
-"""The student: one extraction module a scale, each with a memory; rebuilds the teacher's features from good parts.
+"""The student: one extraction module a scale, each with a memory; reconstructs the teacher's features (claims 1, 2).
 
-Nothing of the image reaches the student's features but through the recall memory (claim 3): the query asks, and
-what good parts had there is decoded, first at its own scale, then scale by scale (claims 1, 2).
-
-Beside its feature every module says how far from it good parts usually are, so that the comparison can tell what is
-wrong from what merely varies.
+The teacher's scales, fused, take two ways: they query the recall memory, and they pass the one-class bottleneck. The
+first module extracts its feature from the query result joined with the bottleneck's feature (claim 3). Each later
+module makes its initial feature from the first module's hidden feature and refines it by its adaptive memory (claim 6).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,134 +13,118 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from model.adaptive import AdaptiveMemory
-from model.fusion import QueryFusion, resized
+from model.bottleneck import Bottleneck, convolve
+from model.fusion import MemoryView, QueryFusion, resize
 from model.recall import Recalled, RecallMemory
 from model.standardise import Standardiser
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudentSpec:
-    """What fixes a student's shape. ``channels`` and ``hidden_channels`` name one number a scale, the first first."""
+    """The student's shape. ``channels``, ``strides`` and ``hidden_channels``: one number a scale, the first first.
+
+    ``num_recalled``: how many scales, from the first on, the recall memory holds values of. ``extracts``: False for a
+    student whose features are the query result alone, which needs no gradient step.
+    """
 
     channels: tuple[int, ...]
+    strides: tuple[int, ...]
     hidden_channels: tuple[int, ...]
+    bottleneck_channels: int
+    query_channels: int
+    num_recalled: int
     num_recall_items: int
     num_read_items: int
     num_adaptive_items: int
     temperature: float
     regularisation: float
+    extracts: bool = True
 
 
-@dataclass(frozen=True)
-class Extraction:
-    """What the student extracts at each scale, in standard space, and how far good parts usually are from it."""
+class Reconstruction(NamedTuple):
+    """The student's output.
 
-    features: tuple[Tensor, ...]
-    usual_distances: tuple[Tensor, ...]
-
-
-class Rebuilt(NamedTuple):
-    """The student's answer, scales 1..K: features in the teacher's space, and how far good parts usually are.
-
-    ``items`` and ``weights`` (batch, positions, read): what the recall memory read at the first scale's positions.
+    ``recalled``: the query result of each recalled scale, as the memory sees it, with its ``expected_distances`` (batch,
+    height, width). ``extracted``: the features of scales 1..K in the teacher's space. ``items`` and ``weights`` (batch, positions,
+    read): what the recall memory read at the first scale's positions.
     """
 
-    features: tuple[Tensor, ...]
-    usual_distances: tuple[Tensor, ...]
+    recalled: tuple[Tensor, ...]
+    expected_distances: tuple[Tensor, ...]
+    extracted: tuple[Tensor, ...]
     items: Tensor
     weights: Tensor
 
 
-def convolution(num_in: int, num_out: int, *, kernel_size: int = 3) -> nn.Sequential:
-    """A convolution that keeps the size, normalised over the batch, rectified."""
-    return nn.Sequential(
-        nn.Conv2d(num_in, num_out, kernel_size, padding=kernel_size // 2, bias=False),
-        nn.BatchNorm2d(num_out),
-        nn.ReLU(),
-    )
-
-
-def zeroed(convolution_1x1: nn.Conv2d) -> nn.Conv2d:
-    """The layer with all its parameters 0: what is added to its output starts unchanged."""
-    for parameter in convolution_1x1.parameters():
-        nn.init.zeros_(parameter)
-    return convolution_1x1
-
-
 class FirstModule(nn.Module):
-    """Extracts the first scale's features from what was recalled.
+    """Extracts the first scale's feature from the query result joined with the bottleneck's feature."""
 
-    Starts as the recalled features and their usual distance themselves: its corrections end in layers of zeros.
-    """
-
-    def __init__(self, *, num_channels: int, hidden_channels: int) -> None:
+    def __init__(self, *, num_in: int, num_channels: int, hidden_channels: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            convolution(num_channels, hidden_channels), convolution(hidden_channels, hidden_channels)
+        self.join = nn.Sequential(
+            convolve(num_in, hidden_channels, kernel_size=1), convolve(hidden_channels, hidden_channels)
         )
-        self.correction = zeroed(nn.Conv2d(hidden_channels, num_channels, kernel_size=1))
-        self.usual = zeroed(nn.Conv2d(hidden_channels, 1, kernel_size=1))
+        self.extract = nn.Conv2d(hidden_channels, num_channels, kernel_size=1)
 
     def forward(
         self,
-        recalled: Float[Tensor, "batch channels height width"],
-        usual_distance: Float[Tensor, "batch height width"],
-    ) -> tuple[
-        Float[Tensor, "batch hidden height width"],
-        Float[Tensor, "batch channels height width"],
-        Float[Tensor, "batch height width"],
-    ]:
-        """The hidden feature that the later scales decode, the first scale's feature, and its usual distance."""
-        hidden = self.body(recalled)
-        return hidden, recalled + self.correction(hidden), usual_distance * self.usual(hidden)[:, 0].exp()
+        recalled: tuple[Float[Tensor, "batch _ height width"], ...],
+        compressed: Float[Tensor, "batch _ height width"],
+    ) -> tuple[Float[Tensor, "batch hidden height width"], Float[Tensor, "batch channels height width"]]:
+        """Return the hidden feature, which the later modules start from, and the first scale's feature."""
+        hidden = self.join(torch.cat([*recalled, compressed], dim=1))
+        return hidden, self.extract(hidden)
 
 
 class LaterModule(nn.Module):
-    """Extracts a later scale's features from the scale before and its adaptive memory."""
+    """Extracts a later scale's feature from the first module's hidden feature and its own adaptive memory."""
 
     def __init__(self, *, num_in: int, num_channels: int, hidden_channels: int, num_items: int) -> None:
         super().__init__()
         self.narrow = nn.Conv2d(num_in, hidden_channels, kernel_size=1)
-        self.initial = convolution(hidden_channels, hidden_channels)
+        self.initial = convolve(hidden_channels, hidden_channels)
         self.memory = AdaptiveMemory(num_items=num_items, num_channels=hidden_channels)
-        self.merge = convolution(2 * hidden_channels, hidden_channels, kernel_size=1)
+        self.merge = convolve(2 * hidden_channels, hidden_channels, kernel_size=1)
         self.extract = nn.Conv2d(hidden_channels, num_channels, kernel_size=1)
-        self.usual = zeroed(nn.Conv2d(hidden_channels, 1, kernel_size=1))
 
     def forward(
         self, hidden: Float[Tensor, "batch hidden_before _ _"], size: tuple[int, int]
-    ) -> tuple[
-        Float[Tensor, "batch hidden height width"],
-        Float[Tensor, "batch channels height width"],
-        Float[Tensor, "batch height width"],
-    ]:
-        """The hidden feature, the feature and the usual distance of this scale, at its ``size``."""
-        initial = self.initial(resized(self.narrow(hidden), size))
-        remembered = self.memory(initial)
-        merged = initial + self.merge(torch.cat([initial, remembered], dim=1))
-        return merged, self.extract(merged), self.usual(merged)[:, 0].exp()
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Return the feature of this scale at its ``size``."""
+        initial = self.initial(resize(self.narrow(hidden), size))
+        feature: Tensor = self.extract(initial + self.merge(torch.cat([initial, self.memory(initial)], dim=1)))
+        return feature
 
 
 class Student(nn.Module):
-    """Teacher features in, the same features as good parts would have them out."""
+    """Reconstructs the teacher's features as good parts would have them."""
 
     def __init__(self, spec: StudentSpec) -> None:
         super().__init__()
         self.spec = spec
-        first, hidden = spec.channels[0], spec.hidden_channels
+        value_channels = spec.channels[: spec.num_recalled]
         self.standardisers = nn.ModuleList(Standardiser(channels) for channels in spec.channels)
-        self.fusion = QueryFusion(spec.channels, hidden_channels=hidden[0])
+        self.view = MemoryView(spec.channels[0])
+        self.fusion = QueryFusion(spec.channels, query_channels=spec.query_channels)
         self.recall = RecallMemory(
             num_items=spec.num_recall_items,
-            num_channels=first,
+            query_channels=spec.query_channels,
+            value_channels=value_channels,
             num_read=spec.num_read_items,
             temperature=spec.temperature,
             regularisation=spec.regularisation,
         )
-        self.first = FirstModule(num_channels=first, hidden_channels=hidden[0])
+        if spec.extracts:
+            self._add_modules(spec)
+
+    def _add_modules(self, spec: StudentSpec) -> None:
+        first, hidden = spec.channels[0], spec.hidden_channels
+        value_channels = spec.channels[: spec.num_recalled]
+        self.bottleneck = Bottleneck(spec.channels, spec.strides, width=spec.bottleneck_channels, num_out=hidden[0])
+        self.first = FirstModule(num_in=sum(value_channels) + hidden[0], num_channels=first, hidden_channels=hidden[0])
         self.later = nn.ModuleList(
             LaterModule(
-                num_in=hidden[k - 1],
+                num_in=hidden[0],
                 num_channels=spec.channels[k],
                 hidden_channels=hidden[k],
                 num_items=spec.num_adaptive_items,
@@ -156,38 +137,47 @@ class Student(nn.Module):
         features: tuple[Float[Tensor, "batch _ _ _"], ...],
         valid: tuple[Float[Tensor, "batch _ _"], ...],
     ) -> None:
-        """Take the per-channel statistics of these teacher features at their valid positions."""
+        """Set the per-channel statistics from teacher features at their valid positions."""
         for standardiser, scale, inside in zip(self.standardisers, features, valid, strict=True):
             standardiser.load_state_dict(Standardiser.fitted(scale, inside).state_dict())
+        self.view.fit(self.standardisers[0](features[0]), valid[0])
 
-    def standardised(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Teacher features of every scale in standard space."""
+    def standardise(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return teacher features of every scale in standard space."""
         return tuple(standardise(scale) for standardise, scale in zip(self.standardisers, features, strict=True))
 
-    def extract(self, recalled: Recalled, sizes: Sequence[tuple[int, int]]) -> Extraction:
-        """What was recalled to the features of every scale; ``sizes``: height and width of scales 2..K."""
-        hidden, feature, usual = self.first(recalled.features, recalled.usual_distance)
-        features, usual_distances = [feature], [usual]
-        for module, size in zip(self.later, sizes, strict=True):
-            hidden, feature, usual = module(hidden, size)
-            features.append(feature)
-            usual_distances.append(usual)
-        return Extraction(tuple(features), tuple(usual_distances))
+    def make_values(self, standard: tuple[Tensor, ...]) -> Float[Tensor, "batch all_channels height width"]:
+        """Return what the memory stores of standardised features: every recalled scale at the first scale's size."""
+        return torch.cat(self.view(standard[: self.spec.num_recalled]), dim=1)
+
+    def make_query(self, standard: tuple[Tensor, ...]) -> Float[Tensor, "batch query_channels height width"]:
+        """Return the memory query of standardised features of scales 1..K."""
+        query: Tensor = self.fusion(*self.view(standard))
+        return query
+
+    def extract(self, recalled: Recalled, standard: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the features of scales 1..K in standard space, from the query result and the bottleneck."""
+        hidden, feature = self.first(recalled.features, self.bottleneck(*standard))
+        sizes = [(scale.shape[-2], scale.shape[-1]) for scale in standard[1:]]
+        return feature, *(module(hidden, size) for module, size in zip(self.later, sizes, strict=True))
 
     def forward(
         self,
         *teacher_features: Float[Tensor, "batch _ _ _"],
         hidden_items: Bool[Tensor, "batch items"] | None = None,
-    ) -> Rebuilt:
-        """Teacher features of scales 1..K to what good parts would have had, in the teacher's own space.
-
-        ``hidden_items`` are not recalled: what an image taught, it need not be asked.
-        """
-        standard = self.standardised(teacher_features)
-        recalled = self.recall(self.fusion(*standard), hidden_items=hidden_items)
-        extraction = self.extract(recalled, [(scale.shape[-2], scale.shape[-1]) for scale in standard[1:]])
-        features = tuple(
-            standardiser.inverse(scale)  # type: ignore[operator]  # a ModuleList forgets what it holds
-            for standardiser, scale in zip(self.standardisers, extraction.features, strict=True)
+    ) -> Reconstruction:
+        """Reconstruct teacher features of scales 1..K. ``hidden_items`` are not recalled."""
+        standard = self.standardise(teacher_features)
+        recalled = self.recall(self.make_query(standard), hidden_items=hidden_items)
+        return Reconstruction(
+            recalled=recalled.features,
+            expected_distances=recalled.expected_distances,
+            extracted=tuple(
+                standardiser.inverse(scale)  # type: ignore[operator]  # ModuleList loses the type of its elements
+                for standardiser, scale in zip(
+                    self.standardisers, self.extract(recalled, standard) if self.spec.extracts else (), strict=False
+                )
+            ),
+            items=recalled.items,
+            weights=recalled.weights,
         )
-        return Rebuilt(features, extraction.usual_distances, recalled.items, recalled.weights)

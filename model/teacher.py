@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from torch.nn import functional
 
 from model.efficientnet_lite import EfficientNetLite
 from model.resnet import ResNet
@@ -185,9 +184,6 @@ class Teacher(nn.Module):
     """Pixels in, features out at each asked stride, in the asked order. Its weights never change.
 
     ``taps`` names the block or layer of a stride where it is not the registry's.
-
-    A feature of the first stride, which the recall memory holds, is the mean of the 3 x 3 positions around it, as
-    PatchCore's locally aware patches (Roth et al., 2022).
     """
 
     mean: Tensor
@@ -242,12 +238,5 @@ class Teacher(nn.Module):
 
     def forward(self, pixels: UInt8[Tensor, "batch height width 3"]) -> tuple[Float[Tensor, "batch _ _ _"], ...]:
         """Features of scales 1..K."""
-        first, *later = self.network.tapped(self.normalised(pixels), self.taps)
-        return locally_aware(first), *later
-
-
-def locally_aware(
-    features: Float[Tensor, "batch channels height width"],
-) -> Float[Tensor, "batch channels height width"]:
-    """Each feature as the mean of those around it, 3 x 3, fewer at the edges."""
-    return functional.avg_pool2d(features, 3, stride=1, padding=1, count_include_pad=False)
+        features: tuple[Tensor, ...] = self.network.tapped(self.normalised(pixels), self.taps)
+        return features

@@ -13,11 +13,12 @@ sys.path.insert(0, str(HERE))  # for drawing.py, which the fixture's maker share
 
 TYPED = (
     "adaptive",
+    "bottleneck",
     "compare",
     "efficientnet_lite",
     "fusion",
     "losses",
-    "measure",
+    "similarity",
     "recall",
     "resnet",
     "standardise",

@@ -27,7 +27,7 @@ from app.inference.version import Loader
 from app.store import paths
 from app.store.errors import NothingActive, StoreError
 from app.store.store import Bundle
-from model.bundle import MEASURES, PATCHES, REGION, ExpectsRecord, RangeRecord, sha256_hex
+from model.bundle import FORMAT, MEASURES, PATCHES, REGION, ExpectsRecord, RangeRecord, sha256_hex
 from training.data.dataset import by_digest, find_images
 from training.data.input_ranges import widened
 from training.errors import CanNotAdapt
@@ -37,10 +37,10 @@ from training.export.calibration_features import CALIBRATION_FEATURES, Kept, kep
 from training.export.onnx import Parity, export
 from training.export.parity import MOST_KEPT, verified
 from training.export.patches import patch_picture
-from training.fit.features import Reader, pixels_of, valid_at_scales
-from training.fit.memory import Added, remember
+from training.fit.features import Reader, valid_at_scales
+from training.fit.memory import ItemOrigins, extend_memory
 from training.fit.networks import Networks, new_networks
-from training.fit.statistics import fit_comparison
+from training.fit.statistics import ComparedImages, fit_comparison
 from training.progress import Narrator
 from training.release.gate import GOOD_GOLDEN
 from training.release.publish import Made, Order, Parts, Published, Publisher
@@ -87,7 +87,7 @@ class Adaptation:
             rule=manifest.input,
             max_pixels=self.parent.settings.max_pixels,
             map_size=manifest.map_size,
-            interest=region_from_png(region) if region else None,
+            interest=region_from_png(region, is_blanked=True) if region else None,
             num_workers=self.parent.settings.num_workers,
         )
 
@@ -121,7 +121,7 @@ class Adaptation:
         return Publisher(self.order, parent.settings, self.narrator).published(made, self.parts())
 
     @torch.no_grad()
-    def remembered(self) -> tuple[Kept, Added]:
+    def remembered(self) -> tuple[Kept, ItemOrigins]:
         """Write what is new about the parts into the memory; they join the calibration parts, knowing their items."""
         student, settings = self.networks.student, self.parent.settings
         most = min(
@@ -131,15 +131,15 @@ class Adaptation:
         with self.narrator.step("remembering", total=len(self.new)) as advance:
             features = self.features()
             valid = self.reader.valid(self.new)
-            standard = student.standardised(features)
-            added = remember(student, standard, valid_at_scales(valid, features)[0], most=max(0, most))
+            standard = student.standardise(features)
+            added = extend_memory(student, standard, valid_at_scales(valid, features)[0], max_items=max(0, most))
             advance(len(self.new))
         return self.parent.kept.joined(features, valid, owners=added.images), added
 
     @torch.no_grad()
     def features(self) -> tuple[Tensor, ...]:
         """Teacher features of the new parts, scales 1..K. Raises BadImage."""
-        seen = [self.networks.teacher(pixels_of([image])) for image in self.reader.all_decoded(self.new)]
+        seen = [self.networks.teacher(self.reader.to_pixels([image])) for image in self.reader.all_decoded(self.new)]
         return tuple(torch.cat(scale) for scale in zip(*seen, strict=True))
 
     def standardise(self, kept: Kept) -> None:
@@ -149,10 +149,11 @@ class Adaptation:
         fit_comparison(
             self.networks.compare,
             self.networks.student,
-            tuple(torch.from_numpy(scale[rows].astype(np.float32)) for scale in kept.features),
-            torch.from_numpy(kept.valid[rows]),
-            emphasis=self.parent.settings.emphasis,
-            hidden_items=torch.from_numpy(np.stack([kept.owners == row for row in rows])),
+            ComparedImages(
+                tuple(torch.from_numpy(scale[rows].astype(np.float32)) for scale in kept.features),
+                torch.from_numpy(kept.valid[rows]),
+                torch.from_numpy(np.stack([kept.owners == row for row in rows])),
+            ),
         )
 
     def exported(self) -> tuple[Graphs, Detector, Parity]:
@@ -160,7 +161,9 @@ class Adaptation:
         networks = self.networks
         images = list(self.reader.all_decoded(self.new))
         with self.narrator.step("export", total=1) as advance:
-            graphs = export(networks.teacher, networks.student, networks.compare, pixels_of(images[:NUM_TRACED]))
+            graphs = export(
+                networks.teacher, networks.student, networks.compare, self.reader.to_pixels(images[:NUM_TRACED])
+            )
             graphs = Graphs(self.parent.bundle.teacher, graphs.student, graphs.compare)
             advance(1)
         detector = Loader(Device("cpu", available_cpus())).open_detector(graphs)
@@ -175,20 +178,19 @@ class Adaptation:
             for row in range(len(kept)):
                 found.append(self.compared(kept, row))
                 advance(1)
-        return calibrate(found, list(kept.valid), asked=self.parent.settings.false_alarm_rate)
+        return calibrate(found, asked=self.parent.settings.false_alarm_rate)
 
     @torch.no_grad()
     def compared(self, kept: Kept, row: int) -> Comparison:
         """One kept part by the networks."""
         features = tuple(torch.from_numpy(scale[row : row + 1].astype(np.float32)) for scale in kept.features)
         hidden = torch.from_numpy(kept.owners == row)[None]
-        rebuilt = self.networks.student(*features, hidden_items=hidden)
         valid = torch.from_numpy(kept.valid[row : row + 1])
-        answer = self.networks.compare(features, rebuilt.features, rebuilt.usual_distances, valid)
+        answer = self.networks.compare(features, self.networks.student(*features, hidden_items=hidden), valid)
         (comparison,) = to_comparisons({name: one.numpy() for name, one in answer._asdict().items()}, {}, 1)
         return comparison
 
-    def draft(self, graphs: Graphs, calibrated: Calibrated, added: Added) -> Draft:
+    def draft(self, graphs: Graphs, calibrated: Calibrated, added: ItemOrigins) -> Draft:
         """The version, before its metrics are known."""
         parent = self.parent
         digests = sorted(sha256_hex(path.read_bytes()) for path in self.new)
@@ -200,7 +202,7 @@ class Adaptation:
             settings=parent.settings,
             graphs=graphs,
             looks=Looks(self.expects(), self.patches(added)),
-            scale_weights=tuple(self.networks.compare.score_weights.tolist()),
+            map_weights=tuple(self.networks.compare.map_weights.tolist()),
             calibrated=calibrated,
             fingerprint=sha256_hex("\n".join([parent.bundle.manifest.fingerprint, *digests]).encode()),
         )
@@ -218,7 +220,7 @@ class Adaptation:
             ranges[name] = RangeRecord(low=min(old.low, new.low), high=max(old.high, new.high))
         return ExpectsRecord(**ranges)
 
-    def patches(self, added: Added) -> bytes:
+    def patches(self, added: ItemOrigins) -> bytes:
         """Pictures of what the memory holds, the new items' last."""
         pictures = []
         if PATCHES in self.parent.bundle.files:
@@ -259,8 +261,10 @@ def parent_of(order: Order) -> Parent:
     if current is None:
         raise NothingActive(order.product)
     bundle = order.store.load_bundle(order.product, current.version)
+    if bundle.manifest.format < FORMAT:
+        raise CanNotAdapt(f"version {current.version} was trained by an earlier release; train it anew")
     folder = order.store.training_folder(order.product, current.version)
-    kept = kept_parts(folder / CALIBRATION_FEATURES, num_scales=len(bundle.manifest.scales))
+    kept = kept_parts(folder / CALIBRATION_FEATURES, num_scales=len(bundle.manifest.strides))
     try:
         settings = TrainSettings.model_validate_json(paths.read_immutable(folder / SETTINGS, SETTINGS))
         student = load(paths.read_immutable(folder / STUDENT_WEIGHTS, STUDENT_WEIGHTS))

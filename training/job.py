@@ -32,10 +32,10 @@ from training.export.calibrate import calibrate
 from training.export.onnx import export
 from training.export.parity import verified
 from training.export.patches import patch_pictures
-from training.fit.features import Reader, pixels_of
-from training.fit.memory import Origins
+from training.fit.features import Reader
+from training.fit.memory import ItemOrigins
 from training.fit.run_directory import Workplace, opened_workplace, workplace_of
-from training.fit.trainer import Learned, Lessons
+from training.fit.trainer import TrainedNetworks, Trainer
 from training.progress import Narrator
 from training.release.publish import Made, Order, Parts, Published, Publisher
 from training.report.report import data_in_words, promise_in_words
@@ -235,17 +235,17 @@ class Job:
 
     def made(self, place: Workplace, expects: ExpectsRecord | None, digest: str) -> Made:
         """Learn -> export -> parity -> calibrate: a version that judges."""
-        learned = Lessons(self.settings, self.split, self.reader, self.narrator, place, self.device).learned()
-        networks, calibration = learned.networks, self.split.calibrate
+        trained = Trainer(self.settings, self.split, self.reader, self.narrator, place, self.device).train()
+        networks, calibration = trained.networks, self.split.calibrate
         with self.narrator.step("export", total=1) as advance:
-            pixels = pixels_of([self.reader.decoded(path) for path in self.split.train[:NUM_TRACED]])
+            pixels = self.reader.to_pixels([self.reader.decoded(path) for path in self.split.train[:NUM_TRACED]])
             graphs = export(networks.teacher, networks.student, networks.compare, pixels)
             advance(1)
         detector = Loader(Device("cpu", available_cpus())).open_detector(graphs)
         with self.narrator.step("parity and calibration", total=len(calibration)) as advance:
             images = self.reader.all_decoded(calibration)
             agreed = verified(images, networks, detector, reader=self.reader, on_image=advance)
-        calibrated = calibrate(agreed.comparisons, agreed.valid, asked=self.settings.false_alarm_rate)
+        calibrated = calibrate(agreed.comparisons, asked=self.settings.false_alarm_rate)
         self.narrator.say(promise_in_words(calibrated.promise))
         draft = Draft(
             product=self.order.product,
@@ -254,15 +254,15 @@ class Job:
             interest=self.reader.interest,
             settings=self.settings,
             graphs=graphs,
-            looks=Looks(expects, self.patches(learned.origins)),
-            scale_weights=tuple(networks.compare.score_weights.tolist()),
+            looks=Looks(expects, self.patches(trained.origins)),
+            map_weights=tuple(networks.compare.map_weights.tolist()),
             calibrated=calibrated,
             fingerprint=digest,
         )
         return Made(
             draft=draft,
             detector=detector,
-            metrics=self.metrics(learned, draft, asdict(agreed.parity)),
+            metrics=self.metrics(trained, draft, asdict(agreed.parity)),
             training=training_files(
                 networks.student,
                 networks.compare,
@@ -272,7 +272,7 @@ class Job:
             facts=self.facts(draft),
         )
 
-    def metrics(self, learned: Learned, draft: Draft, parity: dict[str, Any]) -> dict[str, Any]:
+    def metrics(self, trained: TrainedNetworks, draft: Draft, parity: dict[str, Any]) -> dict[str, Any]:
         """What is known before a test part was judged."""
         return {
             "promise_in_words": promise_in_words(draft.calibrated.promise),
@@ -282,7 +282,9 @@ class Job:
             "num_standardise": len(self.split.standardise),
             "num_calibrate": len(self.split.calibrate),
             "settings": self.settings.shown(),
-            "curves": learned.curves,
+            "curves": trained.curves,
+            "map_weights": list(draft.map_weights),
+            "share_weights": trained.networks.compare.share_weights.tolist(),
         }
 
     def facts(self, draft: Draft) -> dict[str, str]:
@@ -296,9 +298,9 @@ class Job:
             "made with": ", ".join(f"{tool} {version}" for tool, version in tools.items()),
         }
 
-    def patches(self, origins: Origins) -> bytes:
+    def patches(self, origins: ItemOrigins) -> bytes:
         """Pictures of what the memory holds, for explanations."""
-        paths = self.split.train
+        paths = (*self.split.train, *self.split.standardise)
         with self.narrator.step("pictures of the memory", total=len(paths)) as advance:
             pictures = patch_pictures(
                 paths,

@@ -40,11 +40,11 @@ def networks_info(settings: TrainSettings) -> tuple[NetworkInfo, NetworkInfo, Ne
     valid = torch.ones(1, *settings.map_size)
     with torch.no_grad():
         seen = teacher(pixels)
-        rebuilt = student(*seen)
+        reconstruction = student(*seen)
     return (
         info("teacher", teacher, lambda: teacher(pixels)),
         info("student", student, lambda: student(*seen)),
-        info("comparison", compare, lambda: compare(seen, rebuilt.features, rebuilt.usual_distances, valid)),
+        info("comparison", compare, lambda: compare(seen, reconstruction, valid)),
     )
 
 

@@ -15,29 +15,19 @@ from model.bundle import InputRecord
 from model.teacher import teacher_spec
 from training.errors import BadSettings
 
-HIDDEN_CHANNELS = {4: 16, 8: 32, 16: 64, 32: 96}
+# Widths of the student's modules by stride.
+HIDDEN_CHANNELS = {4: 32, 8: 48, 16: 112, 32: 192}
+# Top shares of the score, as multiples of the largest: from single positions to large areas.
+TOP_SHARE_STEPS = (0.01, 0.1, 1.0)
+# Settings of earlier versions that have no effect any more. They are accepted and ignored.
+RETIRED = frozenset({"later_score_weight", "learning.usual_weight"})
 
-
-# What a preset changes of the defaults; what a person sets goes before it.
+# What a preset changes of the defaults; single settings take precedence.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "best": {
-        "teacher": "efficientnet_lite2",
-        "num_recall_items": 8000,
-        "num_candidates": 120_000,
-        "num_read_items": 2,
-        "regularisation": 0.2,
-        "later_score_weight": 0.0,
-    },
+    "fast": {"quick": True},
+    "best": {"teacher": "efficientnet_lite2", "num_recall_items": 8000, "num_candidates": 120_000},
 }
-
-
-@dataclass(frozen=True)
-class Emphasis:
-    """What each scale counts, the first scale first: in the score in units of its spread, and in the map."""
-
-    score: tuple[float, ...]
-    map: tuple[float, ...]
 
 
 class MemorySettings(BaseModel):
@@ -66,15 +56,14 @@ class LearningSettings(BaseModel):
         default=None, ge=1, description="Batches to learn from; default: by the number of images."
     )
     batch_size: int = Field(default=16, ge=2, description="Images a batch.")
-    learning_rate: float = Field(default=1e-2, gt=0, description="Highest rate of the student's layers.")
+    learning_rate: float = Field(default=2e-3, gt=0, description="Highest rate of the student's layers.")
     weight_decay: float = Field(default=1e-4, ge=0, description="Decay of the layers.")
     hardness: float = Field(
-        default=1.0, ge=0, description="How much positions that are rebuilt badly weigh; 0 is the mean."
+        default=0.0, ge=0, description="How much positions that are reconstructed badly weigh; 0 is the mean."
     )
-    usual_weight: float = Field(default=0.1, ge=0, description="Weight of L_usual.")
     look_interval: int = Field(default=50, ge=1, description="Steps between looks at the loss of held-out good parts.")
     patience: int = Field(
-        default=6, ge=0, description="Looks without a gain after which learning ends early; 0 never ends it."
+        default=0, ge=0, description="Looks without a gain after which learning ends early; 0 never ends it."
     )
     least_gain: float = Field(
         default=0.002, ge=0, lt=1, description="Share by which the held-out loss must fall to count as a gain."
@@ -111,8 +100,9 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    preset: Literal["default", "best"] = Field(
-        default="default", description="'best' judges better and takes longer; single settings go before it."
+    preset: Literal["default", "fast", "best"] = Field(
+        default="default",
+        description="'fast': no gradient steps; 'best': a larger teacher; single settings take precedence.",
     )
     teacher: str = Field(default="efficientnet_lite0", description="Name in the teachers' registry.")
     teacher_weights: str | None = Field(
@@ -122,7 +112,9 @@ class TrainSettings(BaseModel):
         default=None, pattern=r"^[0-9a-f]{64}$", description="SHA-256 that the checkpoint must have."
     )
     strides: tuple[int, ...] = Field(
-        default=(16, 8, 4), min_length=1, description="Scales by their stride in input pixels."
+        default=(16, 32, 8),
+        min_length=1,
+        description="Scales by their stride in input pixels; the first is the memory's.",
     )
     taps: dict[int, int] = Field(
         default={}, description="Block or layer to tap at a stride, where not the teacher's default."
@@ -147,20 +139,19 @@ class TrainSettings(BaseModel):
     num_recall_items: int = Field(default=4000, ge=1, description="Key-value pairs of the recall memory.")
     num_candidates: int = Field(default=60_000, ge=1, description="Positions that the memory's items are chosen from.")
     num_read_items: int = Field(default=4, ge=1, description="Items that a position recalls, the most alike ones.")
+    query_channels: int = Field(default=128, ge=1, description="Channels of the recall memory's query and keys.")
+    bottleneck_channels: int = Field(default=192, ge=8, description="Channels of the one-class bottleneck.")
     num_adaptive_items: int = Field(default=24, ge=1, description="Items of each adaptive memory.")
     temperature: float = Field(default=0.003, gt=0, description="Softness of recall, in units of cosine.")
     regularisation: float = Field(
-        default=1.0,
+        default=3.0,
         ge=0,
         description="Square of the constant channel, in mean squared norms of a feature.",
     )
     map_stride: int = Field(default=4, ge=1, description="Input pixels a position of the anomaly map.")
     smoothing_sigma: float = Field(default=1.0, gt=0, description="Map smoothing, in map positions.")
-    later_score_weight: float = Field(
-        default=0.25, ge=0, description="What a later scale counts in the score where the first counts 1."
-    )
     top_share: float = Field(
-        default=0.03, gt=0, le=1, description="Share of the highest positions whose mean is the score."
+        default=0.03, gt=0, le=1, description="Largest share of the highest positions whose mean enters the score."
     )
     false_alarm_rate: float = Field(default=0.01, gt=0, lt=1, description="Share of good parts that may be judged ng.")
     quick: bool = Field(default=False, description="Fill the memory and calibrate, without a gradient step.")
@@ -184,6 +175,11 @@ class TrainSettings(BaseModel):
     )
     mlflow_uri: str | None = Field(default=None, description="MLflow's tracking address; default: a file in the store.")
     checkpoint_interval_s: float = Field(default=60.0, ge=0, description="Seconds between checkpoints.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_retired(cls, given: Any) -> Any:  # noqa: ANN401  # whatever is to be validated
+        return without_retired(given) if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
     def _fits_the_teacher(self) -> Self:
@@ -221,11 +217,19 @@ class TrainSettings(BaseModel):
         return self.height // self.map_stride, self.width // self.map_stride
 
     @property
-    def emphasis(self) -> Emphasis:
-        """What each scale counts; without a gradient step only the first has anything to say."""
-        later_score, later_map = (0.0, 0.0) if self.quick else (self.later_score_weight, 1.0)
-        later = self.strides[1:]
-        return Emphasis(score=(1.0, *(later_score for _ in later)), map=(1.0, *(later_map for _ in later)))
+    def num_recalled(self) -> int:
+        """The number of scales, from the first on, that the recall memory holds: those no finer than the first."""
+        return next((k for k, stride in enumerate(self.strides) if stride < self.strides[0]), len(self.strides))
+
+    @property
+    def num_extracted(self) -> int:
+        """The number of scales that the student's modules extract: none without gradient steps."""
+        return 0 if self.quick else len(self.strides)
+
+    @property
+    def top_shares(self) -> tuple[float, ...]:
+        """Shares of the highest positions whose means make the score, in ascending order."""
+        return tuple(step * self.top_share for step in TOP_SHARE_STEPS)
 
     @property
     def hidden_channels(self) -> tuple[int, ...]:
@@ -261,6 +265,15 @@ def settings_of(given: Mapping[str, Any]) -> TrainSettings:
         return TrainSettings.model_validate({**preset, **given})
     except ValidationError as error:
         raise BadSettings(in_one_line(error)) from None
+
+
+def without_retired(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return settings without those that have no effect any more."""
+    return {
+        name: without_retired(value, f"{prefix}{name}.") if isinstance(value, Mapping) else value
+        for name, value in given.items()
+        if f"{prefix}{name}" not in RETIRED
+    }
 
 
 def in_one_line(error: ValidationError) -> str:

@@ -19,9 +19,14 @@ class BadRegion(BundleError):
 
 @dataclass(frozen=True)
 class RegionOfInterest:
-    """``inside``: bool (rows, columns) over the whole image, upright, whatever the image's own size is."""
+    """``inside``: bool (rows, columns) over the whole image, upright, whatever the image's own size is.
+
+    ``is_blanked``: whether pixels outside are made grey before the teacher sees them, so that they reach no feature.
+    Versions of format 1 do not.
+    """
 
     inside: NDArray[np.bool_]
+    is_blanked: bool = False
 
     @property
     def share(self) -> float:
@@ -42,7 +47,7 @@ class RegionOfInterest:
         return buffer.getvalue()
 
 
-def region_from_png(data: bytes) -> RegionOfInterest:
+def region_from_png(data: bytes, *, is_blanked: bool = False) -> RegionOfInterest:
     """Read the region in ``region.png``. Raises BadRegion."""
     try:
         with Pillow.open(io.BytesIO(data), formats=("PNG",)) as picture:
@@ -53,4 +58,4 @@ def region_from_png(data: bytes) -> RegionOfInterest:
         raise BadRegion(f"the region can't be read: {error}") from error
     if not inside.any():
         raise BadRegion("the region is white nowhere: nothing would be inspected")
-    return RegionOfInterest(inside)
+    return RegionOfInterest(inside, is_blanked)

@@ -17,6 +17,8 @@ from model.bundle import Manifest
 Floats = NDArray[np.float32]
 # Batches are filled up to one of these, so that a graph meets few shapes, each of them warm.
 BUCKETS = (1, 2, 4, 8)
+# Grey level of pixels outside the region of interest: the mean that the teachers were trained with.
+BLANK_LEVEL = 127
 # The student's outputs that say what its recall memory read.
 ITEMS, WEIGHTS = "items", "weights"
 
@@ -67,9 +69,18 @@ class Comparison:
 def make_batch(images: Sequence[Image], *, map_size: tuple[int, int], roi: RegionOfInterest | None = None) -> Batch:
     """Return decoded images as one batch."""
     return Batch(
-        pixels=np.stack([image.pixels for image in images]),
+        pixels=np.stack([blank_outside(image, roi) for image in images]),
         valid=np.stack([valid_positions(image, map_size, roi) for image in images]),
     )
+
+
+def blank_outside(image: Image, roi: RegionOfInterest | None) -> NDArray[np.uint8]:
+    """Return an image's pixels, uint8 (height, width, 3), grey outside the region of interest where it says so."""
+    if roi is None or not roi.is_blanked:
+        return image.pixels
+    height, width = image.pixels.shape[:2]
+    inside = valid_positions(image, (height, width), roi) > 0
+    return np.where(inside[:, :, None], image.pixels, BLANK_LEVEL).astype(np.uint8)
 
 
 def make_blank_batch(manifest: Manifest, *, size: int) -> Batch:

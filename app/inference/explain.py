@@ -74,15 +74,19 @@ def compute_scale_shares(region: Region, comparison: Comparison, manifest: Manif
         for weight, map_ in zip(get_map_weights(comparison, manifest), comparison.scale_maps, strict=True)
     ]
     total = sum(put) or 1.0
-    return tuple(ScaleShare(scale.stride, one / total) for scale, one in zip(manifest.scales, put, strict=True))
+    by_stride = dict.fromkeys(manifest.strides, 0.0)
+    for scale, one in zip(manifest.scales, put, strict=True):
+        by_stride[scale.stride] += one / total
+    return tuple(ScaleShare(stride, share) for stride, share in by_stride.items())
 
 
 def get_map_weights(comparison: Comparison, manifest: Manifest) -> list[float]:
-    """Return each scale's weight in the map: equal.
+    """Return each scale's weight in the map.
 
-    In a quick version the first alone, in older ones as in the score.
+    Since format 2 those of the manifest. In format 1 equal, in a quick version the first alone, and in versions that do
+    not export what they recalled as in the score.
     """
-    if comparison.recalled is None:
+    if manifest.format > 1 or comparison.recalled is None:
         return [scale.weight for scale in manifest.scales]
     later = float(manifest.method == "full")
     return [1.0, *(later for _ in manifest.scales[1:])]

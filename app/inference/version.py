@@ -48,6 +48,12 @@ class Version:
         return self.chosen or self.manifest.promise
 
     @property
+    def region_threshold(self) -> float:
+        """Map values above this form regions: the verdict's threshold, but in versions of format 1 one of their own."""
+        own = self.manifest.pixel_threshold
+        return self.threshold if own is None else own
+
+    @property
     def threshold(self) -> float:
         """A score above this is ng."""
         return self.promise.threshold
@@ -75,6 +81,12 @@ def graphs_from_bundle(bundle: Bundle) -> Graphs:
     return Graphs(bundle.teacher, bundle.files[STUDENT], bundle.files[COMPARE])
 
 
+def read_region(bundle: Bundle) -> RegionOfInterest | None:
+    """Return the region of interest of a version, or None where it inspects the whole image. Raises BadRegion."""
+    record = bundle.manifest.region
+    return region_from_png(bundle.files[REGION], is_blanked=record.is_blanked) if record else None
+
+
 class Loader:
     """Loads versions from verified bytes. Products with the same teacher share its session while one of them lives."""
 
@@ -89,7 +101,7 @@ class Loader:
             manifest=bundle.manifest,
             detector=self.open_detector(graphs_from_bundle(bundle)),
             calibration=unpack_scores(bundle.files[CALIBRATION]),
-            roi=region_from_png(bundle.files[REGION]) if bundle.manifest.region else None,
+            roi=read_region(bundle),
             patches=unpack_patches(bundle.files[PATCHES]) if PATCHES in bundle.files else None,
         )
 

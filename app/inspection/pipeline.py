@@ -344,7 +344,7 @@ def postprocess(
     map_ = standardise_map(comparison.map, preprocessed.batch.valid[0], version)
     regions = find_regions(
         map_,
-        threshold=manifest.pixel_threshold,
+        threshold=version.region_threshold,
         grid=make_grid(image, manifest.map_size),
         min_area_px=options.min_region_area_px,
     )
@@ -376,13 +376,13 @@ def standardise_map(raw: NDArray[np.float32], valid: NDArray[np.float32], versio
 
 
 def to_scale_verdicts(comparison: Comparison, version: Version) -> tuple[ScaleVerdict, ...]:
-    """Return each scale's numbers, the first scale first."""
-    return tuple(
-        ScaleVerdict(stride=scale.stride, score=float(score), share=float(share))
-        for scale, score, share in zip(
-            version.manifest.scales,
-            comparison.scale_scores,
-            comparison.scale_shares,
-            strict=True,
-        )
-    )
+    """Return each scale's numbers, the first scale first; maps of one stride are joined by their weights."""
+    manifest = version.manifest
+    weights = np.array([scale.weight for scale in manifest.scales])
+    verdicts = []
+    for stride in manifest.strides:
+        own = np.array([scale.stride == stride for scale in manifest.scales])
+        weight = weights[own] if weights[own].any() else np.ones(int(own.sum()))
+        score = np.average(comparison.scale_scores[own], weights=weight)
+        verdicts.append(ScaleVerdict(stride, float(score), float(comparison.scale_shares[own].sum())))
+    return tuple(verdicts)

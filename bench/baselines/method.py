@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.compare import gaussian
+from model.compare import make_gaussian
 
 Features = dict[int, Tensor]
 MAP_SIZE = 256
@@ -39,7 +39,7 @@ def enlarged(maps: Tensor, *, size: int = MAP_SIZE) -> Tensor:
 
 def smoothed(maps: Tensor, *, sigma: float = 4.0) -> Tensor:
     """Maps convolved with a Gaussian; sigma 4 of 256 is what the papers of all baselines use."""
-    kernel = gaussian(sigma)
+    kernel = make_gaussian(sigma)
     margin = len(kernel) // 2
     padded = functional.pad(maps[:, None], (margin,) * 4, mode="replicate")
     down = functional.conv2d(padded, kernel[None, None, :, None])

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from baselines.method import Features, Judged, enlarged, smoothed
-from model.fusion import resized
-from model.teacher import locally_aware
+from model.fusion import average_neighbours, resize
 
 PROJECTED_CHANNELS = 64
 NUM_NEIGHBOURS = 9
@@ -38,9 +37,9 @@ class PatchCore:
 
     def patches(self, features: Features) -> Tensor:
         """Locally aware patch features (images, channels, h, w)."""
-        first = locally_aware(features[self.strides[0]])
+        first = average_neighbours(features[self.strides[0]])
         size = (first.shape[-2], first.shape[-1])
-        return torch.cat([first, *(resized(locally_aware(features[s]), size) for s in self.strides[1:])], dim=1)
+        return torch.cat([first, *(resize(average_neighbours(features[s]), size) for s in self.strides[1:])], dim=1)
 
     def fit(self, train: Features, *, seed: int) -> None:
         """Remember a coreset of all patches."""

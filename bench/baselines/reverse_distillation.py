@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from baselines.method import Features, Judged, enlarged, parameters_bytes, smoothed, top_mean
+from model.bottleneck import convolve
 from model.standardise import Standardiser
-from model.student import convolution
 
 BOTTLENECK_CHANNELS = 256
 LEARNING_RATE, BETAS = 2e-3, (0.5, 0.999)
@@ -48,14 +48,14 @@ class Decoder(nn.Module):
         )
         fused = width * len(self.strides)
         self.embed = nn.Sequential(
-            convolution(fused, width, kernel_size=1),
+            convolve(fused, width, kernel_size=1),
             halved(width, BOTTLENECK_CHANNELS),
-            convolution(BOTTLENECK_CHANNELS, BOTTLENECK_CHANNELS),
+            convolve(BOTTLENECK_CHANNELS, BOTTLENECK_CHANNELS),
         )
         widths = [BOTTLENECK_CHANNELS, *(max(48, channels[stride]) for stride in self.strides)]
         self.grow = nn.ModuleList(
             nn.Sequential(
-                nn.ConvTranspose2d(a, b, 2, stride=2, bias=False), nn.BatchNorm2d(b), nn.ReLU(), convolution(b, b)
+                nn.ConvTranspose2d(a, b, 2, stride=2, bias=False), nn.BatchNorm2d(b), nn.ReLU(), convolve(b, b)
             )
             for a, b in itertools.pairwise(widths)
         )

@@ -1,65 +1,70 @@
+import pytest
 import torch
 
-from model.compare import Compare, CompareSpec
+from training.fit.memory import FeatureDataset, fill_memory, fit_expected_distances
 
-MAP_SIZE = (8, 10)
-
-
-def comparison_for(student):
-    compare = Compare(
-        CompareSpec(map_size=MAP_SIZE, smoothing_sigma=0.5, top_share=0.1, regularisation=0.5),
-        channels=student.spec.channels,
-    ).eval()
-    for own, learned in zip(compare.standardisers, student.standardisers, strict=True):
-        own.load_state_dict(learned.state_dict())
-    return compare
+EVERYWHERE = torch.ones(1, 8, 10)
 
 
-def remember(student, features):
-    """Fill a student's memory with every position of one product's first scale."""
-    positions = features[0].movedim(1, -1).flatten(0, 2)
-    items = positions[: student.recall.num_items]
-    student.recall.write(keys=items, values=items)
+def make_part(kind, seed):
+    """One part of a product: everywhere the same features but for noise."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = ((6, 4, 6), (5, 2, 3), (4, 8, 12))
+    return tuple(
+        value + 0.1 * torch.randn(1, *size, generator=generator) for value, size in zip(kind, sizes, strict=True)
+    )
 
 
 def test_a_student_has_one_feature_map_per_teacher_feature_map_of_the_same_shape(make_student, features):
-    rebuilt = make_student(0)(*features)
-    assert [scale.shape for scale in rebuilt.features] == [scale.shape for scale in features]
+    reconstruction = make_student(0)(*features)
+    assert [scale.shape for scale in reconstruction.extracted] == [scale.shape for scale in features]
 
 
-def test_a_student_says_at_every_position_how_far_good_parts_usually_are(make_student, features):
-    usual = make_student(0)(*features).usual_distances
-    assert [scale.shape for scale in usual] == [(2, 4, 5), (2, 8, 10)]
-    assert all((scale > 0).all() for scale in usual)
+def test_the_query_result_has_the_recalled_scales_at_the_first_scales_size(make_student, features):
+    reconstruction = make_student(0)(*features)
+    assert [scale.shape for scale in reconstruction.recalled] == [(2, 6, 4, 6), (2, 5, 4, 6)]
+    assert [scale.shape for scale in reconstruction.expected_distances] == [(2, 4, 6), (2, 4, 6)]
 
 
-def test_each_products_own_student_finds_its_parts_ordinary_and_the_others_not(make_student):
+def test_each_products_own_student_finds_its_parts_ordinary_and_the_others_not(make_student, make_compare):
     """Two products, two students: what differs is only what each remembers."""
     generator = torch.Generator().manual_seed(1)
-    kinds = [5 * torch.randn(1, 6, 1, 1, generator=generator) for _ in range(2)]
-    noise = [0.1 * torch.randn(1, 6, 4, 5, generator=generator) for _ in range(2)]
-    parts = [(kind + rest, torch.zeros(1, 4, 8, 10)) for kind, rest in zip(kinds, noise, strict=True)]
+    kinds = [[5 * torch.randn(1, c, 1, 1, generator=generator) for c in (6, 5, 4)] for _ in range(2)]
     students = [make_student(0), make_student(0)]
-    for student, part in zip(students, parts, strict=True):
-        remember(student, part)
+    for seed, (student, kind) in enumerate(zip(students, kinds, strict=True)):
+        parts = [make_part(kind, 10 * seed + part) for part in range(3)]
+        standard = student.standardise(tuple(torch.cat(scale) for scale in zip(*parts, strict=True)))
+        valid = tuple(torch.ones(3, *scale.shape[-2:]) for scale in standard)
+        origins = fill_memory(
+            student, standard, valid[0], num_candidates=72, generator=torch.Generator().manual_seed(0)
+        )
+        fit_expected_distances(student, FeatureDataset(standard, valid, origins))
     scores = torch.empty(2, 2)
     with torch.no_grad():
         for i, student in enumerate(students):
-            for j, part in enumerate(parts):
-                rebuilt = student(*part)
-                everywhere = torch.ones(1, *MAP_SIZE)
-                answer = comparison_for(student)(part, rebuilt.features, rebuilt.usual_distances, everywhere)
-                scores[i, j] = answer.scale_scores[0, 0]
+            for j, kind in enumerate(kinds):
+                part = make_part(kind, 99)
+                scores[i, j] = make_compare(student)(part, student(*part), EVERYWHERE).scale_scores[0, 0]
     own, other = scores.diagonal(), scores.flip(1).diagonal()
-    assert (other > 10 * own.clamp_min(1e-4)).all()
+    assert (other > own + 2).all()  # scores are logarithms
 
 
-def test_a_scale_is_compared_with_itself_alone(make_student, features):
+@pytest.mark.parametrize("scale", [0, 1, 2])
+def test_a_scale_is_compared_with_itself_alone(make_student, make_compare, features, scale):
     student = make_student(0)
-    compare = comparison_for(student)
+    compare = make_compare(student)
+    changed = tuple(feature + (k == scale) for k, feature in enumerate(features))
     with torch.no_grad():
-        rebuilt = student(*features).features
-        before = compare.distances(features, rebuilt)
-        after = compare.distances((features[0], features[1] + 1), rebuilt)
-    assert torch.equal(before[0], after[0])
-    assert not torch.allclose(before[1], after[1])
+        reconstruction = student(*features)
+        before = compare.compute_distances(features, reconstruction)
+        after = compare.compute_distances(changed, reconstruction)
+    scales = [0, 1, 0, 1, 2]  # two recalled maps, then three extracted ones
+    for own, first, second in zip(scales, before, after, strict=True):
+        assert torch.equal(first, second) is (own != scale)
+
+
+def test_a_student_that_reconstructs_exactly_has_no_distance(make_student, make_compare, features):
+    student = make_student(0)
+    reconstruction = student(*features)._replace(extracted=features)
+    for distance in make_compare(student).compute_distances(features, reconstruction)[2:]:
+        torch.testing.assert_close(distance, torch.zeros_like(distance), atol=1e-5, rtol=0)

@@ -1,27 +1,46 @@
 import torch
 
 
-def test_the_first_feature_starts_as_what_was_recalled(make_student, features):
+def test_what_the_memory_holds_decides_the_first_feature(make_student, features):
     student = make_student(0)
-    recalled = student.recall(student.fusion(*student.standardised(features)))
-    extraction = student.extract(recalled, [(8, 10)])
-    assert torch.equal(extraction.features[0], recalled.features)
-    assert torch.equal(extraction.usual_distances[0], recalled.usual_distance)
+    before = student(*features).extracted[0]
+    student.recall.values.data.normal_()
+    assert not torch.allclose(before, student(*features).extracted[0])
 
 
-def test_images_that_recall_the_same_have_the_same_features(make_student, features):
-    """Nothing of the image but what is recalled reaches any scale: with one item, all images look alike."""
+def test_the_bottleneck_decides_the_first_feature_as_well(make_student, features):
     student = make_student(0)
-    student.recall.keys.data[:] = student.recall.keys.data[0]
-    student.recall.values.data[:] = student.recall.values.data[0]
-    for scale in student(*features).features:
-        torch.testing.assert_close(scale[0], scale[1])
+    standard = student.standardise(features)
+    recalled = student.recall(student.make_query(standard))
+    before = student.extract(recalled, standard)[0]
+    after = student.extract(recalled, tuple(scale + 1 for scale in standard))[0]
+    assert not torch.allclose(before, after)
+
+
+def test_all_later_scales_start_from_the_first_modules_hidden_feature(make_student, features):
+    student = make_student(0)
+    before = student(*features).extracted
+    with torch.no_grad():
+        student.first.join[1][0].weight.normal_()
+    for scale, other in zip(before, student(*features).extracted, strict=True):
+        assert not torch.allclose(scale, other)
 
 
 def test_items_hidden_from_an_image_are_not_recalled(make_student, features):
     student = make_student(0)
     hidden = torch.ones(2, 7, dtype=torch.bool)
     hidden[:, 3] = False
-    recalled = student.recall(features[0], hidden_items=hidden).features
-    expected = student.recall.values[3][None, :, None, None].expand_as(recalled)
-    torch.testing.assert_close(recalled, expected)
+    recalled = student.recall(torch.randn(2, 9, 4, 6), hidden_items=hidden).features
+    expected = student.recall.values[3].split((6, 5))
+    for found, value in zip(recalled, expected, strict=True):
+        torch.testing.assert_close(found, value[None, :, None, None].expand_as(found))
+
+
+def test_a_hidden_item_is_not_read_at_any_temperature(make_student):
+    student = make_student(0)
+    memory = student.recall
+    memory.temperature = 1e-6
+    query = memory.keys[2].detach()[None, :, None, None]
+    hidden = torch.zeros(1, 7, dtype=torch.bool)
+    hidden[0, 2] = True
+    assert 2 not in memory.read(query, hidden_items=hidden).items[0, 0]

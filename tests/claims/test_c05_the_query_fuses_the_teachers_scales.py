@@ -2,44 +2,70 @@ import numpy as np
 import pytest
 import torch
 
-from model.fusion import QueryFusion, resized
+from model.fusion import MemoryView, QueryFusion, average_neighbours, resize
 
 
 @pytest.fixture
 def fusion():
     torch.manual_seed(0)
-    return QueryFusion((6, 4), hidden_channels=8)
+    return QueryFusion((6, 5, 4), query_channels=3)
 
 
-def slow_query(fusion, first, second):
-    """Average each 2 x 2 of the second scale, concatenate along the channels, two linear layers a position."""
-    mix, add = fusion.mix.weight.detach().numpy()[:, :, 0, 0], fusion.add.weight.detach().numpy()[:, :, 0, 0]
-    query = np.zeros_like(first)
+@pytest.fixture
+def view():
+    view = MemoryView(6)
+    view.standardiser.mean.normal_()
+    view.standardiser.spread.uniform_(0.5, 2)
+    return view
+
+
+def slow_mean(feature, y, x):
+    """The mean of the 3 x 3 positions around a position, as many as there are."""
+    return feature[:, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].mean((1, 2))
+
+
+def slow_query(view, fusion, first, coarse, fine):
+    """Each scale at the first one's size, divided by the root of its channels, joined, then one linear layer."""
+    mean, spread = view.standardiser.mean.numpy(), view.standardiser.spread.numpy()
+    weight = fusion.projection.weight.detach().numpy()[:, :, 0, 0]
+    query = np.zeros((len(first), len(weight), *first.shape[2:]))
     for batch, y, x in np.ndindex(first.shape[0], *first.shape[2:]):
-        shrunk = second[batch, :, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean((1, 2))
-        fused = np.concatenate([first[batch, :, y, x], shrunk])
-        hidden = np.maximum(mix @ fused + fusion.mix.bias.detach().numpy(), 0)
-        query[batch, :, y, x] = first[batch, :, y, x] + add @ hidden + fusion.add.bias.detach().numpy()
+        shrunk = fine[batch, :, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean((1, 2))
+        joined = [(slow_mean(first[batch], y, x) - mean) / spread, coarse[batch, :, y, x], shrunk]
+        query[batch, :, y, x] = weight @ np.concatenate([one / np.sqrt(len(one)) for one in joined])
     return query
 
 
-def test_the_query_is_the_slow_query(fusion, features):
-    torch.nn.init.normal_(fusion.add.weight)
-    torch.nn.init.normal_(fusion.add.bias)
-    expected = slow_query(fusion, *(scale.double().numpy() for scale in features))
-    np.testing.assert_allclose(fusion(*features).detach().numpy(), expected, atol=1e-5)
+def test_the_query_is_the_slow_query(view, fusion, features):
+    grown = resize(features[1], (4, 6))
+    expected = slow_query(view, fusion, *(scale.double().numpy() for scale in (features[0], grown, features[2])))
+    np.testing.assert_allclose(fusion(*view(features)).detach().numpy(), expected, atol=1e-5)
 
 
-def test_the_query_starts_as_the_first_scale(fusion, features):
-    assert torch.equal(fusion(*features), features[0])
+@pytest.mark.parametrize("scale", [0, 1, 2])
+def test_every_scale_of_the_teacher_changes_the_query(view, fusion, features, scale):
+    changed = tuple(feature + (k == scale) for k, feature in enumerate(features))
+    assert not torch.allclose(fusion(*view(features)), fusion(*view(changed)))
 
 
-def test_every_scale_reaches_the_query_once_it_has_learned(fusion, features):
-    torch.nn.init.normal_(fusion.add.weight)
-    scales = [scale.clone().requires_grad_() for scale in features]
-    fusion(*scales).sum().backward()
-    assert all(scale.grad.abs().sum() > 0 for scale in scales)
+def test_the_projection_keeps_what_varies_most(fusion):
+    """Features that vary along three directions are told apart by three channels, others are not."""
+    torch.manual_seed(1)
+    directions = torch.linalg.qr(torch.randn(15, 15)).Q
+    fused = torch.randn(200, 3) @ directions[:, :3].mT + 0.001 * torch.randn(200, 15)
+    fusion.fit(fused)
+    kept = fusion.projection.weight[:, :, 0, 0]
+    queries = fused @ kept.mT
+    torch.testing.assert_close(queries.square().sum(1).mean(), torch.tensor(3.0), atol=0.02, rtol=0)
+    assert (kept @ directions[:, 3:]).abs().max() < 0.01 * kept.abs().max()
 
 
 def test_a_smaller_scale_is_interpolated_to_the_querys_size():
-    assert resized(torch.randn(1, 3, 2, 2), (4, 6)).shape == (1, 3, 4, 6)
+    assert resize(torch.randn(1, 3, 2, 2), (4, 6)).shape == (1, 3, 4, 6)
+
+
+def test_averaging_takes_the_neighbours_that_are_there():
+    feature = torch.randn(1, 2, 3, 4)
+    found = average_neighbours(feature)
+    for y, x in np.ndindex(3, 4):
+        np.testing.assert_allclose(found[0, :, y, x].numpy(), slow_mean(feature[0].numpy(), y, x), atol=1e-6)

@@ -6,8 +6,8 @@ from model.adaptive import AdaptiveMemory
 
 def slow_items(memory, feature):
     """Re-dimension every position, softmax each new channel over the positions, sum the feature by that."""
-    weight = memory.redimension.weight.detach().numpy()[:, :, 0, 0]
-    bias = memory.redimension.bias.detach().numpy()
+    weight = memory.adjust.weight.detach().numpy()[:, :, 0, 0]
+    bias = memory.adjust.bias.detach().numpy()
     items = np.zeros((feature.shape[0], len(weight), feature.shape[1]))
     for batch in range(feature.shape[0]):
         positions = [feature[batch, :, y, x] for y, x in np.ndindex(feature.shape[2:])]
@@ -23,12 +23,13 @@ def test_items_are_the_slow_items():
     memory = AdaptiveMemory(num_items=3, num_channels=5)
     initial = torch.randn(2, 5, 4, 3)
     expected = slow_items(memory, initial.double().numpy())
-    np.testing.assert_allclose(memory.items(initial).detach().numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(memory.aggregate(initial).detach().numpy(), expected, atol=1e-5)
 
 
-def test_what_is_stored_are_the_parameters_that_re_dimension():
+def test_what_is_stored_are_the_parameters_that_adjust_the_channels():
     stored = AdaptiveMemory(num_items=3, num_channels=5).state_dict()
     assert {name: tuple(value.shape) for name, value in stored.items()} == {
-        "redimension.weight": (3, 5, 1, 1),
-        "redimension.bias": (3,),
+        "adjust.weight": (3, 5, 1, 1),
+        "adjust.bias": (3,),
+        "sharpness": (),
     }

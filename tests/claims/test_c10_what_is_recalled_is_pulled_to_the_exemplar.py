@@ -1,8 +1,8 @@
 import numpy as np
 import torch
 
-from model.losses import distillation_loss, normality_loss, usual_loss
-from model.measure import distance
+from model.losses import distillation_loss, normality_loss
+from model.similarity import cosine_distance
 
 
 def slow_distance(a, b, regularisation):
@@ -45,7 +45,7 @@ def test_distillation_sums_the_scales_mean_distances():
     teacher = (torch.randn(2, 5, 3, 3), torch.randn(2, 4, 6, 6))
     student = (torch.randn(2, 5, 3, 3), torch.randn(2, 4, 6, 6))
     expected = sum(slow_distances(t.numpy(), s.numpy(), 0.5).mean() for t, s in zip(teacher, student, strict=True))
-    distances = tuple(distance(t, s, regularisation=0.5) for t, s in zip(teacher, student, strict=True))
+    distances = tuple(cosine_distance(t, s, regularisation=0.5) for t, s in zip(teacher, student, strict=True))
     loss = distillation_loss(distances, (torch.ones(2, 3, 3), torch.ones(2, 6, 6)), hardness=0.0)
     assert abs(loss.item() - expected) < 1e-6
 
@@ -53,7 +53,7 @@ def test_distillation_sums_the_scales_mean_distances():
 def test_hard_positions_weigh_by_their_distance():
     teacher, student = pair_of()
     distances = slow_distances(teacher.numpy(), student.numpy(), 0.5)
-    loss = distillation_loss((distance(teacher, student, regularisation=0.5),), (torch.ones(2, 3, 3),), hardness=1.0)
+    loss = distillation_loss((cosine_distance(teacher, student, regularisation=0.5),), (torch.ones(2, 3, 3),), hardness=1.0)
     assert abs(loss.item() - (distances**2).sum() / distances.sum()) < 1e-6
 
 
@@ -62,25 +62,6 @@ def test_what_lies_outside_the_region_of_interest_costs_nothing():
     valid = torch.zeros(2, 3, 3)
     valid[:, 1] = 1
     expected = slow_distances(teacher.numpy(), student.numpy(), 0.5)[:, 1].mean()
-    distances = distance(teacher, student, regularisation=0.5)
+    distances= cosine_distance(teacher, student, regularisation=0.5)
     assert abs(distillation_loss((distances,), (valid,), hardness=0.0).item() - expected) < 1e-6
     assert abs(normality_loss(student, teacher, valid, regularisation=0.5).item() - expected) < 1e-6
-
-
-def test_the_usual_loss_is_least_where_usual_distances_are_the_mean_ones():
-    torch.manual_seed(0)
-    distances = torch.rand(3, 4, 4)
-    valid = torch.ones(3, 4, 4)
-    losses = {
-        factor: usual_loss(distances, torch.full((3, 4, 4), factor * distances.mean().item()), valid).item()
-        for factor in (0.5, 0.9, 1.0, 1.1, 2.0)
-    }
-    assert min(losses, key=losses.get) == 1.0
-
-
-def test_the_usual_loss_moves_the_usual_distances_and_not_the_distances():
-    distances = torch.rand(1, 3, 3, requires_grad=True)
-    usual = torch.rand(1, 3, 3, requires_grad=True)
-    usual_loss(distances, usual, torch.ones(1, 3, 3)).backward()
-    assert distances.grad is None
-    assert usual.grad.abs().sum() > 0

@@ -4,103 +4,139 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.compare import Compare, CompareSpec, gaussian, top_mean
-from model.measure import distance
+from model.compare import Compare, CompareSpec, make_gaussian
+from model.similarity import cosine_distance
+from model.student import Reconstruction
 
-SPEC = CompareSpec(map_size=(8, 8), smoothing_sigma=0.8, top_share=0.1, regularisation=0.5)
+SPEC = CompareSpec(
+    map_size=(8, 8), smoothing_sigma=0.8, top_shares=(0.05, 0.25), num_recalled=1, num_extracted=2, regularisation=0.5
+)
+MAP_WEIGHTS, SHARE_WEIGHTS = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.7, 0.3])
 
 
 @pytest.fixture
 def compare():
+    torch.manual_seed(0)
     compare = Compare(SPEC, channels=(5, 4)).eval()
-    compare.scale_means.copy_(torch.tensor([0.2, 0.4]))
-    compare.scale_spreads.copy_(torch.tensor([0.1, 0.3]))
-    compare.map_weights.copy_(torch.tensor([0.6, 0.4]))
-    compare.score_weights.copy_(torch.tensor([0.7, 0.3]))
+    compare.map_means.copy_(torch.tensor([0.2, 0.4, 0.3]))
+    compare.map_spreads.copy_(torch.tensor([0.1, 0.3, 0.2]))
+    compare.map_weights.copy_(MAP_WEIGHTS)
+    compare.share_weights.copy_(SHARE_WEIGHTS)
     return compare
 
 
-def slow_top_mean(values, valid, share):
-    inside = sorted((value for value, ok in zip(values, valid, strict=True) if ok), reverse=True)
-    count = max(1, int(np.ceil(share * len(inside))))
-    return sum(inside[:count]) / count if inside else 0.0
+def make_pair(seed=0):
+    """Teacher features and a reconstruction of them."""
+    torch.manual_seed(seed)
+    sizes = ((5, 4, 4), (4, 8, 8))
+    student = Reconstruction(
+        recalled=(torch.randn(1, *sizes[0]),),
+        expected_distances=(torch.rand(1, 4, 4) + 0.5,),
+        extracted=tuple(torch.randn(1, *size) for size in sizes),
+        items=torch.zeros(1, 16, 1),
+        weights=torch.zeros(1, 16, 1),
+    )
+    return tuple(torch.randn(1, *size) for size in sizes), student
 
 
-@given(st.integers(0, 2**31), st.sampled_from([0.01, 0.1, 0.25, 1.0]), st.floats(0, 1))
-def test_the_score_is_the_mean_of_the_highest_share_of_valid_positions(seed, share, visible):
+def slow_score(joint, valid):
+    """The weighted mean of the means of the highest 5 % and 25 % of the valid positions, at least one of each."""
+    inside = sorted((value for value, ok in zip(joint, valid, strict=True) if ok), reverse=True)
+    if not inside:
+        return 0.0
+    counts = [max(1, int(np.ceil(np.float32(share) * np.float32(len(inside))))) for share in SPEC.top_shares]
+    means = [sum(inside[:count]) / count for count in counts]
+    return sum(weight * mean for weight, mean in zip(SHARE_WEIGHTS.tolist(), means, strict=True))
+
+
+@given(st.integers(0, 2**31), st.floats(0, 1))
+def test_the_score_is_a_weighted_mean_of_the_maps_highest_valid_positions(seed, visible):
     generator = np.random.default_rng(seed)
-    values = generator.normal(size=(6, 6)).astype(np.float32)
-    valid = (generator.random((6, 6)) < visible).astype(np.float32)
-    found = top_mean(torch.from_numpy(values)[None, None], torch.from_numpy(valid)[None], share=share)
-    assert abs(found.item() - slow_top_mean(values.ravel(), valid.ravel(), share)) < 1e-5
+    compare = Compare(SPEC, channels=(5, 4))
+    compare.map_weights.copy_(MAP_WEIGHTS)
+    compare.share_weights.copy_(SHARE_WEIGHTS)
+    maps = torch.from_numpy(generator.normal(size=(1, 3, 8, 8)).astype(np.float32))
+    valid = torch.from_numpy((generator.random((1, 8, 8)) < visible).astype(np.float32))
+    found = compare.join(maps, valid)
+    assert abs(found.score.item() - slow_score(found.map.flatten().tolist(), valid.flatten().tolist())) < 1e-5
 
 
-def test_the_joint_map_is_the_weighted_sum_of_the_scale_maps(compare):
-    torch.manual_seed(0)
-    answer = compare.judge(torch.rand(2, 2, 8, 8), torch.ones(2, 8, 8))
-    expected = 0.6 * answer.scale_maps[:, 0] + 0.4 * answer.scale_maps[:, 1]
-    torch.testing.assert_close(answer.map, expected)
+def test_where_the_score_exceeds_a_threshold_so_does_the_map(compare):
+    for seed in range(20):
+        torch.manual_seed(seed)
+        found = compare.join(torch.randn(4, 3, 8, 8), torch.ones(4, 8, 8))
+        assert (found.map.flatten(1).amax(1) >= found.score - 1e-6).all()
 
 
-def test_the_score_is_the_weighted_sum_of_the_scales_own_scores(compare):
-    torch.manual_seed(0)
-    answer = compare.judge(torch.rand(2, 2, 8, 8), torch.ones(2, 8, 8))
-    torch.testing.assert_close(answer.score, 0.7 * answer.scale_scores[:, 0] + 0.3 * answer.scale_scores[:, 1])
+def test_the_anomaly_map_is_the_weighted_sum_of_the_maps(compare):
+    maps = torch.randn(2, 3, 8, 8)
+    found = compare.join(maps, torch.ones(2, 8, 8))
+    torch.testing.assert_close(found.map, torch.einsum("bmhw,m->bhw", maps, MAP_WEIGHTS))
 
 
-def test_a_position_is_as_wrong_as_it_is_far_off_against_what_is_usual_for_it(compare):
-    torch.manual_seed(0)
-    teacher = (torch.randn(1, 5, 4, 4), torch.randn(1, 4, 8, 8))
-    student = (torch.randn(1, 5, 4, 4), torch.randn(1, 4, 8, 8))
-    usual = (torch.ones(1, 4, 4), torch.ones(1, 8, 8))
-    before = compare.relative_maps(teacher, student, usual)
-    after = compare.relative_maps(teacher, student, (2 * usual[0], usual[1]))
-    torch.testing.assert_close(after[:, 0], before[:, 0] / 2)
-    torch.testing.assert_close(after[:, 1], before[:, 1])
+def test_the_maps_contributions_sum_to_the_score(compare):
+    found = compare.join(torch.rand(2, 3, 8, 8), torch.ones(2, 8, 8))
+    torch.testing.assert_close(found.score, found.scale_scores @ MAP_WEIGHTS)
+    torch.testing.assert_close(found.scale_shares.sum(1), torch.ones(2))
 
 
-def test_a_scale_map_is_the_distance_in_spreads_of_good_positions(compare):
-    torch.manual_seed(0)
-    distances = torch.rand(2, 2, 8, 8)
-    answer = compare.judge(distances, torch.ones(2, 8, 8))
-    expected = (distances.numpy() - np.array([0.2, 0.4]).reshape(2, 1, 1)) / np.array([0.1, 0.3]).reshape(2, 1, 1)
-    np.testing.assert_allclose(answer.scale_maps.numpy(), expected, rtol=1e-5)
+def test_a_defect_that_one_map_alone_sees_is_that_maps(compare):
+    maps = torch.zeros(1, 3, 8, 8)
+    maps[0, 1, 3:5, 3:5] = 1.0
+    torch.testing.assert_close(
+        compare.join(maps, torch.ones(1, 8, 8)).scale_shares, torch.tensor([[0.0, 1.0, 0.0]])
+    )
 
 
-def test_shares_are_what_each_scale_put_into_the_score(compare):
-    """A defect that only scale 1 sees is scale 1's."""
-    distances = torch.tensor([0.2, 0.4])[None, :, None, None].repeat(1, 1, 8, 8)
-    distances[0, 0, 3:5, 3:5] = 1.0
-    answer = compare.judge(distances, torch.ones(1, 8, 8))
-    torch.testing.assert_close(answer.scale_shares, torch.tensor([[1.0, 0.0]]))
+def test_a_recalled_distance_is_relative_to_the_one_expected_there(compare):
+    teacher, student = make_pair()
+    before = compare.compute_distances(teacher, student)
+    doubled = student._replace(expected_distances=(2 * student.expected_distances[0],))
+    after = compare.compute_distances(teacher, doubled)
+    torch.testing.assert_close(after[0], before[0] / 2)
+    assert torch.equal(after[1], before[1])
 
 
-def test_invalid_positions_count_nowhere(compare):
-    distances = torch.full((1, 2, 8, 8), 0.3)
+def test_distances_are_damped_multiples_of_the_spread_of_good_positions(compare):
+    distances = torch.rand(2, 3, 8, 8)
+    z = (distances.numpy() - np.array([0.2, 0.4, 0.3]).reshape(3, 1, 1)) / np.array([0.1, 0.3, 0.2]).reshape(3, 1, 1)
+    expected = np.sign(z) * np.log1p(np.abs(z))
+    np.testing.assert_allclose(compare.standardise(distances).numpy(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_outside_the_region_of_interest_reaches_map_or_score(compare):
+    """Upsampling and smoothing must not carry it across the border."""
+    teacher, student = make_pair()
     valid = torch.ones(1, 8, 8)
-    before = compare.judge(distances, valid)
-    distances[0, :, 2, 2] = 100
-    valid[0, 2, 2] = 0
-    after = compare.judge(distances, valid)
-    torch.testing.assert_close(before.score, after.score)
-    assert after.map[0, 2, 2] == 0
+    valid[:, :, 4:] = 0
+    changed = tuple(scale.clone() for scale in teacher)
+    for scale in changed:
+        scale[..., scale.shape[-1] // 2 :] += 10
+    before, after = compare(teacher, student, valid), compare(changed, student, valid)
+    # The memory averages 3 x 3 features of the first scale, so the column at the border does see its neighbour.
+    assert torch.equal(before.scale_maps[:, 1:], after.scale_maps[:, 1:])
+    assert before.map[0, :, 4:].abs().sum() == 0
+
+
+def test_an_image_without_a_valid_position_scores_0(compare):
+    teacher, student = make_pair()
+    assert compare(teacher, student, torch.zeros(1, 8, 8)).score.item() == 0
 
 
 def test_smoothing_is_the_slow_convolution_with_repeated_edges(compare):
-    torch.manual_seed(0)
     maps = torch.rand(1, 1, 8, 8)
-    kernel = gaussian(SPEC.smoothing_sigma).double().numpy()
+    kernel = make_gaussian(SPEC.smoothing_sigma).double().numpy()
     margin = len(kernel) // 2
     padded = np.pad(maps[0, 0].numpy(), margin, mode="edge")
     expected = np.zeros((8, 8))
     for y, x in np.ndindex(8, 8):
         expected[y, x] = (padded[y : y + len(kernel), x : x + len(kernel)] * np.outer(kernel, kernel)).sum()
-    np.testing.assert_allclose(compare.smoothed(maps)[0, 0].numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(compare._smooth(maps)[0, 0].numpy(), expected, atol=1e-6)
 
 
 def test_flat_features_are_alike_whatever_their_noise():
-    """The reason for the constant channel: noise around zero has directions, but no say."""
+    """The reason for the constant channel: noise around zero has directions, but they mean nothing."""
     torch.manual_seed(0)
     noise = 0.01 * torch.randn(2, 1, 8, 4, 4)
-    assert distance(noise[0], noise[1], regularisation=1.0).max() < 1e-3
-    assert distance(noise[0], noise[1], regularisation=0.0).mean() > 0.5
+    assert cosine_distance(noise[0], noise[1], regularisation=1.0).max() < 1e-3
+    assert cosine_distance(noise[0], noise[1], regularisation=0.0).mean() > 0.5

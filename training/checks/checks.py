@@ -36,7 +36,7 @@ from training.errors import BadImage
 from training.evaluation.evaluate import opened_mask
 from training.fit.feature_store import GIB, Bound, Standardised
 from training.fit.features import Reader, teacher_features, valid_at_scales
-from training.fit.trainer import MOST_FOR_STATISTICS
+from training.fit.trainer import MAX_FOR_STATISTICS
 from training.fit.weights import load_teacher
 from training.progress import Narrator
 from training.settings import TrainSettings
@@ -235,7 +235,7 @@ class DataCheck:
                 teacher = load_teacher(TEACHER, weights=None, sha256=None, strides=(STRIDE,), taps={})
                 features = teacher_features(teacher, good, reader=reader, bound=bound, on_images=advance)
             (valid,) = valid_at_scales(reader.valid(good), features)
-            some = torch.arange(min(len(good), MOST_FOR_STATISTICS))
+            some = torch.arange(min(len(good), MAX_FOR_STATISTICS))
             standard = Standardised(features[0], Standardiser.fitted(features[0][some], valid[some]))
             with self.narrator.step("outliers", total=3 * len(good)) as advance:
                 return suspicion(standard, valid, settings, on_images=advance)

@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.measure import distance
+from model.fusion import QueryFusion
 from model.recall import RecallMemory
+from model.similarity import cosine_distance
 from training.fit.feature_store import Rows
-from training.fit.memory import BATCH_SIZE, Exemplars, Origins, fill_memory, tell_usual_distances
+from training.fit.memory import BATCH_SIZE, FeatureDataset, ItemOrigins, fill_memory, fit_expected_distances
 from training.settings import TrainSettings
 
 # How often the oddest are kept out, and the share that stays in.
@@ -25,6 +26,8 @@ NUM_TRIMS, KEPT_SHARE = 2, 0.85
 LIMIT_SPREADS = 1.5
 # The share of a part's positions, the oddest ones, whose mean says how odd it is; a score looks at fewer (top_share).
 ODDEST_SHARE = 0.08
+# The measure with which four in five defects were found; the judgement has its own setting.
+REGULARISATION = 1.0
 # Of a normal distribution, the spread is so many median absolute deviations.
 SPREAD_OF_DEVIATION = 1.4826
 
@@ -44,14 +47,25 @@ class Suspicion:
 
 
 @dataclass(frozen=True)
-class Plain:
-    """A recall memory that is asked the features themselves."""
+class FirstScaleMemory:
+    """A recall memory of the first scale alone, without a student."""
 
+    fusion: QueryFusion
     recall: RecallMemory
 
-    def fusion(self, *features: Tensor) -> Tensor:
-        """The query."""
-        return features[0]
+    @staticmethod
+    def view(standard: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return what the memory sees: the features themselves."""
+        return standard
+
+    def make_query(self, standard: tuple[Tensor, ...]) -> Tensor:
+        """Return the query."""
+        query: Tensor = self.fusion(*standard)
+        return query
+
+    def make_values(self, standard: tuple[Tensor, ...]) -> Tensor:
+        """Return what the memory stores."""
+        return standard[0]
 
 
 @dataclass(frozen=True)
@@ -90,33 +104,36 @@ def scored(
     standard: Rows, valid: Tensor, trusted: Tensor, settings: TrainSettings, *, on_images: Callable[[int], None]
 ) -> NDArray[np.float64]:
     """Every part's score against a memory of the trusted ones, never of itself (parts)."""
-    memory = plain_memory(settings, num_channels=standard.shape[1])
+    memory = make_memory(settings, num_channels=standard.shape[1])
     generator = torch.Generator().manual_seed(settings.seed)
     known, inside = Some(standard, trusted), valid[trusted]
-    origins = fill_memory(memory, known, inside, num_candidates=settings.num_candidates, generator=generator)
-    tell_usual_distances(memory, Exemplars((known,), (inside,), origins))
-    own = Origins(trusted[origins.images], origins.positions)
+    origins = fill_memory(memory, (known,), inside, num_candidates=settings.num_candidates, generator=generator)
+    fit_expected_distances(memory, FeatureDataset((known,), (inside,), origins))
+    own = ItemOrigins(trusted[origins.images], origins.positions)
     num_counted = max(1, round(ODDEST_SHARE * standard.shape[-2] * standard.shape[-1]))
     scores = []
     for first in range(0, standard.shape[0], BATCH_SIZE):
         images = torch.arange(first, min(first + BATCH_SIZE, standard.shape[0]))
         features = standard[images]
-        recalled = memory.recall(features, hidden_items=own.hidden_from(images))
-        off = distance(features, recalled.features, regularisation=settings.regularisation) / recalled.usual_distance
+        recalled = memory.recall(memory.make_query((features,)), hidden_items=own.hide_own(images))
+        off = cosine_distance(features, recalled.features[0], regularisation=REGULARISATION)
+        off = off / recalled.expected_distances[0]
         highest = (off * valid[images]).flatten(1).topk(num_counted, dim=1).values
         scores.append(highest.mean(1))
         on_images(len(images))
     return torch.cat(scores).double().numpy()
 
 
-def plain_memory(settings: TrainSettings, *, num_channels: int) -> Plain:
-    """A memory by the settings, yet to be filled."""
-    return Plain(
+def make_memory(settings: TrainSettings, *, num_channels: int) -> FirstScaleMemory:
+    """Return a memory by the settings, not yet filled."""
+    return FirstScaleMemory(
+        QueryFusion((num_channels,), query_channels=num_channels),
         RecallMemory(
             num_items=settings.num_recall_items,
-            num_channels=num_channels,
+            query_channels=num_channels,
+            value_channels=(num_channels,),
             num_read=settings.num_read_items,
             temperature=settings.temperature,
-            regularisation=settings.regularisation,
-        )
+            regularisation=REGULARISATION,
+        ),
     )

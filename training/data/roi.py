@@ -30,7 +30,7 @@ def region_of_interest(folder: Path, settings: TrainSettings) -> RegionOfInteres
         inside = inside & ~mask
     if not inside.any():
         raise BadSettings("the region of interest is empty: everything is ignored")
-    return RegionOfInterest(inside)
+    return RegionOfInterest(inside, is_blanked=True)
 
 
 def pictured(path: Path) -> list[NDArray[np.bool_]]:

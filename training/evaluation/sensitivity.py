@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 from app.imaging.decode import load_upright, open_image
 from app.inference.version import Version
 from app.inspection.pipeline import inspect
-from training.evaluation.synthetic import KINDS, Defect, as_png, with_defect
+from training.evaluation.synthetic import KINDS, Defect, as_png, place_defect
 
 SIZES = (0.02, 0.04, 0.08, 0.16, 0.32)
 CONTRASTS = (0.25, 0.5, 1.0)
@@ -22,8 +22,6 @@ CONTRASTS = (0.25, 0.5, 1.0)
 NUM_PARTS = 6
 # Larger parts are tried at this size: the network sees them smaller still, and time goes with the pixels.
 MOST_SIDE_PX = 1024
-# Of a defect at least this share must lie where the part is looked at; so many places are tried for it.
-INSIDE_SHARE, MOST_TRIES = 0.5, 50
 # A size is found if this share of its defects is judged ng.
 FOUND_SHARE = 0.9
 JUDGED_MODES = ("L", "RGB")
@@ -63,11 +61,7 @@ def is_found(
     version: Version, picture: Pillow.Image, defect: Defect, generator: np.random.Generator, *, max_pixels: int
 ) -> bool:
     """Whether the part is judged ng with this defect on it, where it is looked at."""
-    inside = looked_at(version, picture)
-    for _ in range(MOST_TRIES):
-        defective, mask = with_defect(picture, defect, generator=generator)
-        if inside[mask].mean() >= INSIDE_SHARE:
-            break
+    defective, _ = place_defect(picture, defect, inside=looked_at(version, picture), generator=generator)
     return inspect(as_png(defective), version, max_pixels=max_pixels).verdict == "ng"
 
 

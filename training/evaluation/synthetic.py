@@ -18,6 +18,10 @@ Pixels = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 # Scratches bend a little; this many straight pieces make one.
 NUM_PIECES = 6
+# Bounds of random defects: share of the image, and opacity.
+MIN_AREA, MAX_AREA, MIN_CONTRAST = 2e-4, 0.1, 0.3
+# At least this share of a defect must lie where the part is inspected; so many places are tried for it.
+MIN_INSIDE_SHARE, MAX_TRIES = 0.5, 50
 
 
 @dataclass(frozen=True)
@@ -128,3 +132,62 @@ def as_png(picture: Pillow.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def place_defect(
+    picture: Pillow.Image, defect: Defect, *, inside: Mask, generator: np.random.Generator
+) -> tuple[Pillow.Image, Mask]:
+    """Return an image with a defect of which half lies ``inside``, bool (height, width), if that can be had."""
+    for _ in range(MAX_TRIES):
+        defective, mask = with_defect(picture, defect, generator=generator)
+        if inside[mask].mean() >= MIN_INSIDE_SHARE:
+            break
+    return defective, mask
+
+
+def draw_defect(generator: np.random.Generator) -> Defect:
+    """Return a random defect that covers some 0.02 to 10 % of an image."""
+    kind = str(generator.choice(list(KINDS)))
+    area = float(np.exp(generator.uniform(np.log(MIN_AREA), np.log(MAX_AREA))))
+    # A scratch is a tenth as wide as long.
+    size = (area * 10) ** 0.5 if kind == "scratch" else area**0.5
+    return Defect(kind, size=min(size, 1.0), contrast=float(generator.uniform(MIN_CONTRAST, 1.0)))
+
+
+@dataclass(frozen=True)
+class DefectiveImages:
+    """Images with synthetic defects. ``pixels``: uint8 (images, height, width, 3); ``masks``: bool (images, h, w)."""
+
+    pixels: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
+
+
+def draw_defects(pixels: NDArray[np.uint8], valid: NDArray[np.float32], *, number: int, seed: int) -> DefectiveImages:
+    """Put ``number`` random defects onto each image, one at a time: all images with one, then all with another.
+
+    ``pixels``: uint8 (images, height, width, 3); ``valid``: where a defect may lie, (images, h, w), 1 or 0. The masks
+    have the size of ``valid``, and are true where any pixel of a position is changed.
+    """
+    generator = np.random.default_rng(seed)
+    height, width = pixels.shape[1:3]
+    rows, columns = np.arange(height) * valid.shape[1] // height, np.arange(width) * valid.shape[2] // width
+    drawn, masks = [], []
+    for _ in range(number):
+        for image, inside in zip(pixels, valid, strict=True):
+            picture, mask = place_defect(
+                Pillow.fromarray(image),
+                draw_defect(generator),
+                inside=inside[np.ix_(rows, columns)] > 0,
+                generator=generator,
+            )
+            drawn.append(np.asarray(picture))
+            masks.append(shrink_mask(mask, valid.shape[1:3]))
+    return DefectiveImages(np.stack(drawn), np.stack(masks))
+
+
+def shrink_mask(mask: Mask, size: tuple[int, ...]) -> Mask:
+    """Return a mask at a smaller size (height, width), true where any pixel of a position is true."""
+    y, x = np.nonzero(mask)
+    small = np.zeros(size, dtype=bool)
+    small[y * size[0] // mask.shape[0], x * size[1] // mask.shape[1]] = True
+    return small

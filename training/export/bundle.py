@@ -72,7 +72,7 @@ class Draft:
     settings: TrainSettings
     graphs: Graphs
     looks: Looks
-    scale_weights: tuple[float, ...]
+    map_weights: tuple[float, ...]
     calibrated: Calibrated
     fingerprint: str
 
@@ -96,7 +96,9 @@ class Draft:
             created=self.created,
             method="quick" if settings.quick else "full",
             input=self.rule,
-            region=RegionRecord(file=REGION, share=self.interest.share) if self.interest else None,
+            region=RegionRecord(file=REGION, share=self.interest.share, is_blanked=self.interest.is_blanked)
+            if self.interest
+            else None,
             expects=self.looks.expects,
             teacher=TeacherRecord(
                 name=settings.teacher,
@@ -104,21 +106,27 @@ class Draft:
                 size_bytes=len(self.graphs.teacher),
                 licence=teacher_spec(settings.teacher).licence,
             ),
-            scales=tuple(
-                ScaleRecord(stride=stride, weight=weight)
-                for stride, weight in zip(settings.strides, self.scale_weights, strict=True)
-            ),
+            scales=make_scale_records(settings, self.map_weights),
             map_size=settings.map_size,
             top_share=settings.top_share,
             score=calibrated.score,
-            map=calibrated.map,
-            pixel_threshold=calibrated.pixel_threshold,
+            map=calibrated.score,
             promise=calibrated.promise,
             golden_tolerance=GOLDEN_TOLERANCE,
             fingerprint=self.fingerprint,
             tools={**{tool: installed_version(tool) for tool in TOOLS}, "python": platform.python_version()},
             files=file_records(files),
         )
+
+
+def make_scale_records(settings: TrainSettings, map_weights: Sequence[float]) -> tuple[ScaleRecord, ...]:
+    """Return a record a map, in the order of ``Compare``: recalled scales, then extracted ones."""
+    recalled = [(stride, "recall") for stride in settings.strides[: settings.num_recalled]]
+    extracted = [(stride, "student") for stride in settings.strides[: settings.num_extracted]]
+    return tuple(
+        ScaleRecord(stride=stride, weight=weight, source=source)
+        for (stride, source), weight in zip((*recalled, *extracted), map_weights, strict=True)
+    )
 
 
 def fingerprint(paths: Sequence[Path], settings: TrainSettings) -> str:
@@ -145,14 +153,14 @@ def golden_files(good: Sequence[tuple[str, bytes]], draft: Draft, detector: Dete
 
 def expected_file(originals: Mapping[str, bytes], draft: Draft, detector: Detector) -> bytes:
     """Scores (images) and maps (images, h, w) of the golden images, in the order of their sorted names."""
-    score, map_ = draft.calibrated.score, draft.calibrated.map
+    scale = draft.calibrated.score
     scores, maps = [], []
     for name in sorted(originals):
         image = decode(originals[name], draft.rule, max_pixels=draft.settings.max_pixels)
         batch = make_batch([image], map_size=draft.settings.map_size, roi=draft.interest)
         (comparison,) = detector.run(batch)
-        scores.append(score.standardise(comparison.score))
-        maps.append((comparison.map - map_.mean) / map_.spread)
+        scores.append(scale.standardise(comparison.score))
+        maps.append((comparison.map - scale.mean) / scale.spread)
     return npz(scores=np.array(scores), maps=np.stack(maps).astype(np.float32))
 
 

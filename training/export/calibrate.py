@@ -11,7 +11,7 @@ from app.inference.detector import Comparison
 from model.bundle import AffineRecord, PromiseRecord
 
 # So that parts which are all alike, or a test with very few, don't divide by zero.
-SMALLEST_SPREAD = 1e-6
+MIN_SPREAD = 1e-6
 
 
 @dataclass(frozen=True)
@@ -19,35 +19,21 @@ class Calibrated:
     """``scores``: of the calibration parts, on the absolute scale, float64 (parts)."""
 
     score: AffineRecord
-    map: AffineRecord
-    pixel_threshold: float
     promise: PromiseRecord
     scores: NDArray[np.float64]
 
 
-def calibrate(comparisons: Sequence[Comparison], valid: Sequence[NDArray[np.float32]], *, asked: float) -> Calibrated:
-    """The constants from raw comparisons of held-out good parts; ``asked``: the false-alarm rate that may be.
+def calibrate(comparisons: Sequence[Comparison], *, asked: float) -> Calibrated:
+    """Return scale and threshold from raw comparisons of held-out good parts; ``asked``: the false-alarm rate.
 
-    A good part shows a region as rarely as it is judged ng: the pixel threshold comes from the highest position of
-    each part as the threshold comes from its score.
+    The score is a mean of map values, so map and score have one scale.
     """
     raw_scores = np.array([comparison.score for comparison in comparisons])
-    positions = np.concatenate(
-        [comparison.map[inside > 0] for comparison, inside in zip(comparisons, valid, strict=True)]
-    )
-    score, map_ = affine(raw_scores), affine(positions)
+    score = to_affine(raw_scores)
     scores = (raw_scores - score.mean) / score.spread
-    peaks = np.array([map_.standardise(float(comparison.map.max())) for comparison in comparisons])
-    return Calibrated(
-        score=score,
-        map=map_,
-        pixel_threshold=compute_promise(peaks, asked=asked).threshold,
-        promise=compute_promise(scores, asked=asked),
-        scores=scores,
-    )
+    return Calibrated(score=score, promise=compute_promise(scores, asked=asked), scores=scores)
 
 
-def affine(raw: NDArray[np.float64] | NDArray[np.float32]) -> AffineRecord:
-    """Mean to 0, spread to 1."""
-    values = raw.astype(np.float64)
-    return AffineRecord(mean=float(values.mean()), spread=max(SMALLEST_SPREAD, float(values.std())))
+def to_affine(raw: NDArray[np.float64]) -> AffineRecord:
+    """Return the scale on which these values have mean 0 and spread 1."""
+    return AffineRecord(mean=float(raw.mean()), spread=max(MIN_SPREAD, float(raw.std())))

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from app.inference.detector import ITEMS, WEIGHTS, Comparison, Graphs
-from model.compare import Compare
+from model.compare import Compare, CompareSpec
 from model.compare import Comparison as TorchComparison
-from model.student import Student
+from model.student import Reconstruction, Student
 from model.teacher import Teacher
 from training.errors import ParityFailed
 
 # The newest opset that ONNX Runtime's CUDA and TensorRT providers run in whole.
 OPSET = 20
-# In usual distances. Recall divides cosines, whose rounding is 1e-7, by the temperature, and a distance by the usual
+# In damped spreads of good positions. Recall divides cosines, whose rounding is 1e-7, by the temperature, and a distance by the usual
 # one, which is small where good parts hardly differ; so float32 can't repeat itself better than some 1e-3 at one
 # position, and some 1e-4 in a score, which is the mean of many. A verdict needs no more.
 TOLERANCES = {"score": 1e-3, "map": 5e-3}
@@ -34,8 +34,21 @@ class Parity:
     map: float
 
 
+class StudentGraph(nn.Module):
+    """The student with one flat tuple of outputs, in the order of ``name_student_outputs``."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, *teacher_features: Tensor) -> tuple[Tensor, ...]:
+        """As ``Student.forward``."""
+        found = self.student(*teacher_features)
+        return (*found.recalled, *found.expected_distances, *found.extracted, found.items, found.weights)
+
+
 class CompareGraph(nn.Module):
-    """The comparison with one flat argument list: ``t1..tK, s1..sK, u1..uK, valid``."""
+    """The comparison with one flat argument list: ``t1..tK, r1..rR, u1..uR, s1..sE, valid``."""
 
     def __init__(self, compare: Compare) -> None:
         super().__init__()
@@ -43,29 +56,39 @@ class CompareGraph(nn.Module):
 
     def forward(self, *tensors: Tensor) -> TorchComparison:
         """As ``Compare.forward``."""
-        *scales, valid = tensors
-        num_scales = len(scales) // 3
-        teacher, student, usual = (tuple(scales[i * num_scales : (i + 1) * num_scales]) for i in range(3))
-        answer: TorchComparison = self.compare(teacher, student, usual, valid)
+        spec = self.compare.spec
+        *features, valid = tensors
+        num_scales = len(features) - 2 * spec.num_recalled - spec.num_extracted
+        teacher, rest = features[:num_scales], features[num_scales:]
+        recalled, rest = rest[: spec.num_recalled], rest[spec.num_recalled :]
+        expected, extracted = rest[: spec.num_recalled], rest[spec.num_recalled :]
+        student = Reconstruction(tuple(recalled), tuple(expected), tuple(extracted), valid, valid)
+        answer: TorchComparison = self.compare(tuple(teacher), student, valid)
         return answer
+
+
+def name_student_outputs(spec: CompareSpec) -> list[str]:
+    """Return ``r1..rR`` (recalled), ``u1..uR`` (expected distances), ``s1..sE`` (extracted)."""
+    counts = {"r": spec.num_recalled, "u": spec.num_recalled, "s": spec.num_extracted}
+    return [f"{kind}{number}" for kind, count in counts.items() for number in range(1, count + 1)]
 
 
 def export(teacher: Teacher, student: Student, compare: Compare, pixels: Tensor) -> Graphs:
     """Export all three from CPU copies; ``pixels``: uint8 (2 or more, height, width, 3), to trace with."""
+    graph = StudentGraph(student).eval()
     with torch.no_grad():
-        seen = teacher(pixels)
-        rebuilt = student(*seen)
-    numbers = range(1, len(seen) + 1)
-    teacher_names = [f"t{number}" for number in numbers]
-    rebuilt_names = [f"{kind}{number}" for kind in "su" for number in numbers]
+        features = teacher(pixels)
+        *reconstructed, _, _ = graph(*features)
+    teacher_names = [f"t{number}" for number in range(1, len(features) + 1)]
+    student_names = name_student_outputs(compare.spec)
     valid = torch.ones(len(pixels), *compare.spec.map_size)
     return Graphs(
         teacher=graph_of(teacher, (pixels,), inputs=["image"], outputs=teacher_names),
-        student=graph_of(student, seen, inputs=teacher_names, outputs=[*rebuilt_names, ITEMS, WEIGHTS]),
+        student=graph_of(graph, features, inputs=teacher_names, outputs=[*student_names, ITEMS, WEIGHTS]),
         compare=graph_of(
             CompareGraph(compare).eval(),
-            (*seen, *rebuilt.features, *rebuilt.usual_distances, valid),
-            inputs=[*teacher_names, *rebuilt_names, "valid"],
+            (*features, *reconstructed, valid),
+            inputs=[*teacher_names, *student_names, "valid"],
             outputs=list(TorchComparison._fields),
         ),
     )
@@ -118,8 +141,7 @@ def network_comparison(
 ) -> TorchComparison:
     """What the networks themselves say of a batch's teacher features."""
     with torch.no_grad():
-        rebuilt = student(*teacher_features)
-        answer: TorchComparison = compare(teacher_features, rebuilt.features, rebuilt.usual_distances, valid)
+        answer: TorchComparison = compare(teacher_features, student(*teacher_features), valid)
     return answer
 
 

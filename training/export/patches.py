@@ -10,7 +10,7 @@ from PIL import Image as Pillow
 
 from model.bundle import InputRecord
 from training.data.dataset import decoded
-from training.fit.memory import Origins
+from training.fit.memory import ItemOrigins
 
 # A patch shows what lies around its position: this many strides across, drawn as a square of so many pixels.
 SHOWN_STRIDES, SIDE_PX, JPEG_QUALITY = 4, 48, 70
@@ -18,7 +18,7 @@ SHOWN_STRIDES, SIDE_PX, JPEG_QUALITY = 4, 48, 70
 
 def patch_pictures(
     paths: Sequence[Path],
-    origins: Origins,
+    origins: ItemOrigins,
     *,
     rule: InputRecord,
     stride: int,

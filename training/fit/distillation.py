@@ -1,131 +1,148 @@
-"""The gradient steps: the student learns to rebuild good parts from what its memory recalls of other good parts."""
+"""Distillation: the student learns to reconstruct good parts from the bottleneck and what its memory recalls."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from model.losses import distillation_loss, usual_loss
-from model.measure import distance
+from model.losses import distillation_loss
 from model.recall import Recalled
+from model.similarity import cosine_distance
 from model.student import Student
-from training.fit.memory import BATCH_SIZE, Exemplars, recalled_now
+from training.fit.memory import BATCH_SIZE, FeatureDataset, recall_batch
 from training.settings import LearningSettings
 
-# Passes over the images where the settings name no number of steps, and the fewest and most steps then.
-PASSES, FEWEST_STEPS, MOST_STEPS = 12, 400, 2000
+# Passes over the images where the settings give no number of steps, and the bounds of the steps then.
+NUM_PASSES, MIN_STEPS, MAX_STEPS = 12, 400, 2000
+# Adam's decay rates as in reverse distillation: a short memory of gradients suits a short one-cycle schedule.
+BETAS = (0.5, 0.999)
 
 
 @dataclass(frozen=True)
-class LossParts:
-    """One step's losses, before their weights: per-scale comparison, and how far good parts usually are."""
+class TrainingSet:
+    """The images of a dataset that a phase uses: their numbers (images), and what each image recalls from other parts.
 
-    distillation: float
-    usual: float
+    ``recalled``: of all images of the dataset, or None where it is computed at each step.
+    """
 
-
-Progress = Callable[[int, LossParts], None]
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What there is to learn: exemplars, and what each recalls from other parts, None where that is asked each time."""
-
-    exemplars: Exemplars
+    dataset: FeatureDataset
     recalled: Recalled | None
+    images: Tensor
 
-    def batch(self, student: Student, images: Tensor) -> tuple[Recalled, tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """What these images recall, their features and valid positions of every scale, on the student's device."""
+    def load(self, student: Student, images: Tensor) -> tuple[Recalled, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return the recalled features, features and valid positions of these images, on the student's device."""
         device = student.recall.keys.device
-        features, valid, _ = self.exemplars.of(images, device)
+        features, valid, _ = self.dataset.load(images, device)
         if self.recalled is None:
-            return recalled_now(student, self.exemplars, images), features, valid
-        return Recalled(*(one[images].to(device) for one in self.recalled)), features, valid
+            return recall_batch(student, self.dataset, images), features, valid
+        return pick_images(self.recalled, images, device), features, valid
 
 
-def num_steps_for(num_images: int, settings: LearningSettings) -> int:
-    """How many batches are learned from: as many as the settings say, else by the number of images."""
+def pick_images(recalled: Recalled, images: Tensor, device: torch.device) -> Recalled:
+    """Return what these images recall, on a device."""
+    return Recalled(
+        features=tuple(scale[images].to(device) for scale in recalled.features),
+        expected_distances=tuple(scale[images].to(device) for scale in recalled.expected_distances),
+        items=recalled.items[images].to(device),
+        weights=recalled.weights[images].to(device),
+    )
+
+
+def compute_num_steps(num_images: int, settings: LearningSettings) -> int:
+    """Return the number of batches to learn from: that of the settings, or one that grows with the images."""
     if settings.num_steps is not None:
         return settings.num_steps
-    return min(MOST_STEPS, max(FEWEST_STEPS, PASSES * num_images // settings.batch_size))
+    return min(MAX_STEPS, max(MIN_STEPS, NUM_PASSES * num_images // settings.batch_size))
 
 
 @dataclass
-class Settling:
-    """Whether a loss has settled: not better by ``least_gain`` of itself in ``patience`` looks; 0 looks for ever."""
+class EarlyStopping:
+    """Stops when a loss has not improved by ``min_delta`` of itself in ``patience`` evaluations; 0 never stops.
+
+    ``best_state``: the parameters at the best loss.
+    """
 
     patience: int
-    least_gain: float
+    min_delta: float
     best: float = 0.0
     num_since: int = 0
-    num_looks: int = 0
+    num_evaluations: int = 0
+    best_state: dict[str, Tensor] | None = None
 
-    def look(self, loss: float) -> None:
-        """Take note of one more loss."""
-        if self.num_looks == 0 or loss < self.best - self.least_gain * abs(self.best):
+    def update(self, loss: float, student: Student) -> None:
+        """Add one evaluation of the student."""
+        if self.num_evaluations == 0 or loss < self.best - self.min_delta * abs(self.best):
             self.best, self.num_since = loss, 0
+            self.best_state = {name: value.clone() for name, value in student.state_dict().items()}
         else:
             self.num_since += 1
-        self.num_looks += 1
+        self.num_evaluations += 1
 
     @property
-    def has_settled(self) -> bool:
-        """Whether more steps are in vain."""
+    def is_over(self) -> bool:
+        """Whether to stop."""
         return 0 < self.patience <= self.num_since
 
 
-class Learning:
-    """Trains what extracts from the memory, in place; the memory itself stays as it was taught.
+class Distillation:
+    """Trains everything but the memory, in place; the memory stays as it was filled and trained.
 
-    A course: ``step`` after ``step``, its ``state`` can be kept and taken up again. With ``held_out`` good parts the
-    course ends early where their loss has settled.
+    A training phase: ``step`` after ``step``; its ``state`` can be saved and restored. With ``held_out`` good parts and a
+    ``patience`` the phase ends early, with the weights of the lowest held-out loss.
     """
 
     def __init__(
         self,
         student: Student,
-        lesson: Lesson,
+        training_set: TrainingSet,
         *,
         settings: LearningSettings,
         generator: torch.Generator,
-        held_out: Lesson | None = None,
+        held_out: TrainingSet | None = None,
     ) -> None:
         self.student = student
-        self.lesson = lesson
+        self.training_set = training_set
         self.settings = settings
         self.generator = generator
         self.held_out = held_out
-        self.num_steps = num_steps_for(lesson.exemplars.num_images, settings)
+        self.num_steps = compute_num_steps(len(training_set.images), settings)
         self.num_done = 0
-        self.settling = Settling(settings.patience, settings.least_gain)
-        extracting = [*student.first.parameters(), *student.later.parameters()]
-        self.optimiser = torch.optim.AdamW(extracting, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        self.stopping = EarlyStopping(settings.patience, settings.least_gain)
+        parameters = [*student.bottleneck.parameters(), *student.first.parameters(), *student.later.parameters()]
+        self.optimiser = torch.optim.AdamW(
+            parameters, lr=settings.learning_rate, betas=BETAS, weight_decay=settings.weight_decay
+        )
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimiser,
             max_lr=settings.learning_rate,
             total_steps=self.num_steps,
-            pct_start=warm_up_share(self.num_steps),
+            pct_start=compute_warm_up_share(self.num_steps),
         )
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.is_mixed)
 
     @property
     def is_mixed(self) -> bool:
-        """Whether products are taken in half precision: on CUDA alone."""
+        """Whether products are computed in half precision: on CUDA alone."""
         return self.settings.mixed_precision and self.student.recall.keys.device.type == "cuda"
 
     @property
     def is_over(self) -> bool:
-        """Whether every step is done, or more of them are in vain."""
-        return self.num_done >= self.num_steps or self.settling.has_settled
+        """Whether every step is done, or the held-out loss stopped improving."""
+        return self.num_done >= self.num_steps or self.stopping.is_over
 
     def step(self) -> dict[str, float]:
-        """One batch; its losses by name, with that of the held-out parts where it was their turn."""
+        """Train on one batch; return its loss, and the held-out loss where it was evaluated."""
         self.student.train()
-        chosen = torch.randint(self.lesson.exemplars.num_images, (self.settings.batch_size,), generator=self.generator)
-        recalled, features, valid = self.lesson.batch(self.student, chosen)
-        loss, parts = step_loss(self.student, recalled, features, valid, settings=self.settings, is_mixed=self.is_mixed)
+        candidates = self.training_set.images
+        images = candidates[torch.randint(len(candidates), (self.settings.batch_size,), generator=self.generator)]
+        loss = compute_loss(
+            self.student,
+            *self.training_set.load(self.student, images),
+            settings=self.settings,
+            is_mixed=self.is_mixed,
+        )
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(self.scaler.scale(loss))
         self.scaler.step(self.optimiser)
@@ -133,69 +150,70 @@ class Learning:
         self.schedule.step()
         self.num_done += 1
         self.student.eval()
-        return {"loss": loss.item(), **asdict(parts), **self.looked_at_held_out()}
+        losses = {"loss": loss.item(), **self._evaluate_held_out()}
+        if self.is_over and self.stopping.best_state is not None:
+            self.student.load_state_dict(self.stopping.best_state)
+        return losses
 
-    def looked_at_held_out(self) -> dict[str, float]:
-        """The held-out parts' loss, every ``look_interval`` steps."""
-        if self.held_out is None or self.num_done % self.settings.look_interval:
+    def _evaluate_held_out(self) -> dict[str, float]:
+        if self.held_out is None or self.settings.patience == 0 or self.num_done % self.settings.look_interval:
             return {}
-        loss = held_out_loss(self.student, self.held_out, settings=self.settings)
-        self.settling.look(loss)
+        loss = compute_held_out_loss(self.student, self.held_out, settings=self.settings)
+        self.stopping.update(loss, self.student)
         return {"held_out": loss}
 
     def state(self) -> dict[str, Any]:
-        """Where the course stands, beside the student and the generator."""
+        """Return the state of the phase, without the student and the generator."""
         return {
             "num_done": self.num_done,
-            "settling": [self.settling.best, self.settling.num_since, self.settling.num_looks],
+            "stopping": [self.stopping.best, self.stopping.num_since, self.stopping.num_evaluations],
+            "best": self.stopping.best_state,
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Continue from a state."""
         self.num_done = state["num_done"]
-        self.settling.best, self.settling.num_since, self.settling.num_looks = state["settling"]
+        self.stopping.best, self.stopping.num_since, self.stopping.num_evaluations = state["stopping"]
+        self.stopping.best_state = state["best"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
-        if state["scaler"] and self.is_mixed:  # kept on another kind of device, it has nothing to say here
+        if state["scaler"] and self.is_mixed:  # saved on another kind of device, it does not apply here
             self.scaler.load_state_dict(state["scaler"])
 
 
-def learn(
+def distil(
     student: Student,
-    lesson: Lesson,
+    training_set: TrainingSet,
     *,
     settings: LearningSettings,
     generator: torch.Generator,
-    on_step: Progress,
+    on_step: Callable[[int, float], None],
 ) -> None:
-    """The whole course at once."""
-    course = Learning(student, lesson, settings=settings, generator=generator)
-    while not course.is_over:
-        losses = course.step()
-        on_step(course.num_done, LossParts(losses["distillation"], losses["usual"]))
+    """Run the whole phase. ``on_step`` gets the number of steps done and the loss."""
+    phase = Distillation(student, training_set, settings=settings, generator=generator)
+    while not phase.is_over:
+        losses = phase.step()
+        on_step(phase.num_done, losses["loss"])
 
 
-def warm_up_share(num_steps: int) -> float:
-    """A tenth; a fifth of ten steps, since torch divides by zero where the warm-up is one step exactly."""
-    return 0.2 if num_steps == 10 else 0.1
+def compute_warm_up_share(num_steps: int) -> float:
+    """Return the warm-up's share of the steps: .3; of few steps .2 or .4, as torch divides by zero at one step exactly."""
+    return next(share for share in (0.3, 0.4, 0.2) if abs(share * num_steps - 1) > 1e-6)
 
 
 @torch.no_grad()
-def held_out_loss(student: Student, lesson: Lesson, *, settings: LearningSettings) -> float:
-    """The mean loss of good parts that are not learned from."""
-    num_images = lesson.exemplars.num_images
+def compute_held_out_loss(student: Student, held_out: TrainingSet, *, settings: LearningSettings) -> float:
+    """Return the mean loss of good parts that are not learned from."""
     total = 0.0
-    for first in range(0, num_images, BATCH_SIZE):
-        images = torch.arange(first, min(first + BATCH_SIZE, num_images))
-        loss, _ = step_loss(student, *lesson.batch(student, images), settings=settings)
-        total += loss.item() * len(images)
-    return total / num_images
+    for images in torch.split(held_out.images, BATCH_SIZE):
+        total += compute_loss(student, *held_out.load(student, images), settings=settings).item() * len(images)
+    return total / len(held_out.images)
 
 
-def step_loss(
+def compute_loss(
     student: Student,
     recalled: Recalled,
     features: tuple[Tensor, ...],
@@ -203,18 +221,15 @@ def step_loss(
     *,
     settings: LearningSettings,
     is_mixed: bool = False,
-) -> tuple[Tensor, LossParts]:
-    """The loss of one batch (``L_KD + c L_usual``) and its parts.
+) -> Tensor:
+    """Return ``L_KD`` of one batch.
 
-    ``is_mixed`` lets extraction take its products in half precision; what is squared is never that short.
+    ``is_mixed``: extraction computes products in half precision; distances never do, as their squares overflow.
     """
     with torch.autocast("cuda", enabled=is_mixed):
-        extraction = student.extract(recalled, [(scale.shape[-2], scale.shape[-1]) for scale in features[1:]])
+        extracted = student.extract(recalled, features)
     distances = tuple(
-        distance(expected, seen.float(), regularisation=student.spec.regularisation)
-        for expected, seen in zip(features, extraction.features, strict=True)
+        cosine_distance(expected, found.float(), regularisation=student.spec.regularisation)
+        for expected, found in zip(features, extracted, strict=True)
     )
-    distillation = distillation_loss(distances, valid, hardness=settings.hardness)
-    usual_distances = [one.float() for one in extraction.usual_distances]
-    usual = torch.stack([usual_loss(*scale) for scale in zip(distances, usual_distances, valid, strict=True)]).sum()
-    return distillation + settings.usual_weight * usual, LossParts(distillation.item(), usual.item())
+    return distillation_loss(distances, valid, hardness=settings.hardness)

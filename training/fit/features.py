@@ -8,16 +8,15 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from app.imaging.decode import Image
 from app.imaging.roi import RegionOfInterest
-from app.inference.detector import valid_positions
+from app.inference.detector import make_batch, valid_positions
 from app.inference.sessions import available_cpus
 from model.bundle import InputRecord
-from model.fusion import resized
+from model.fusion import resize
 from model.teacher import Teacher
 from training.data.dataset import decoded
 from training.fit.feature_store import Bound, Rows, empty_rows
@@ -55,6 +54,10 @@ class Reader:
         """What is made of each file, in order, by several threads."""
         return made_ahead(make, paths, num_workers=self.num_workers or available_cpus())
 
+    def to_pixels(self, images: Sequence[Image]) -> Tensor:
+        """Return decoded images as the teacher sees them, uint8 (batch, height, width, 3)."""
+        return torch.from_numpy(make_batch(images, map_size=self.map_size, roi=self.interest).pixels)
+
     def valid(self, paths: Sequence[Path]) -> Tensor:
         """Which map positions show the part, 1 or 0, (images, h, w); stretched images lie alike. Raises BadImage."""
         looked_at = paths[:1] if self.rule.fit == "stretch" else paths
@@ -81,11 +84,6 @@ def made_ahead(make: Callable[[Item], Made], items: Sequence[Item], *, num_worke
                 future.cancel()
 
 
-def pixels_of(images: Sequence[Image]) -> Tensor:
-    """Decoded images as uint8 (batch, height, width, 3)."""
-    return torch.from_numpy(np.stack([image.pixels for image in images]))
-
-
 @torch.no_grad()
 def teacher_features(
     teacher: Teacher, paths: Sequence[Path], *, reader: Reader, bound: Bound, on_images: Callable[[int], None]
@@ -96,7 +94,7 @@ def teacher_features(
     rows = None
     done = 0
     while batch := list(islice(images, BATCH_SIZES[device.type])):
-        scales = [scale.cpu() for scale in teacher(pixels_of(batch).to(device))]
+        scales = [scale.cpu() for scale in teacher(reader.to_pixels(batch).to(device))]
         rows = rows or empty_rows(len(paths), scales, bound=bound)
         for own, scale in zip(rows, scales, strict=True):
             own[done : done + len(batch)] = scale
@@ -110,7 +108,7 @@ def valid_at_scales(valid: Tensor, features: tuple[Rows, ...]) -> tuple[Tensor, 
     # Where one image speaks for all, its row is repeated without being copied, and stays so.
     first = valid[:1] if valid.stride(0) == 0 else valid
     return tuple(
-        (resized(first[:, None], (scale.shape[-2], scale.shape[-1]))[:, 0] >= 0.5)
+        (resize(first[:, None], (scale.shape[-2], scale.shape[-1]))[:, 0] >= 0.5)
         .float()
         .expand(len(valid), *scale.shape[-2:])
         for scale in features

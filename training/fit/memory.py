@@ -1,4 +1,4 @@
-"""The recall memory's own lesson: filled, taught, and told how far good parts usually are (claim 9's update)."""
+"""The recall memory in training: filled from good parts, trained, extended for new ones (claim 9's update)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,58 +8,95 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from model.fusion import QueryFusion
 from model.losses import normality_loss, orthogonality_loss
-from model.measure import direction, distance
 from model.recall import Recalled, RecallMemory
+from model.similarity import cosine_distance, to_direction
 from model.student import Student
 from training.fit.feature_store import Rows
 from training.settings import MemorySettings
 
-# Images at once where nothing is learned; more fall out of a CPU's caches.
+# Images at once where nothing is trained; more fall out of a CPU's caches.
 BATCH_SIZE = 8
-# An item that few positions read has no figure of its own: this many readings count as the mean of all items.
+# An item that few positions read has no mean of its own: the mean of all items counts as this many readings.
 PRIOR_READINGS = 5.0
-SMALLEST_USUAL = 1e-4
-# A position whose nearest key has at least this cosine is explained already. Measured: at 0.95 and 0.97 fewer items are
-# added and fewer defects found afterwards (docs/log.md).
+MIN_EXPECTED_DISTANCE = 1e-4
+# An item is not added where the nearest key has at least this cosine. At 0.95 and 0.97 fewer items are added and fewer
+# defects are found afterwards (docs/log.md).
 EXPLAINED_COSINE = 0.99
+# The owner of items that no image at hand gave.
+NO_IMAGE = -1
 
 
-class Rememberer(Protocol):
-    """What asks a recall memory: a student, or a memory that is asked the features themselves."""
+class MemoryOwner(Protocol):
+    """What owns a recall memory: a student, or a memory without one."""
+
+    @property
+    def fusion(self) -> QueryFusion:
+        """Makes the query."""
 
     @property
     def recall(self) -> RecallMemory:
         """The memory."""
 
     @property
-    def fusion(self) -> Callable[..., Tensor]:
-        """Standardised features of all scales to a query."""
+    def view(self) -> Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]:
+        """Makes of standardised features what the memory sees."""
+
+    def make_query(self, standard: tuple[Tensor, ...], /) -> Tensor:
+        """Return the query of standardised features."""
+
+    def make_values(self, standard: tuple[Tensor, ...], /) -> Tensor:
+        """Return what the memory stores of standardised features."""
 
 
 @dataclass(frozen=True)
-class Origins:
-    """Which training image each item was taken from, and at which of its positions, row by row.
+class ItemOrigins:
+    """The training image that each item was taken from, and the position in it, row by row.
 
-    So that an image need not recall itself while training, and that what was recalled can be shown.
+    An image does not recall its own items while training: it would find itself there and learn to copy (decision 002).
     """
 
     images: Int[Tensor, " items"]
     positions: Int[Tensor, " items"]
 
-    def hidden_from(self, images: Int[Tensor, " batch"]) -> Bool[Tensor, "batch items"]:
-        """True where an item came from that very image; nowhere for an image that all items came from."""
+    def hide_own(self, images: Int[Tensor, " batch"]) -> Bool[Tensor, "batch items"]:
+        """Return True where an item came from that image; nowhere for an image that gave all items."""
         own = images[:, None] == self.images[None, :]
         return own & ~own.all(1, keepdim=True)
 
 
-def farthest_points(
+@dataclass(frozen=True)
+class FeatureDataset:
+    """Standardised teacher features of good parts, scales 1..K, their valid positions, and the items they gave.
+
+    ``features``: (images, channels, height, width) a scale; ``valid``: (images, height, width) a scale, 1 or 0.
+    """
+
+    features: tuple[Rows, ...]
+    valid: tuple[Tensor, ...]
+    origins: ItemOrigins
+
+    @property
+    def num_images(self) -> int:
+        """The number of good parts."""
+        return self.features[0].shape[0]
+
+    def load(self, images: Tensor, device: torch.device) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+        """Return features, valid positions and hidden items of these images on a device."""
+        return (
+            tuple(scale[images].to(device) for scale in self.features),
+            tuple(scale[images].to(device) for scale in self.valid),
+            self.origins.hide_own(images).to(device),
+        )
+
+
+def select_k_centers(
     points: Float[Tensor, "points channels"], num_chosen: int, *, generator: torch.Generator
 ) -> Int[Tensor, " chosen"]:
-    """Indices of unit vectors, each the one farthest from those chosen before it; the first is drawn.
+    """Return indices of unit vectors, each the farthest from those chosen before; the first is random.
 
-    The greedy k-centre of Gonzalez (1985), 2-approximate: no point is left far from every chosen one. All are chosen
-    where there are no more than ``num_chosen``.
+    The greedy k-center algorithm of Gonzalez (1985). All points are chosen where there are no more than ``num_chosen``.
     """
     if len(points) <= num_chosen:
         return torch.arange(len(points))
@@ -74,78 +111,58 @@ def farthest_points(
 
 @torch.no_grad()
 def fill_memory(
-    student: Rememberer,
-    standard: Rows,
+    student: MemoryOwner,
+    standard: tuple[Rows, ...],
     valid: Float[Tensor, "images height width"],
     *,
     num_candidates: int,
     generator: torch.Generator,
-) -> Origins:
-    """Write a farthest-point coreset of the first scale's valid, standardised features into the student's memory.
+) -> ItemOrigins:
+    """Fit the query's projection and write a k-center coreset of good parts' positions into the memory.
 
-    Keys are queries of the same exemplars; before training the query is that feature itself (``QueryFusion``). Where
-    there are fewer positions than items, the memory holds fewer: of twins, rounding would choose which is read.
+    ``valid``: at the first scale. Where there are fewer positions than items, the memory holds fewer: between duplicates
+    rounding would decide which is read.
     """
     inside = valid.flatten().nonzero()[:, 0]
-    candidates = inside[torch.randperm(len(inside), generator=generator)[:num_candidates]]
-    features = features_at(standard, candidates)
-    unit = direction(features, regularisation=student.recall.regularisation)
-    chosen = farthest_points(unit, student.recall.num_items, generator=generator)
-    student.recall.write(keys=features[chosen], values=features[chosen])
-    positions_per_image = standard.shape[-2] * standard.shape[-1]
-    return Origins(candidates[chosen] // positions_per_image, candidates[chosen] % positions_per_image)
+    candidates = inside[torch.randperm(len(inside), generator=generator)[:num_candidates]].sort().values
+    fused, values = gather_positions(student, standard, candidates)
+    student.fusion.fit(fused)
+    queries = fused @ student.fusion.projection.weight[:, :, 0, 0].mT
+    directions = to_direction(queries, regularisation=student.recall.regularisation)
+    chosen = select_k_centers(directions, student.recall.num_items, generator=generator)
+    student.recall.write(keys=queries[chosen], values=values[chosen])
+    positions_per_image = standard[0].shape[-2] * standard[0].shape[-1]
+    return ItemOrigins(candidates[chosen] // positions_per_image, candidates[chosen] % positions_per_image)
 
 
-def features_at(rows: Rows, positions: Int[Tensor, " positions"]) -> Float[Tensor, "positions channels"]:
-    """The features at these positions, counted image after image and row after row, a few images at a time."""
-    num_images, num_channels, height, width = rows.shape
-    found = torch.empty(len(positions), num_channels)
+def gather_positions(
+    student: MemoryOwner, standard: tuple[Rows, ...], positions: Int[Tensor, " positions"]
+) -> tuple[Float[Tensor, "positions fused_channels"], Float[Tensor, "positions value_channels"]]:
+    """Return concatenated features and memory values at these ascending positions of the first scale, image by image."""
+    height, width = standard[0].shape[-2:]
     images, places = positions // (height * width), positions % (height * width)
-    for first in range(0, num_images, BATCH_SIZE):
-        some = torch.arange(first, min(first + BATCH_SIZE, num_images))
-        inside = ((images >= first) & (images < first + BATCH_SIZE)).nonzero()[:, 0]
-        if len(inside):
-            here = rows[some].flatten(2)  # (images, channels, positions)
-            found[inside] = here[images[inside] - first, :, places[inside]]
-    return found
+    fused, values = [], []
+    for first in range(0, standard[0].shape[0], BATCH_SIZE):
+        batch = torch.arange(first, min(first + BATCH_SIZE, standard[0].shape[0]))
+        inside = (images >= first) & (images < first + BATCH_SIZE)
+        features = tuple(scale[batch] for scale in standard)
+        at = (images[inside] - first, slice(None), places[inside])
+        fused.append(student.fusion.concatenate(*student.view(features)).flatten(2)[at])
+        values.append(student.make_values(features).flatten(2)[at])
+    return torch.cat(fused), torch.cat(values)
 
 
-@dataclass(frozen=True)
-class Exemplars:
-    """Standardised teacher features of good parts, scales 1..K, where they count, and whose items are whose.
+class MemoryTraining:
+    """Normality embedding: keys, values and query learn to recall each good part from other parts (``L_NM``).
 
-    ``features``: (images, channels, height, width) a scale; ``valid``: (images, height, width) a scale, 1 or 0.
-    """
-
-    features: tuple[Rows, ...]
-    valid: tuple[Tensor, ...]
-    origins: Origins
-
-    @property
-    def num_images(self) -> int:
-        """How many good parts there are."""
-        return self.features[0].shape[0]
-
-    def of(self, images: Tensor, device: torch.device) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
-        """Features and valid positions of these images, and the items that are hidden from each, on a device."""
-        return (
-            tuple(scale[images].to(device) for scale in self.features),
-            tuple(scale[images].to(device) for scale in self.valid),
-            self.origins.hidden_from(images).to(device),
-        )
-
-
-class Teaching:
-    """Normality embedding: keys, values and query learn to recall each exemplar from other parts (``L_NM``).
-
-    Keys are held apart by ``L_orth``. A course: ``step`` after ``step``, its ``state`` can be kept and taken up again.
+    Keys are held apart by ``L_orth``. A training phase: ``step`` after ``step``; its ``state`` can be saved and restored.
     """
 
     def __init__(
-        self, student: Student, exemplars: Exemplars, *, settings: MemorySettings, generator: torch.Generator
+        self, student: Student, dataset: FeatureDataset, *, settings: MemorySettings, generator: torch.Generator
     ) -> None:
         self.student = student
-        self.exemplars = exemplars
+        self.dataset = dataset
         self.settings = settings
         self.generator = generator
         self.num_steps = settings.num_steps
@@ -163,13 +180,19 @@ class Teaching:
         return self.num_done >= self.num_steps
 
     def step(self) -> dict[str, float]:
-        """One batch; its losses by name."""
-        settings, memory = self.settings, self.student.recall
-        images = torch.randint(self.exemplars.num_images, (settings.batch_size,), generator=self.generator)
-        features, valid, hidden = self.exemplars.of(images, memory.keys.device)
-        recalled = memory(self.student.fusion(*features), hidden_items=hidden).features
-        regularisation = self.student.spec.regularisation
-        normality = normality_loss(recalled, features[0], valid[0], regularisation=regularisation)
+        """Train on one batch; return its losses by name."""
+        settings, student = self.settings, self.student
+        memory = student.recall
+        images = torch.randint(self.dataset.num_images, (settings.batch_size,), generator=self.generator)
+        features, valid, hidden = self.dataset.load(images, memory.keys.device)
+        recalled = memory(student.make_query(features), hidden_items=hidden).features
+        expected = torch.split(student.make_values(features), list(memory.value_channels), dim=1)
+        normality = torch.stack(
+            [
+                normality_loss(found, scale, valid[0], regularisation=memory.regularisation)
+                for found, scale in zip(recalled, expected, strict=True)
+            ]
+        ).mean()
         some_keys = torch.randperm(memory.num_items, generator=self.generator)[: settings.num_orthogonal_keys]
         apart = orthogonality_loss(memory.keys[some_keys.to(memory.keys.device)])
         loss = settings.normality_weight * normality + settings.orthogonality_weight * apart
@@ -180,122 +203,151 @@ class Teaching:
         return {"loss": loss.item(), "normality": normality.item(), "orthogonality": apart.item()}
 
     def state(self) -> dict[str, Any]:
-        """Where the course stands, beside the student and the generator."""
+        """Return the state of the phase, without the student and the generator."""
         return {"num_done": self.num_done, "optimiser": self.optimiser.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Continue from a state."""
         self.num_done = state["num_done"]
         self.optimiser.load_state_dict(state["optimiser"])
 
 
-def teach_memory(
+def train_memory(
     student: Student,
-    exemplars: Exemplars,
+    dataset: FeatureDataset,
     *,
     settings: MemorySettings,
     generator: torch.Generator,
     on_step: Callable[[int, float], None],
 ) -> None:
-    """The whole course at once. ``on_step`` gets the number of steps done and the loss."""
-    course = Teaching(student, exemplars, settings=settings, generator=generator)
-    while not course.is_over:
-        losses = course.step()
-        on_step(course.num_done, losses["loss"])
+    """Run the whole phase. ``on_step`` gets the number of steps done and the loss."""
+    phase = MemoryTraining(student, dataset, settings=settings, generator=generator)
+    while not phase.is_over:
+        losses = phase.step()
+        on_step(phase.num_done, losses["loss"])
 
 
 @torch.no_grad()
-def tell_usual_distances(student: Rememberer, exemplars: Exemplars) -> None:
-    """Write beside each item how far exemplars that read it are from what they recall, on the average.
-
-    An exemplar reads no items of its own, as a new part can't.
-    """
+def fit_expected_distances(student: MemoryOwner, dataset: FeatureDataset) -> None:
+    """Set each item's expected distances: the mean over the good parts that read it, none of which gave it."""
     memory = student.recall
-    readings, sums = torch.zeros_like(memory.usual_distances), torch.zeros_like(memory.usual_distances)
-    for first in range(0, exemplars.num_images, BATCH_SIZE):
-        images = torch.arange(first, min(first + BATCH_SIZE, exemplars.num_images))
-        features, valid, hidden = exemplars.of(images, memory.keys.device)
-        query = student.fusion(*features)
-        items, weights = memory.read(query, hidden_items=hidden)
-        recalled = memory(query, hidden_items=hidden).features
-        off = distance(features[0], recalled, regularisation=memory.regularisation).flatten(1)
-        counted = weights * valid[0].flatten(1)[..., None]
-        readings.index_add_(0, items.flatten(), counted.flatten())
-        sums.index_add_(0, items.flatten(), (counted * off[..., None]).flatten())
-    overall = sums.sum() / readings.sum().clamp_min(1e-12)
-    usual = (sums + PRIOR_READINGS * overall) / (readings + PRIOR_READINGS)
-    memory.usual_distances.copy_(usual.clamp_min(SMALLEST_USUAL))
+    sums = ExpectedDistances(memory)
+    for images in torch.split(torch.arange(dataset.num_images), BATCH_SIZE):
+        features, valid, hidden = dataset.load(images, memory.keys.device)
+        recalled = memory(student.make_query(features), hidden_items=hidden)
+        sums.add(recalled, student.make_values(features), valid[0])
+    memory.expected_distances.copy_(sums.compute())
 
 
-def recalled_by(student: Student, exemplars: Exemplars) -> Recalled:
-    """What every exemplar recalls from the items of other parts, on the CPU."""
-    pieces = []
-    for first in range(0, exemplars.num_images, BATCH_SIZE):
-        images = torch.arange(first, min(first + BATCH_SIZE, exemplars.num_images))
-        pieces.append(Recalled(*(one.cpu() for one in recalled_now(student, exemplars, images))))
-    return Recalled(*(torch.cat(one) for one in zip(*pieces, strict=True)))
+class ExpectedDistances:
+    """Sums of distances by the items that were read, a column a recalled scale."""
+
+    def __init__(self, memory: RecallMemory) -> None:
+        self.memory = memory
+        self.sums = torch.zeros_like(memory.expected_distances)
+        self.readings = torch.zeros_like(memory.expected_distances[:, :1])
+
+    def add(
+        self,
+        recalled: Recalled,
+        values: Float[Tensor, "batch all_channels height width"],
+        valid: Float[Tensor, "batch height width"],
+    ) -> None:
+        """Add the distances of images with these memory values of their own."""
+        expected = torch.split(values, list(self.memory.value_channels), dim=1)
+        distances = torch.stack(
+            [
+                cosine_distance(own, found, regularisation=self.memory.regularisation).flatten(1)
+                for own, found in zip(expected, recalled.features, strict=True)
+            ],
+            dim=-1,
+        )  # (batch, positions, scales)
+        weights = recalled.weights * valid.flatten(1)[..., None]  # (batch, positions, read)
+        items = recalled.items.flatten()
+        self.readings.index_add_(0, items, weights.flatten()[:, None])
+        self.sums.index_add_(0, items, (weights[..., None] * distances[:, :, None]).flatten(0, 2))
+
+    def compute(self, prior: Tensor | None = None) -> Float[Tensor, "items scales"]:
+        """Return the mean of each item; ``prior``: the mean of all items, by default the one found."""
+        if prior is None:
+            prior = self.sums.sum(0) / self.readings.sum().clamp_min(1e-12)
+        means = (self.sums + PRIOR_READINGS * prior) / (self.readings + PRIOR_READINGS)
+        return means.clamp_min(MIN_EXPECTED_DISTANCE)
+
+
+def recall_all(student: Student, dataset: FeatureDataset) -> Recalled:
+    """Return what every good part recalls from the items of other parts, on the CPU."""
+    batches = [
+        recall_batch(student, dataset, images) for images in torch.split(torch.arange(dataset.num_images), BATCH_SIZE)
+    ]
+    return Recalled(
+        features=join_scales([batch.features for batch in batches]),
+        expected_distances=join_scales([batch.expected_distances for batch in batches]),
+        items=torch.cat([batch.items.cpu() for batch in batches]),
+        weights=torch.cat([batch.weights.cpu() for batch in batches]),
+    )
+
+
+def join_scales(batches: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Concatenate batches scale by scale, on the CPU."""
+    return tuple(torch.cat([one.cpu() for one in scale]) for scale in zip(*batches, strict=True))
 
 
 @torch.no_grad()
-def recalled_now(student: Student, exemplars: Exemplars, images: Tensor) -> Recalled:
-    """What these exemplars recall from the items of other parts."""
-    features, _, hidden = exemplars.of(images, student.recall.keys.device)
-    recalled: Recalled = student.recall(student.fusion(*features), hidden_items=hidden)
+def recall_batch(student: Student, dataset: FeatureDataset, images: Tensor) -> Recalled:
+    """Return what these good parts recall from the items of other parts."""
+    features, _, hidden = dataset.load(images, student.recall.keys.device)
+    recalled: Recalled = student.recall(student.make_query(features), hidden_items=hidden)
     return recalled
 
 
-@dataclass(frozen=True)
-class Added:
-    """Where each new item was taken from: which of the images, at which of its positions."""
-
-    images: Int[Tensor, " items"]
-    positions: Int[Tensor, " items"]
-
-
 @torch.no_grad()
-def remember(
+def extend_memory(
     student: Student,
     features: tuple[Float[Tensor, "images _ _ _"], ...],
     valid: Float[Tensor, "images height width"],
     *,
-    most: int,
-) -> Added:
-    """Write what these good parts have and the memory does not explain, ``most`` items at most.
+    max_items: int,
+) -> ItemOrigins:
+    """Add items for what these good parts have and no key is similar to, at most ``max_items``; return their origins.
 
-    ``features``: of scales 1..K in standard space.
-
-    Items are chosen farthest first from the keys that are there (Gonzalez, 1985). Each gets the usual distance with
-    which the other images read it.
+    ``features``: of scales 1..K in standard space. Each item is the position farthest from all keys so far (Gonzalez,
+    1985). Its expected distances come from the images that did not give it.
     """
-    memory, regularisation = student.recall, student.spec.regularisation
-    query = student.fusion(*features)
-    asked = direction(query.flatten(2).mT.flatten(0, 1), regularisation=regularisation)  # (positions, channels)
-    known = direction(memory.keys, regularisation=regularisation)
-    inside = valid.flatten() > 0
-    chosen = farthest_from(asked, known, inside, most=most)
-    keys = query.movedim(1, -1).flatten(0, 2)[chosen]
-    values = features[0].movedim(1, -1).flatten(0, 2)[chosen]
-    positions_per_image = features[0].shape[-2] * features[0].shape[-1]
-    added = Added(chosen // positions_per_image, chosen % positions_per_image)
-    usual = memory.usual_distances
-    memory.write(keys=torch.cat([memory.keys, keys]), values=torch.cat([memory.values, values]))
-    memory.usual_distances = torch.cat([usual, usual.mean().expand(len(chosen))])
-    tell_added(memory, query, features[0], valid, added)
-    return added
+    memory = student.recall
+    query, values = student.make_query(features), student.make_values(features)
+    points = to_direction(query.flatten(2).mT.flatten(0, 1), regularisation=memory.regularisation)
+    keys = to_direction(memory.keys, regularisation=memory.regularisation)
+    chosen = select_unexplained(points, keys, valid.flatten() > 0, max_chosen=max_items)
+    positions_per_image = query.shape[-2] * query.shape[-1]
+    origins = ItemOrigins(chosen // positions_per_image, chosen % positions_per_image)
+    num_before, prior = memory.num_items, memory.expected_distances.mean(0)
+    memory.write(
+        keys=torch.cat([memory.keys, query.movedim(1, -1).flatten(0, 2)[chosen]]),
+        values=torch.cat([memory.values, values.movedim(1, -1).flatten(0, 2)[chosen]]),
+        expected_distances=torch.cat([memory.expected_distances, prior.expand(len(chosen), -1)]),
+    )
+    owners = torch.cat([torch.full((num_before,), NO_IMAGE), origins.images])
+    sums = ExpectedDistances(memory)
+    for image in range(len(query)):
+        one = slice(image, image + 1)
+        sums.add(memory(query[one], hidden_items=(owners == image)[None]), values[one], valid[one])
+    memory.expected_distances[num_before:] = sums.compute(prior)[num_before:]
+    return origins
 
 
-def farthest_from(
+def select_unexplained(
     points: Float[Tensor, "points channels"],
-    known: Float[Tensor, "known channels"],
+    keys: Float[Tensor, "keys channels"],
     inside: Bool[Tensor, " points"],
     *,
-    most: int,
+    max_chosen: int,
 ) -> Int[Tensor, " chosen"]:
-    """Indices of unit vectors, each the one farthest from the known and those chosen before; none that is explained."""
-    nearest = torch.cat([(piece @ known.mT).amax(1) for piece in torch.split(points, 1024)])
+    """Return indices of unit vectors, each the farthest from the keys and those chosen before, until all are similar."""
+    nearest = torch.cat([(piece @ keys.mT).amax(1) for piece in torch.split(points, 1024)])
     nearest[~inside] = 1.0
     chosen: list[int] = []
-    while len(chosen) < most:
+    while len(chosen) < max_chosen:
         index = int(nearest.argmin())
         if nearest[index] >= EXPLAINED_COSINE:
             break
@@ -303,21 +355,3 @@ def farthest_from(
         torch.maximum(nearest, points @ points[index], out=nearest)
         nearest[index] = 1.0
     return torch.tensor(chosen, dtype=torch.long)
-
-
-def tell_added(memory: RecallMemory, query: Tensor, features: Tensor, valid: Tensor, added: Added) -> None:
-    """The usual distances of the added items, from the images that did not give them."""
-    num_before = memory.num_items - len(added.images)
-    readings, sums = torch.zeros(memory.num_items), torch.zeros(memory.num_items)
-    for image in range(len(query)):
-        own = torch.zeros(1, memory.num_items, dtype=torch.bool)
-        own[0, num_before:] = added.images == image
-        one = query[image : image + 1]
-        recalled = memory(one, hidden_items=own)
-        off = distance(features[image : image + 1], recalled.features, regularisation=memory.regularisation).flatten(1)
-        counted = recalled.weights * valid[image].flatten()[None, :, None]
-        readings.index_add_(0, recalled.items.flatten(), counted.flatten())
-        sums.index_add_(0, recalled.items.flatten(), (counted * off[..., None]).flatten())
-    overall = memory.usual_distances[:num_before].mean()
-    usual = (sums + PRIOR_READINGS * overall) / (readings + PRIOR_READINGS)
-    memory.usual_distances[num_before:] = usual[num_before:].clamp_min(SMALLEST_USUAL)

@@ -43,12 +43,17 @@ def student_spec(settings: TrainSettings, channels: tuple[int, ...]) -> StudentS
     """The student's shape by the settings."""
     return StudentSpec(
         channels=channels,
+        strides=settings.strides,
         hidden_channels=settings.hidden_channels,
+        bottleneck_channels=settings.bottleneck_channels,
+        query_channels=min(settings.query_channels, sum(channels)),
+        num_recalled=settings.num_recalled,
         num_recall_items=settings.num_recall_items,
         num_read_items=settings.num_read_items,
         num_adaptive_items=settings.num_adaptive_items,
         temperature=settings.temperature,
         regularisation=settings.regularisation,
+        extracts=settings.num_extracted > 0,
     )
 
 
@@ -57,6 +62,8 @@ def compare_spec(settings: TrainSettings) -> CompareSpec:
     return CompareSpec(
         map_size=settings.map_size,
         smoothing_sigma=settings.smoothing_sigma,
-        top_share=settings.top_share,
+        top_shares=settings.top_shares,
+        num_recalled=settings.num_recalled,
+        num_extracted=settings.num_extracted,
         regularisation=settings.regularisation,
     )

@@ -1,62 +1,124 @@
-"""What good parts alone say about the comparison: how far off each scale usually is, and how steady it is there."""
+"""The comparison's constants from good parts that nothing was learned from, and the weights of its maps.
+
+Which maps count, and whether small or large areas do, differs from product to product: on one the memory sees every
+defect, on another the student's modules do. Synthetic defects on held-out good parts tell: the weights are those of a
+logistic regression that tells them from the same parts without a defect, with equal weights as the prior.
+"""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from model.compare import Compare
+from model.compare import HIDDEN_VALUE, Compare
 from model.student import Student
-from training.settings import Emphasis
 
 BATCH_SIZE = 16
-SMALLEST_SPREAD = 1e-6
+MIN_SPREAD = 1e-6
+# Weight of the squared logits' sum: 0 trusts the synthetic defects alone, large values keep the weights equal.
+PRIOR_WEIGHT = 0.05
+# Weight of the location loss beside the separation loss.
+LOCATION_WEIGHT = 0.5
+NUM_STEPS, LEARNING_RATE = 150, 0.05
+
+
+@dataclass(frozen=True)
+class ComparedImages:
+    """Teacher features of scales 1..K (images, channels, height, width) and valid map positions (images, h, w).
+
+    ``hidden_items``: the items (images, items) that an image must not recall, because it gave them.
+    """
+
+    features: tuple[Tensor, ...]
+    valid: Tensor
+    hidden_items: Tensor | None = None
 
 
 @torch.no_grad()
 def fit_comparison(
     compare: Compare,
     student: Student,
-    features: tuple[Tensor, ...],
-    valid: Tensor,
-    *,
-    emphasis: Emphasis,
-    hidden_items: Tensor | None = None,
+    good: ComparedImages,
+    defective: ComparedImages | None = None,
+    masks: Tensor | None = None,
 ) -> None:
-    """Set the comparison's constants from teacher features of good parts.
+    """Set the constants of every map from good parts; with ``defective`` ones, set the weights, too.
 
-    Each scale is standardised over positions. A scale weighs by its ``emphasis``, in the score in spreads of the
-    images' own scores. ``hidden_items``: what each image must not
-    recall, where the memory was filled from these very images.
+    ``masks``: where the defects are, bool (images, h, w).
     """
-    for own, learned in zip(compare.standardisers, student.standardisers, strict=True):
-        own.load_state_dict(learned.state_dict())
-    maps = maps_of(compare, student, features, hidden_items)
-    valid = valid.to(maps.device)
-    means, spreads = position_statistics(maps, valid)
-    compare.scale_means.copy_(means)
-    compare.scale_spreads.copy_(spreads)
-    score_weights = torch.tensor(emphasis.score, device=maps.device) / compare.judge(maps, valid).scale_scores.std(
-        0
-    ).clamp_min(SMALLEST_SPREAD)
-    compare.score_weights.copy_(score_weights / score_weights.sum())
-    map_weights = torch.tensor(emphasis.map, device=maps.device)
-    compare.map_weights.copy_(map_weights / map_weights.sum())
+    compare.copy_statistics(student)
+    maps = compute_maps(compare, student, good)
+    by_map = maps.movedim(1, 0)[:, good.valid.to(maps.device) > 0]  # (maps, positions)
+    compare.map_means.copy_(by_map.mean(1))
+    compare.map_spreads.copy_(by_map.std(1).clamp_min(MIN_SPREAD))
+    if defective is not None and masks is not None:
+        found = compute_maps(compare, student, defective)
+        joined = torch.cat([compare.standardise(maps), compare.standardise(found)])
+        valid = torch.cat([good.valid, defective.valid]).to(joined.device)
+        fit_weights(compare, joined, valid, masks.to(joined.device))
 
 
-def maps_of(
-    compare: Compare, student: Student, features: tuple[Tensor, ...], hidden_items: Tensor | None = None
-) -> Tensor:
-    """Relative distances (images, scales, h, w), a few images at a time."""
-    device = compare.scale_means.device
-    pieces = []
-    for first in range(0, len(features[0]), BATCH_SIZE):
-        some = tuple(scale[first : first + BATCH_SIZE].to(device) for scale in features)
-        hidden = None if hidden_items is None else hidden_items[first : first + BATCH_SIZE].to(device)
-        rebuilt = student(*some, hidden_items=hidden)
-        pieces.append(compare.relative_maps(some, rebuilt.features, rebuilt.usual_distances))
-    return torch.cat(pieces)
+def compute_maps(compare: Compare, student: Student, images: ComparedImages) -> Tensor:
+    """Return distance maps (images, maps, h, w), a few images at a time."""
+    device = compare.map_means.device
+    maps = []
+    for rows in torch.split(torch.arange(len(images.valid)), BATCH_SIZE):
+        features = tuple(scale[rows].to(device) for scale in images.features)
+        hidden = None if images.hidden_items is None else images.hidden_items[rows].to(device)
+        distances = compare.compute_distances(features, student(*features, hidden_items=hidden))
+        maps.append(compare.enlarge(distances, images.valid[rows].to(device)))
+    return torch.cat(maps)
 
 
-def position_statistics(maps: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and spread of each scale over the valid positions of all images, (scales) each."""
-    by_scale = maps.movedim(1, 0)[:, valid > 0]  # (scales, positions)
-    return by_scale.mean(1), by_scale.std(1).clamp_min(SMALLEST_SPREAD)
+@torch.enable_grad()
+def fit_weights(compare: Compare, maps: Tensor, valid: Tensor, masks: Tensor) -> None:
+    """Set the weights of maps and top shares.
+
+    ``maps``: standardised (images, maps, h, w), of good parts first, then of as many defective ones as there are
+    ``masks``; ``valid``: (images, h, w).
+    """
+    num_good = len(maps) - len(masks)
+    is_defective = (torch.arange(len(maps), device=maps.device) >= num_good).float()
+    rank_weights = compare.compute_rank_weights(valid)
+    map_logits = torch.zeros_like(compare.map_weights, requires_grad=True)
+    share_logits = torch.zeros_like(compare.share_weights, requires_grad=True)
+    affine = torch.zeros(2, device=maps.device, requires_grad=True)
+    optimiser = torch.optim.Adam([map_logits, share_logits, affine], lr=LEARNING_RATE)
+    for _ in range(NUM_STEPS):
+        joint = (maps * map_logits.softmax(0)[:, None, None]).sum(1)
+        means = (rank_weights * compare.find_top(joint, valid)[0][:, None]).sum(-1)  # (images, shares)
+        scores = (means * share_logits.softmax(0)).sum(1)
+        loss = separation_loss(scores, is_defective, affine)
+        loss = loss + LOCATION_WEIGHT * location_loss(joint[num_good:], valid[num_good:], masks)
+        loss = loss + PRIOR_WEIGHT * (map_logits.square().sum() + share_logits.square().sum())
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        optimiser.step()
+    compare.map_weights.copy_(map_logits.detach().softmax(0))
+    compare.share_weights.copy_(share_logits.detach().softmax(0))
+
+
+def separation_loss(scores: Tensor, is_defective: Tensor, affine: Tensor) -> Tensor:
+    """Return the logistic loss of scores (images); good and defective images weigh alike in all.
+
+    Scores enter in units of their spread over good images, so only how well they separate counts. ``affine``: the
+    logarithm of the slope and the offset of the logistic function, trained beside.
+    """
+    ordinary = scores[is_defective == 0].detach()
+    z = (scores - ordinary.mean()) / ordinary.std().clamp_min(MIN_SPREAD)
+    losses = functional.binary_cross_entropy_with_logits(
+        affine[0].exp() * z / 3 + affine[1], is_defective, reduction="none"
+    )
+    return losses[is_defective == 0].mean() + losses[is_defective == 1].mean()
+
+
+def location_loss(joint: Tensor, valid: Tensor, masks: Tensor) -> Tensor:
+    """Return the logistic loss of the highest position being on the defect, in anomaly maps (images, h, w).
+
+    Values enter in units of the map's spread over valid positions.
+    """
+    inside = joint.masked_fill(~masks, HIDDEN_VALUE).flatten(1).amax(1)
+    outside = joint.masked_fill(masks | (valid == 0), HIDDEN_VALUE).flatten(1).amax(1)
+    spread = joint.detach()[valid > 0].std().clamp_min(MIN_SPREAD)
+    return functional.softplus((outside - inside) / spread).mean()

@@ -1,12 +1,11 @@
-"""From images to networks that have learned: features -> memory filled -> taught -> learning -> standardise.
+"""From images to trained networks: features -> memory filled and trained -> distillation -> comparison fitted.
 
-What takes long are two courses of gradient steps; where each stands is kept in the workplace, and a run that resumes
-does the rest of it and nothing twice.
+The two phases of gradient steps take long. Their state is saved in the run directory, and a run that resumes does the
+rest of them and nothing twice.
 """
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,54 +17,67 @@ from model.student import Student
 from model.teacher import Teacher
 from training.data.dataset import Split
 from training.errors import BadSettings, NotLearned
-from training.fit.distillation import Learning, Lesson
+from training.evaluation.synthetic import draw_defects
+from training.fit.distillation import Distillation, TrainingSet
 from training.fit.feature_store import GIB, Bound, Rows, Standardised
 from training.fit.features import Reader, teacher_features, valid_at_scales
-from training.fit.memory import Exemplars, Origins, Teaching, fill_memory, recalled_by, tell_usual_distances
+from training.fit.memory import (
+    FeatureDataset,
+    ItemOrigins,
+    MemoryTraining,
+    fill_memory,
+    fit_expected_distances,
+    recall_all,
+)
 from training.fit.networks import Networks, new_networks
 from training.fit.run_directory import Workplace
-from training.fit.statistics import fit_comparison
+from training.fit.statistics import ComparedImages, fit_comparison
 from training.progress import Narrator
 from training.settings import TrainSettings
 
 # Channel statistics from more images than these would change in the last digits only.
-MOST_FOR_STATISTICS = 1000
-NO_IMAGE = -1
+MAX_FOR_STATISTICS = 1000
+# Synthetic defects for the weights of the comparison: on so many held-out images, so many each.
+NUM_DEFECTIVE, NUM_DEFECTS = 48, 5
 Curves = dict[str, list[tuple[int, float]]]
 
 
-class Course(Protocol):
-    """Gradient steps one after another, whose state can be kept."""
+class TrainingPhase(Protocol):
+    """Gradient steps one after another, whose state can be saved."""
 
     num_steps: int
     num_done: int
 
     @property
     def is_over(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether nothing is left to do."""
 
     def step(self) -> dict[str, float]:
-        """One batch; its losses by name."""
+        """Train on one batch; return its losses by name."""
 
     def state(self) -> dict[str, Any]:
-        """Where it stands."""
+        """Return the state."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Continue from a state."""
 
 
 @dataclass(frozen=True)
-class Learned:
-    """Networks on the CPU, which images the memory's items came from, and each loss by step: ``course: loss``."""
+class TrainedNetworks:
+    """Networks on the CPU, the images that the memory's items came from, and each loss by step: ``phase: loss``."""
 
     networks: Networks
-    origins: Origins
+    origins: ItemOrigins
     curves: Curves
 
 
 @dataclass
-class Lessons:
-    """One training's lessons."""
+class Trainer:
+    """Trains the networks of one version.
+
+    The memory holds items of the images to train on and of those to standardise with. The latter are kept from
+    distillation, and none recalls its own items when the comparison is fitted, so they count as unseen there.
+    """
 
     settings: TrainSettings
     split: Split
@@ -75,101 +87,98 @@ class Lessons:
     device: torch.device
     curves: Curves = field(default_factory=dict)
 
-    def learned(self) -> Learned:
-        """All of them, in order; raises TrainingError."""
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Images that the memory holds: those to train on first."""
+        return (*self.split.train, *self.split.standardise)
+
+    def train(self) -> TrainedNetworks:
+        """Run every step. Raises TrainingError."""
         torch.manual_seed(self.settings.seed)
         self.generator = torch.Generator().manual_seed(self.settings.seed)
         networks = new_networks(self.settings)
         networks.to(self.device)
-        kept = self.place.checkpoint or {}
-        exemplars = self.exemplars(networks, kept)
-        held_out = self.features(networks.teacher, self.split.standardise, "standardise")
+        saved = self.place.checkpoint or {}
+        features = self._compute_features(networks.teacher)
+        dataset = self._make_dataset(networks.student, features, saved)
+        if not self.settings.quick and saved.get("phase") != "learning":
+            self._run_phase("teaching", self._make_memory_phase(networks.student, dataset), networks, dataset, saved)
+        fit_expected_distances(networks.student, dataset)
         if not self.settings.quick:
-            self.taught(networks.student, exemplars, kept)
-        tell_usual_distances(networks.student, exemplars)
-        if not self.settings.quick:
-            self.extracting(networks.student, exemplars, self.held_out(networks.student, held_out), kept)
+            self._run_phase("learning", self._make_distillation(networks.student, dataset), networks, dataset, saved)
         networks.student.eval()
-        self.standardise(networks, held_out)
+        self._fit_comparison(networks, features, dataset.origins)
         networks.to(torch.device("cpu"))
-        return Learned(networks, exemplars.origins, self.curves)
+        return TrainedNetworks(networks, dataset.origins, self.curves)
 
-    def exemplars(self, networks: Networks, kept: dict[str, Any]) -> Exemplars:
-        """What there is to learn from; on the way the student gets its statistics and its memory."""
-        paths = self.split.train
-        features = self.features(networks.teacher, paths, "train")
-        valid = valid_at_scales(self.reader.valid(paths), features)
+    def _compute_features(self, teacher: Teacher) -> tuple[Rows, ...]:
+        bound = Bound(self.settings.feature_memory_gib * GIB, self.place.features / "good")
+        with self.narrator.step("features", total=len(self.paths)) as advance:
+            return teacher_features(teacher, self.paths, reader=self.reader, bound=bound, on_images=advance)
+
+    def _make_dataset(self, student: Student, features: tuple[Rows, ...], saved: dict[str, Any]) -> FeatureDataset:
+        """Fit the student's statistics, and fill its memory or restore it from a checkpoint."""
+        valid = valid_at_scales(self.reader.valid(self.paths), features)
         if not all(scale.any() for scale in valid):
             raise BadSettings("the region of interest is thinner than a feature: widen it, or take smaller strides")
-        student = networks.student.to("cpu")
-        some = torch.arange(min(features[0].shape[0], MOST_FOR_STATISTICS))
+        student.to("cpu")
+        some = torch.arange(min(features[0].shape[0], MAX_FOR_STATISTICS))
         student.fit_statistics(tuple(scale[some] for scale in features), tuple(scale[some] for scale in valid))
-        standard = standard_rows(student, features)
-        origins = restored(student, kept) if kept else self.filled(student, standard[0], valid[0])
+        standard = standardise_rows(student, features)
+        origins = restore_student(student, saved) if saved else self._fill_memory(student, standard, valid[0])
         student.to(self.device)
-        return Exemplars(standard, valid, origins)
+        return FeatureDataset(standardise_rows(student, features), valid, origins)
 
-    def features(self, teacher: Teacher, paths: Sequence[Path], part: str) -> tuple[Rows, ...]:
-        """Teacher features of this part of the split, in memory or in the workplace."""
-        bound = Bound(self.settings.feature_memory_gib * GIB, self.place.features / part)
-        with self.narrator.step(f"features to {part}", total=len(paths)) as advance:
-            return teacher_features(teacher, paths, reader=self.reader, bound=bound, on_images=advance)
-
-    def filled(self, student: Student, standard: Rows, valid: Tensor) -> Origins:
-        """The memory, written from a coreset of the first scale."""
+    def _fill_memory(self, student: Student, standard: tuple[Rows, ...], valid: Tensor) -> ItemOrigins:
         with self.narrator.step("memory", total=student.recall.num_items) as advance:
-            origins = fill_memory(
-                student,
-                standard,
-                valid,
-                num_candidates=self.settings.num_candidates,
-                generator=self.generator,
-            )
+            num_candidates = self.settings.num_candidates
+            origins = fill_memory(student, standard, valid, num_candidates=num_candidates, generator=self.generator)
             advance(student.recall.num_items)
         return origins
 
-    def taught(self, student: Student, exemplars: Exemplars, kept: dict[str, Any]) -> None:
-        """The memory's own course."""
-        course = Teaching(student, exemplars, settings=self.settings.memory, generator=self.generator)
-        if kept.get("course") == "learning":
-            return  # it was over
-        self.followed("teaching", course, student, exemplars.origins, kept)
+    def _make_memory_phase(self, student: Student, dataset: FeatureDataset) -> TrainingPhase:
+        return MemoryTraining(student, dataset, settings=self.settings.memory, generator=self.generator)
 
-    def extracting(self, student: Student, exemplars: Exemplars, held_out: Lesson, kept: dict[str, Any]) -> None:
-        """The course of what extracts from the memory."""
-        is_small = isinstance(exemplars.features[0], Standardised) and isinstance(exemplars.features[0].rows, Tensor)
-        lesson = Lesson(exemplars, recalled_by(student, exemplars) if is_small else None)
-        course = Learning(student, lesson, settings=self.settings.learning, generator=self.generator, held_out=held_out)
-        self.followed("learning", course, student, exemplars.origins, kept)
+    def _make_distillation(self, student: Student, dataset: FeatureDataset) -> TrainingPhase:
+        is_in_memory = isinstance(dataset.features[0], Standardised) and isinstance(dataset.features[0].rows, Tensor)
+        recalled = recall_all(student, dataset) if is_in_memory else None
+        train, held_out = torch.split(
+            torch.arange(dataset.num_images), [len(self.split.train), len(self.split.standardise)]
+        )
+        return Distillation(
+            student,
+            TrainingSet(dataset, recalled, train),
+            settings=self.settings.learning,
+            generator=self.generator,
+            held_out=TrainingSet(dataset, recalled, held_out),
+        )
 
-    def followed(self, name: str, course: Course, student: Student, origins: Origins, kept: dict[str, Any]) -> None:
-        """Every step of a course, told and kept. Raises NotLearned, Stopped, StoreUnusable."""
-        if kept.get("course") == name:
-            course.restore(kept["state"])
-            self.generator.set_state(kept["generator"])
-            self.curves.update(kept["curves"])
-            self.narrator.say(f"{name} goes on at step {course.num_done}")
+    def _run_phase(
+        self, name: str, phase: TrainingPhase, networks: Networks, dataset: FeatureDataset, saved: dict[str, Any]
+    ) -> None:
+        """Run a phase to its end, with progress and checkpoints. Raises NotLearned, Stopped, StoreUnusable."""
+        if saved.get("phase") == name:
+            phase.restore(saved["state"])
+            self.generator.set_state(saved["generator"])
+            self.curves.update(saved["curves"])
+            self.narrator.say(f"{name} continues at step {phase.num_done}")
         due = Due(self.settings.checkpoint_interval_s)
-        with self.narrator.step(name, total=course.num_steps, done=course.num_done) as advance:
-            while not course.is_over:
-                losses = course.step()
-                refuse_infinite(losses["loss"], step=course.num_done)
-                self.note(name, course.num_done, losses)
+        with self.narrator.step(name, total=phase.num_steps, done=phase.num_done) as advance:
+            while not phase.is_over:
+                losses = phase.step()
+                refuse_infinite(losses["loss"], step=phase.num_done)
+                for loss, value in losses.items():
+                    self.curves.setdefault(f"{name}: {loss}", []).append((phase.num_done, value))
                 if self.narrator.is_stopped() or due.is_now():
-                    self.keep(name, course, student, origins)
+                    self._save(name, phase, networks.student, dataset.origins)
                 advance(1, note="  ".join(f"{one} {loss:.4f}" for one, loss in losses.items()))
 
-    def note(self, course: str, step: int, losses: dict[str, float]) -> None:
-        """Add to the curves."""
-        for name, loss in losses.items():
-            self.curves.setdefault(f"{course}: {name}", []).append((step, loss))
-
-    def keep(self, name: str, course: Course, student: Student, origins: Origins) -> None:
-        """Where the training stands, into the workplace."""
+    def _save(self, name: str, phase: TrainingPhase, student: Student, origins: ItemOrigins) -> None:
+        """Save the state of the training in the run directory."""
         self.place.keep(
             {
-                "course": name,
-                "state": course.state(),
+                "phase": name,
+                "state": phase.state(),
                 "generator": self.generator.get_state(),
                 "curves": self.curves,
                 "student": student.state_dict(),
@@ -177,23 +186,26 @@ class Lessons:
             }
         )
 
-    def held_out(self, student: Student, features: tuple[Rows, ...]) -> Lesson:
-        """Good parts that are not learned from, to see when learning has settled."""
-        valid = valid_at_scales(self.reader.valid(self.split.standardise), features)
-        nobody = torch.full((student.recall.num_items,), NO_IMAGE)
-        exemplars = Exemplars(standard_rows(student, features), valid, Origins(nobody, nobody))
-        return Lesson(exemplars, None)
-
-    def standardise(self, networks: Networks, features: tuple[Rows, ...]) -> None:
-        """The comparison's constants from good parts that nothing was learned from."""
-        images = torch.arange(len(self.split.standardise))
-        fit_comparison(
-            networks.compare,
-            networks.student,
-            tuple(scale[images] for scale in features),
-            self.reader.valid(self.split.standardise),
-            emphasis=self.settings.emphasis,
-        )
+    def _fit_comparison(self, networks: Networks, features: tuple[Rows, ...], origins: ItemOrigins) -> None:
+        """Fit the comparison to the images to standardise with, and to synthetic defects on some of them."""
+        paths = self.split.standardise
+        images = torch.arange(len(paths)) + len(self.split.train)
+        hidden = origins.hide_own(images)
+        good = ComparedImages(tuple(scale[images] for scale in features), self.reader.valid(paths), hidden)
+        shown = paths[:NUM_DEFECTIVE]
+        rows = torch.arange(len(shown)).repeat(NUM_DEFECTS)
+        with self.narrator.step("comparison", total=len(rows)) as advance:
+            pixels = self.reader.to_pixels(list(self.reader.all_decoded(shown))).numpy()
+            valid = good.valid[: len(shown)]
+            drawn = draw_defects(pixels, valid.numpy(), number=NUM_DEFECTS, seed=self.settings.seed)
+            found = []
+            for one in torch.split(torch.from_numpy(drawn.pixels), 1):
+                found.append(networks.teacher(one.to(self.device)))
+                advance(1)
+            defective = ComparedImages(
+                tuple(torch.cat(scale).cpu() for scale in zip(*found, strict=True)), good.valid[rows], hidden[rows]
+            )
+            fit_comparison(networks.compare, networks.student, good, defective, torch.from_numpy(drawn.masks))
 
 
 class Due:
@@ -212,20 +224,20 @@ class Due:
         return True
 
 
-def standard_rows(student: Student, features: tuple[Rows, ...]) -> tuple[Rows, ...]:
-    """Teacher features in the student's standard space."""
+def standardise_rows(student: Student, features: tuple[Rows, ...]) -> tuple[Rows, ...]:
+    """Return teacher features in the student's standard space."""
     return tuple(
         Standardised(rows, standardiser)  # type: ignore[arg-type]  # a ModuleList forgets what it holds
         for rows, standardiser in zip(features, student.standardisers, strict=True)
     )
 
 
-def restored(student: Student, kept: dict[str, Any]) -> Origins:
-    """Give the student what it knew at a checkpoint; the memory may hold fewer items than the settings say."""
-    weights, origins = kept["student"], kept["origins"]
+def restore_student(student: Student, saved: dict[str, Any]) -> ItemOrigins:
+    """Load a checkpoint's student; its memory may hold fewer items than the settings say."""
+    weights, origins = saved["student"], saved["origins"]
     student.recall.write(keys=weights["recall.keys"], values=weights["recall.values"])
     student.load_state_dict(weights)
-    return Origins(origins["images"], origins["positions"])
+    return ItemOrigins(origins["images"], origins["positions"])
 
 
 def refuse_infinite(loss: float, *, step: int) -> None:

@@ -80,7 +80,7 @@ def incumbent_of(store: Store, orders: ProductState, product: str) -> Incumbent 
     return Incumbent(
         version=Loader(Device("cpu", available_cpus())).load(bundle).with_override(orders.override),
         golden=tuple(data for name, data in sorted(bundle.files.items()) if name.startswith(GOOD_GOLDEN)),
-        kept=kept_parts(folder / CALIBRATION_FEATURES, num_scales=len(bundle.manifest.scales)),
+        kept=kept_parts(folder / CALIBRATION_FEATURES, num_scales=len(bundle.manifest.strides)),
     )
 
 
