@@ -20,7 +20,7 @@ from training.fit.memory import (
     recall_all,
     train_memory,
 )
-from training.fit.networks import compare_spec, student_spec
+from training.fit.networks import make_compare_spec, make_student_spec
 from training.fit.statistics import ComparedImages, fit_comparison
 from training.fit.trainer import NUM_DEFECTIVE, NUM_DEFECTS
 from training.fit.weights import load_teacher
@@ -64,8 +64,8 @@ class Goodpart:
         both = tuple(torch.cat(pair) for pair in zip(self.tap(train), self.tap(held_out), strict=True))
         num_train = len(train[settings.strides[0]])
         channels = tuple(scale.shape[1] for scale in both)
-        self.student = self.student_class(student_spec(settings, channels)).eval()
-        self.compare = Compare(compare_spec(settings), channels=channels).eval()
+        self.student = self.student_class(make_student_spec(settings, channels)).eval()
+        self.compare = Compare(make_compare_spec(settings), channels=channels).eval()
         valid = tuple(torch.ones(1, 1, 1).expand(len(scale), *scale.shape[-2:]) for scale in both)
         self.student.fit_statistics(both, valid)
         with torch.no_grad():
@@ -151,5 +151,5 @@ def compute_features(images: np.ndarray, *, teacher: str) -> Features:
     batches: list[tuple[Tensor, ...]] = []
     for image in images:
         pixels = torch.from_numpy(image)[None]
-        batches.append(tuple(network.network.tapped(network.normalised(pixels), network.taps)))
+        batches.append(tuple(network.network.forward_taps(network.normalise(pixels), network.taps)))
     return {stride: torch.cat([batch[k] for batch in batches]) for k, stride in enumerate(strides)}

@@ -1,11 +1,9 @@
 """The comparison: teacher against student, scale by scale, to one anomaly map and one score (claim 1).
 
-Each scale is compared twice: with what the recall memory returned, relative to the distance expected there, and with
-what the student's module extracted. Each distance map is standardised on good parts and damped, so that no single map
-decides. The anomaly map is their weighted mean, and the score is a weighted mean of the highest positions of that map:
-where the score exceeds the threshold, so does the map, and these positions are the regions.
+A position is as anomalous as its distance is large relative to the expected one. The deep first scale detects best, the
+later ones localise: so the score leans on the first, and the map is the mean of all.
 
-The comparison is exported as a graph of its own, so training, command line and service run the same arithmetic.
+It is exported as a graph of its own, so that training, command line and service run the same arithmetic.
 """
 
 import math
@@ -29,11 +27,7 @@ MIN_SHARE = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSpec:
-    """The comparison's shape. Sizes and sigma are in positions of the anomaly map.
-
-    ``num_recalled``, ``num_extracted``: how many scales the recall memory returns, and the modules extract. ``top_shares``: shares of the highest positions whose
-    means make the score, in ascending order.
-    """
+    """The shape of the comparison. Sizes and sigma are in positions of the anomaly map."""
 
     map_size: tuple[int, int]
     smoothing_sigma: float
@@ -43,12 +37,8 @@ class CompareSpec:
     regularisation: float
 
 
-class Comparison(NamedTuple):
-    """The result for a batch. ``scale_maps``: of the recalled scales, then of the extracted ones, standardised.
-
-    ``scale_scores``: the mean of each map at the positions that make the score. ``scale_shares``: the share of the score
-    that each map contributes; negative contributions count as 0.
-    """
+class CompareOutput(NamedTuple):
+    """The output for a batch. ``scale_shares``: each scale's share of the score."""
 
     scale_maps: Float[Tensor, "batch maps height width"]
     map: Float[Tensor, "batch height width"]
@@ -137,7 +127,7 @@ class Compare(nn.Module):
 
     def join(
         self, scale_maps: Float[Tensor, "batch maps height width"], valid: Float[Tensor, "batch height width"]
-    ) -> Comparison:
+    ) -> CompareOutput:
         """Join standardised maps to the anomaly map and the score. Where ``valid`` is 0, every map is 0."""
         scale_maps = scale_maps * valid[:, None]
         joint = (scale_maps * self.map_weights[:, None, None]).sum(1)
@@ -146,7 +136,7 @@ class Compare(nn.Module):
         index = positions[:, None].expand(-1, scale_maps.shape[1], -1)
         scale_scores = (scale_maps.flatten(2).gather(2, index) * weights[:, None]).sum(-1)
         contributions = scale_scores * self.map_weights
-        return Comparison(
+        return CompareOutput(
             scale_maps=scale_maps,
             map=joint,
             score=contributions.sum(1),
@@ -184,8 +174,8 @@ class Compare(nn.Module):
         teacher: tuple[Float[Tensor, "batch _ _ _"], ...],
         student: Reconstruction,
         valid: Float[Tensor, "batch height width"],
-    ) -> Comparison:
-        """Compare features of scales 1..K; ``valid`` is 1 where the part is inspected, else 0."""
+    ) -> CompareOutput:
+        """Compare features of scales 1..K; ``valid`` is 1 where the part is, else 0."""
         enlarged = self.enlarge(self.compute_distances(teacher, student), valid)
         return self.join(self.standardise(enlarged), valid)
 

@@ -1,4 +1,4 @@
-"""The memory query: the teacher's features of all scales, resized, concatenated and projected (claim 5)."""
+"""The query: all scales of the teacher brought to one size, for the first scale's memory (claim 5)."""
 
 import torch
 from jaxtyping import Float
@@ -50,7 +50,7 @@ class MemoryView(nn.Module):
         self, standard: Float[Tensor, "batch channels height width"], valid: Float[Tensor, "batch height width"]
     ) -> None:
         """Set the statistics from the first scale's standardised features at their valid positions."""
-        fitted = Standardiser.fitted(average_neighbours(standard), valid)
+        fitted = Standardiser.fit(average_neighbours(standard), valid)
         self.standardiser.load_state_dict(fitted.state_dict())
 
 

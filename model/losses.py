@@ -1,6 +1,6 @@
 """The losses of the student (MemKD, ICCV 2023; claims [0011]-[0017]).
 
-The memory learns by ``L_NM + b L_orth``, the modules that extract from it by ``L_KD``.
+The memory learns by ``L_NM + b L_orth``, the extraction modules by ``L_KD + c L_usual``.
 """
 
 import torch
@@ -42,7 +42,7 @@ def normality_loss(
 def weighted_mean(
     values: Float[Tensor, "batch height width"], weights: Float[Tensor, "batch height width"]
 ) -> Float[Tensor, ""]:
-    """The mean of values by their weights; 0 where all weights are."""
+    """Return the mean of values by their weights; 0 where all weights are."""
     return (weights * values).sum() / weights.sum().clamp_min(1e-12)
 
 

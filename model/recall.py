@@ -1,7 +1,7 @@
-"""The recall memory: key-value pairs of good parts; a query reads the values whose keys are most similar (claims 3, 4).
+"""The recall memory: keys and values of good parts; a query recalls the values of similar keys (claims 3, 4).
 
-Beside each value the memory stores the expected distance: how far features of good parts are from what that item
-recalls. A position is then compared with its own kind: on grain that no two parts share, a large distance is normal.
+Beside each value the memory keeps the expected distance of good parts to what that item recalls, so that a position is
+compared with its own kind: on grain that no part shares with another, a large distance is ordinary.
 """
 
 from typing import NamedTuple
@@ -31,11 +31,7 @@ class RecalledItems(NamedTuple):
 
 
 class Recalled(NamedTuple):
-    """The query's result: features of each recalled scale, their expected distances, and the items that were read.
-
-    ``features``: (batch, channels, height, width) a scale; ``expected_distances``: (batch, height, width) a scale; all
-    at the size of the query.
-    """
+    """Recalled features of good parts, their expected distance, and what was read."""
 
     features: tuple[Tensor, ...]
     expected_distances: tuple[Tensor, ...]
@@ -86,7 +82,7 @@ class RecallMemory(nn.Module):
         values: Float[Tensor, "items all_channels"],
         expected_distances: Float[Tensor, "items scales"] | None = None,
     ) -> None:
-        """Replace all items. Without ``expected_distances`` each is 1."""
+        """Replace all items; their number may change, and their expected distances are 1."""
         device = self.keys.device
         self.keys = nn.Parameter(keys.to(device, copy=True))
         self.values = nn.Parameter(values.to(device, copy=True))
@@ -128,7 +124,7 @@ class RecallMemory(nn.Module):
         *,
         hidden_items: Bool[Tensor, "batch items"] | None = None,
     ) -> Recalled:
-        """Return the values and their expected distances, summed by the weights."""
+        """Return the values, and their expected distances, summed by the weights."""
         items, weights = self.read(query, hidden_items=hidden_items)
         size = (query.shape[-2], query.shape[-1])
         # embedding, not indexing: the gradient of indexing adds up in an order that differs from run to run.

@@ -1,8 +1,10 @@
-"""The student: one extraction module a scale, each with a memory; reconstructs the teacher's features (claims 1, 2).
+"""The student: one extraction module a scale, each with a memory; reconstructs the teacher's features.
 
-The teacher's scales, fused, take two ways: they query the recall memory, and they pass the one-class bottleneck. The
-first module extracts its feature from the query result joined with the bottleneck's feature (claim 3). Each later
-module makes its initial feature from the first module's hidden feature and refines it by its adaptive memory (claim 6).
+The image reaches the student's features only through the recall memory (claim 3): the query recalls features of good
+parts, which are decoded, first at their own scale, then scale by scale (claims 1, 2).
+
+Every module also predicts the expected distance of good parts to its feature, so that the comparison can tell anomalies
+from ordinary variation.
 """
 
 from dataclasses import dataclass
@@ -21,11 +23,7 @@ from model.standardise import Standardiser
 
 @dataclass(frozen=True, kw_only=True)
 class StudentSpec:
-    """The student's shape. ``channels``, ``strides`` and ``hidden_channels``: one number a scale, the first first.
-
-    ``num_recalled``: how many scales, from the first on, the recall memory holds values of. ``extracts``: False for a
-    student whose features are the query result alone, which needs no gradient step.
-    """
+    """The shape of a student. ``channels`` and ``hidden_channels`` name one number a scale, the first first."""
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
@@ -57,7 +55,10 @@ class Reconstruction(NamedTuple):
 
 
 class FirstModule(nn.Module):
-    """Extracts the first scale's feature from the query result joined with the bottleneck's feature."""
+    """Extracts the first scale's features from what was recalled.
+
+    Starts as the recalled features and their expected distance themselves: its corrections end in layers of zeros.
+    """
 
     def __init__(self, *, num_in: int, num_channels: int, hidden_channels: int) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ class FirstModule(nn.Module):
         recalled: tuple[Float[Tensor, "batch _ height width"], ...],
         compressed: Float[Tensor, "batch _ height width"],
     ) -> tuple[Float[Tensor, "batch hidden height width"], Float[Tensor, "batch channels height width"]]:
-        """Return the hidden feature, which the later modules start from, and the first scale's feature."""
+        """Return the hidden feature that the later scales decode, the first scale's feature, and its expected distance."""
         hidden = self.join(torch.cat([*recalled, compressed], dim=1))
         return hidden, self.extract(hidden)
 
@@ -90,14 +91,14 @@ class LaterModule(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "batch hidden_before _ _"], size: tuple[int, int]
     ) -> Float[Tensor, "batch channels height width"]:
-        """Return the feature of this scale at its ``size``."""
+        """Return the hidden feature, the feature and the expected distance of this scale, at its ``size``."""
         initial = self.initial(resize(self.narrow(hidden), size))
         feature: Tensor = self.extract(initial + self.merge(torch.cat([initial, self.memory(initial)], dim=1)))
         return feature
 
 
 class Student(nn.Module):
-    """Reconstructs the teacher's features as good parts would have them."""
+    """Reconstructs teacher features as good parts would have them."""
 
     def __init__(self, spec: StudentSpec) -> None:
         super().__init__()
@@ -137,9 +138,9 @@ class Student(nn.Module):
         features: tuple[Float[Tensor, "batch _ _ _"], ...],
         valid: tuple[Float[Tensor, "batch _ _"], ...],
     ) -> None:
-        """Set the per-channel statistics from teacher features at their valid positions."""
+        """Fit the per-channel statistics on teacher features at their valid positions."""
         for standardiser, scale, inside in zip(self.standardisers, features, valid, strict=True):
-            standardiser.load_state_dict(Standardiser.fitted(scale, inside).state_dict())
+            standardiser.load_state_dict(Standardiser.fit(scale, inside).state_dict())
         self.view.fit(self.standardisers[0](features[0]), valid[0])
 
     def standardise(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -156,7 +157,7 @@ class Student(nn.Module):
         return query
 
     def extract(self, recalled: Recalled, standard: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Return the features of scales 1..K in standard space, from the query result and the bottleneck."""
+        """Extract the features of every scale from what was recalled; ``sizes``: height and width of scales 2..K."""
         hidden, feature = self.first(recalled.features, self.bottleneck(*standard))
         sizes = [(scale.shape[-2], scale.shape[-1]) for scale in standard[1:]]
         return feature, *(module(hidden, size) for module, size in zip(self.later, sizes, strict=True))
@@ -166,7 +167,10 @@ class Student(nn.Module):
         *teacher_features: Float[Tensor, "batch _ _ _"],
         hidden_items: Bool[Tensor, "batch items"] | None = None,
     ) -> Reconstruction:
-        """Reconstruct teacher features of scales 1..K. ``hidden_items`` are not recalled."""
+        """Reconstruct teacher features of scales 1..K, in the teacher's own space.
+
+        ``hidden_items`` are not recalled: while training, an image must not recall its own items.
+        """
         standard = self.standardise(teacher_features)
         recalled = self.recall(self.make_query(standard), hidden_items=hidden_items)
         return Reconstruction(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from baselines.method import Features, Judged, enlarged, smoothed
+from baselines.method import Features, Judged, enlarge, smooth
 from model.fusion import average_neighbours, resize
 
 PROJECTED_CHANNELS = 64
@@ -55,10 +55,10 @@ class PatchCore:
         shape = (len(patches), *patches.shape[-2:])
         distances = torch.cat([one.values for one in nearest]).view(shape)
         indices = torch.cat([one.indices for one in nearest]).view(shape)
-        return Judged(self.reweighted(patches, distances, indices), smoothed(enlarged(distances)))
+        return Judged(self.reweight(patches, distances, indices), smooth(enlarge(distances)))
 
-    def reweighted(self, patches: Tensor, distances: Tensor, indices: Tensor) -> Tensor:
-        """Equation 7 of the paper: the largest distance, less where its item's own neighbours are as far."""
+    def reweight(self, patches: Tensor, distances: Tensor, indices: Tensor) -> Tensor:
+        """Apply equation 7 of the paper: the largest distance, less where its item's own neighbours are as far."""
         worst = distances.flatten(1).argmax(1)
         rows = torch.arange(len(patches))
         largest = distances.flatten(1)[rows, worst]

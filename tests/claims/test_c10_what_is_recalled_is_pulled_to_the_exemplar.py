@@ -35,7 +35,7 @@ def test_gradients_reach_what_was_recalled_and_not_the_exemplar():
     assert exemplars.grad is None
 
 
-def pair_of(seed=0):
+def make_pair(seed=0):
     torch.manual_seed(seed)
     return torch.randn(2, 2, 5, 3, 3)
 
@@ -51,14 +51,14 @@ def test_distillation_sums_the_scales_mean_distances():
 
 
 def test_hard_positions_weigh_by_their_distance():
-    teacher, student = pair_of()
+    teacher, student = make_pair()
     distances = slow_distances(teacher.numpy(), student.numpy(), 0.5)
     loss = distillation_loss((cosine_distance(teacher, student, regularisation=0.5),), (torch.ones(2, 3, 3),), hardness=1.0)
     assert abs(loss.item() - (distances**2).sum() / distances.sum()) < 1e-6
 
 
 def test_what_lies_outside_the_region_of_interest_costs_nothing():
-    teacher, student = pair_of()
+    teacher, student = make_pair()
     valid = torch.zeros(2, 3, 3)
     valid[:, 1] = 1
     expected = slow_distances(teacher.numpy(), student.numpy(), 0.5)[:, 1].mean()

@@ -1,7 +1,7 @@
-"""Which of the good parts are probably none: those that the memory of all others does not explain.
+"""Outliers among good parts: those that the memory of all others does not explain.
 
-A defect that came twice explains itself, so the oddest parts are kept out of the memory and all are judged anew, twice.
-On ``magnetic_tile`` with 5 % defects mixed in, four in five are found so, and one good part in ten is suspected
+A defect that occurs twice explains itself, so the oddest parts are left out of the memory and all are scored again,
+twice. On ``magnetic_tile`` with 5 % defects mixed in, four in five are found so, and one good part in ten is suspected
 (`docs/log.md`).
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from model.fusion import QueryFusion
 from model.recall import RecallMemory
 from model.similarity import cosine_distance
-from training.fit.feature_store import Rows
+from training.fit.feature_store import FeatureRows
 from training.fit.memory import BATCH_SIZE, FeatureDataset, ItemOrigins, fill_memory, fit_expected_distances
 from training.settings import TrainSettings
 
@@ -33,15 +33,15 @@ SPREAD_OF_DEVIATION = 1.4826
 
 
 @dataclass(frozen=True)
-class Suspicion:
-    """How odd each part is, in robust spreads above the median (parts); ``limit``: from where on it is suspected."""
+class OutlierScores:
+    """How odd each part is, in robust spreads above the median (parts); above ``limit`` it is suspected."""
 
     oddness: NDArray[np.float64]
     limit: float = LIMIT_SPREADS
 
     @property
     def suspects(self) -> list[int]:
-        """The parts that somebody should look at, the oddest first."""
+        """The suspected parts, the oddest first."""
         order = np.argsort(-self.oddness, kind="stable")
         return [int(part) for part in order if self.oddness[part] > self.limit]
 
@@ -69,44 +69,44 @@ class FirstScaleMemory:
 
 
 @dataclass(frozen=True)
-class Some:
+class RowSubset:
     """Some of the rows, in their order."""
 
-    rows: Rows
+    rows: FeatureRows
     images: Tensor
 
     @property
     def shape(self) -> torch.Size:
-        """As of rows."""
+        """The number of images, and the shape of one."""
         return torch.Size((len(self.images), *self.rows.shape[1:]))
 
     def __getitem__(self, images: Tensor) -> Tensor:
-        """The rows of these among them."""
+        """Return rows by their index in the subset."""
         return self.rows[self.images[images]]
 
 
-def suspicion(standard: Rows, valid: Tensor, settings: TrainSettings, *, on_images: Callable[[int], None]) -> Suspicion:
-    """How odd each part is beside the others; features of the first scale in standard space, (parts, h, w) valid."""
+def score_outliers(standard: FeatureRows, valid: Tensor, settings: TrainSettings, *, on_images: Callable[[int], None]) -> OutlierScores:
+    """Return how odd each part is; features of the first scale in standard space, ``valid`` (parts, h, w)."""
     trusted = torch.arange(standard.shape[0])
     for trim in range(NUM_TRIMS + 1):
-        scores = scored(standard, valid, trusted, settings, on_images=on_images)
+        scores = score_parts(standard, valid, trusted, settings, on_images=on_images)
         if trim < NUM_TRIMS:
             num_kept = max(1, int(KEPT_SHARE * len(scores)))
             trusted = torch.from_numpy(np.sort(np.argsort(scores, kind="stable")[:num_kept]))
     logs = np.log(np.maximum(scores, 1e-12))
     middle = np.median(logs)
     spread = SPREAD_OF_DEVIATION * np.median(np.abs(logs - middle))
-    return Suspicion((logs - middle) / max(float(spread), 1e-12))
+    return OutlierScores((logs - middle) / max(float(spread), 1e-12))
 
 
 @torch.no_grad()
-def scored(
-    standard: Rows, valid: Tensor, trusted: Tensor, settings: TrainSettings, *, on_images: Callable[[int], None]
+def score_parts(
+    standard: FeatureRows, valid: Tensor, trusted: Tensor, settings: TrainSettings, *, on_images: Callable[[int], None]
 ) -> NDArray[np.float64]:
-    """Every part's score against a memory of the trusted ones, never of itself (parts)."""
+    """Score every part against a memory of the trusted ones, without its own items (parts)."""
     memory = make_memory(settings, num_channels=standard.shape[1])
     generator = torch.Generator().manual_seed(settings.seed)
-    known, inside = Some(standard, trusted), valid[trusted]
+    known, inside = RowSubset(standard, trusted), valid[trusted]
     origins = fill_memory(memory, (known,), inside, num_candidates=settings.num_candidates, generator=generator)
     fit_expected_distances(memory, FeatureDataset((known,), (inside,), origins))
     own = ItemOrigins(trusted[origins.images], origins.positions)

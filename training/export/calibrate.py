@@ -1,4 +1,4 @@
-"""Constants of the absolute scale, and the threshold, from good parts that nothing was learned from."""
+"""Calibration: constants of the absolute scale, and the threshold, from held-out good parts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,23 +15,24 @@ MIN_SPREAD = 1e-6
 
 
 @dataclass(frozen=True)
-class Calibrated:
-    """``scores``: of the calibration parts, on the absolute scale, float64 (parts)."""
+class Calibration:
+    """Constants and threshold. ``scores``: of the calibration parts, on the absolute scale, float64 (parts)."""
 
     score: AffineRecord
     promise: PromiseRecord
     scores: NDArray[np.float64]
 
 
-def calibrate(comparisons: Sequence[Comparison], *, asked: float) -> Calibrated:
-    """Return scale and threshold from raw comparisons of held-out good parts; ``asked``: the false-alarm rate.
+def calibrate(comparisons: Sequence[Comparison], *, asked: float) -> Calibration:
+    """Calibrate by raw comparisons of held-out good parts; ``asked``: the requested false-alarm rate.
 
-    The score is a mean of map values, so map and score have one scale.
+    A good part shows a region as rarely as it is ng: the pixel threshold comes from the highest position of each part as the
+    threshold comes from its score.
     """
     raw_scores = np.array([comparison.score for comparison in comparisons])
     score = to_affine(raw_scores)
     scores = (raw_scores - score.mean) / score.spread
-    return Calibrated(score=score, promise=compute_promise(scores, asked=asked), scores=scores)
+    return Calibration(score=score, promise=compute_promise(scores, asked=asked), scores=scores)
 
 
 def to_affine(raw: NDArray[np.float64]) -> AffineRecord:

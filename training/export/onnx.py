@@ -1,4 +1,4 @@
-"""Networks to ONNX, and the proof that the graphs judge as the networks do."""
+"""Export of the networks to ONNX, and the parity check of the graphs."""
 
 import inspect
 import logging
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from app.inference.detector import ITEMS, WEIGHTS, Comparison, Graphs
 from model.compare import Compare, CompareSpec
-from model.compare import Comparison as TorchComparison
+from model.compare import CompareOutput as TorchComparison
 from model.student import Reconstruction, Student
 from model.teacher import Teacher
 from training.errors import ParityFailed
@@ -27,7 +27,7 @@ TOLERANCES = {"score": 1e-3, "map": 5e-3}
 
 @dataclass(frozen=True)
 class Parity:
-    """The largest differences between network and graphs, raw, over the images that were tried."""
+    """The largest raw differences between networks and graphs, over the images tried."""
 
     num_images: int
     score: float
@@ -55,7 +55,7 @@ class CompareGraph(nn.Module):
         self.compare = compare
 
     def forward(self, *tensors: Tensor) -> TorchComparison:
-        """As ``Compare.forward``."""
+        """Return ``Compare.forward`` of the flat arguments."""
         spec = self.compare.spec
         *features, valid = tensors
         num_scales = len(features) - 2 * spec.num_recalled - spec.num_extracted
@@ -73,7 +73,7 @@ def name_student_outputs(spec: CompareSpec) -> list[str]:
     return [f"{kind}{number}" for kind, count in counts.items() for number in range(1, count + 1)]
 
 
-def export(teacher: Teacher, student: Student, compare: Compare, pixels: Tensor) -> Graphs:
+def export_graphs(teacher: Teacher, student: Student, compare: Compare, pixels: Tensor) -> Graphs:
     """Export all three from CPU copies; ``pixels``: uint8 (2 or more, height, width, 3), to trace with."""
     graph = StudentGraph(student).eval()
     with torch.no_grad():
@@ -83,9 +83,9 @@ def export(teacher: Teacher, student: Student, compare: Compare, pixels: Tensor)
     student_names = name_student_outputs(compare.spec)
     valid = torch.ones(len(pixels), *compare.spec.map_size)
     return Graphs(
-        teacher=graph_of(teacher, (pixels,), inputs=["image"], outputs=teacher_names),
-        student=graph_of(graph, features, inputs=teacher_names, outputs=[*student_names, ITEMS, WEIGHTS]),
-        compare=graph_of(
+        teacher=export_graph(teacher, (pixels,), inputs=["image"], outputs=teacher_names),
+        student=export_graph(graph, features, inputs=teacher_names, outputs=[*student_names, ITEMS, WEIGHTS]),
+        compare=export_graph(
             CompareGraph(compare).eval(),
             (*features, *reconstructed, valid),
             inputs=[*teacher_names, *student_names, "valid"],
@@ -94,8 +94,8 @@ def export(teacher: Teacher, student: Student, compare: Compare, pixels: Tensor)
     )
 
 
-def graph_of(network: nn.Module, arguments: tuple[Tensor, ...], *, inputs: list[str], outputs: list[str]) -> bytes:
-    """One network as a self-contained ONNX graph with a dynamic batch; the same network gives the same bytes."""
+def export_graph(network: nn.Module, arguments: tuple[Tensor, ...], *, inputs: list[str], outputs: list[str]) -> bytes:
+    """Export one network as a self-contained graph with a dynamic batch; the same network gives the same bytes."""
     batch = torch.export.Dim("batch", min=1, max=1024)
     parameters = inspect.signature(network.forward).parameters.values()
     is_variadic = any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in parameters)
@@ -118,12 +118,12 @@ def graph_of(network: nn.Module, arguments: tuple[Tensor, ...], *, inputs: list[
     if program is None:
         message = "torch.onnx.export gave no program"
         raise RuntimeError(message)
-    data: bytes = without_traces(program.model_proto).SerializeToString(deterministic=True)
+    data: bytes = strip_metadata(program.model_proto).SerializeToString(deterministic=True)
     return data
 
 
-def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without the exporter's notes: stack traces name files of the machine that exported it."""
+def strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Remove the exporter's metadata: stack traces name files of the exporting machine."""
     del model.metadata_props[:]
     model.doc_string = ""
     graph = model.graph
@@ -136,17 +136,17 @@ def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def network_comparison(
+def compare_with_networks(
     teacher_features: tuple[Tensor, ...], student: Student, compare: Compare, valid: Tensor
 ) -> TorchComparison:
-    """What the networks themselves say of a batch's teacher features."""
+    """Return the networks' comparison of a batch's teacher features."""
     with torch.no_grad():
         answer: TorchComparison = compare(teacher_features, student(*teacher_features), valid)
     return answer
 
 
 def check_parity(expected: TorchComparison, found: list[Comparison]) -> Parity:
-    """The largest differences of score and map; raises ParityFailed above their tolerances."""
+    """Return the largest differences of score and map. Raises ParityFailed above their tolerances."""
     score = max(abs(row.score - value) for row, value in zip(found, expected.score.tolist(), strict=True))
     map_ = float(np.abs(np.stack([row.map for row in found]) - expected.map.numpy()).max())
     for what, largest in (("score", score), ("map", map_)):

@@ -1,4 +1,4 @@
-"""Distillation: the student learns to reconstruct good parts from the bottleneck and what its memory recalls."""
+"""Distillation: the student learns to reconstruct good parts from what its memory recalls of other good parts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The recall memory in training: filled from good parts, trained, extended for new ones (claim 9's update)."""
+"""The recall memory: filling it, training it, and fitting its expected distances (claim 9's update)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from model.losses import normality_loss, orthogonality_loss
 from model.recall import Recalled, RecallMemory
 from model.similarity import cosine_distance, to_direction
 from model.student import Student
-from training.fit.feature_store import Rows
+from training.fit.feature_store import FeatureRows
 from training.settings import MemorySettings
 
 # Images at once where nothing is trained; more fall out of a CPU's caches.
@@ -73,7 +73,7 @@ class FeatureDataset:
     ``features``: (images, channels, height, width) a scale; ``valid``: (images, height, width) a scale, 1 or 0.
     """
 
-    features: tuple[Rows, ...]
+    features: tuple[FeatureRows, ...]
     valid: tuple[Tensor, ...]
     origins: ItemOrigins
 
@@ -112,16 +112,16 @@ def select_k_centers(
 @torch.no_grad()
 def fill_memory(
     student: MemoryOwner,
-    standard: tuple[Rows, ...],
+    standard: tuple[FeatureRows, ...],
     valid: Float[Tensor, "images height width"],
     *,
     num_candidates: int,
     generator: torch.Generator,
 ) -> ItemOrigins:
-    """Fit the query's projection and write a k-center coreset of good parts' positions into the memory.
+    """Fill the student's memory with a coreset of the first scale's valid, standardised features.
 
-    ``valid``: at the first scale. Where there are fewer positions than items, the memory holds fewer: between duplicates
-    rounding would decide which is read.
+    Keys are queries of the same exemplars; before training the query is that feature itself (``QueryFusion``). Where
+    there are fewer positions than items, the memory holds fewer: duplicates would be read by rounding alone.
     """
     inside = valid.flatten().nonzero()[:, 0]
     candidates = inside[torch.randperm(len(inside), generator=generator)[:num_candidates]].sort().values
@@ -136,7 +136,7 @@ def fill_memory(
 
 
 def gather_positions(
-    student: MemoryOwner, standard: tuple[Rows, ...], positions: Int[Tensor, " positions"]
+    student: MemoryOwner, standard: tuple[FeatureRows, ...], positions: Int[Tensor, " positions"]
 ) -> tuple[Float[Tensor, "positions fused_channels"], Float[Tensor, "positions value_channels"]]:
     """Return concatenated features and memory values at these ascending positions of the first scale, image by image."""
     height, width = standard[0].shape[-2:]

@@ -1,9 +1,4 @@
-"""The comparison's constants from good parts that nothing was learned from, and the weights of its maps.
-
-Which maps count, and whether small or large areas do, differs from product to product: on one the memory sees every
-defect, on another the student's modules do. Synthetic defects on held-out good parts tell: the weights are those of a
-logistic regression that tells them from the same parts without a defect, with equal weights as the prior.
-"""
+"""Constants of the comparison, fitted on good parts: mean and spread of each scale, and the scales' weights."""
 
 from dataclasses import dataclass
 
@@ -43,9 +38,10 @@ def fit_comparison(
     defective: ComparedImages | None = None,
     masks: Tensor | None = None,
 ) -> None:
-    """Set the constants of every map from good parts; with ``defective`` ones, set the weights, too.
+    """Fit the comparison's constants on teacher features of good parts.
 
-    ``masks``: where the defects are, bool (images, h, w).
+    Each scale is standardised over positions. A scale weighs by its ``emphasis``, in the score in spreads of the images' own
+    scores. ``hidden_items``: what each image must not recall, where the memory was filled from these images.
     """
     compare.copy_statistics(student)
     maps = compute_maps(compare, student, good)

@@ -1,7 +1,6 @@
-"""From images to trained networks: features -> memory filled and trained -> distillation -> comparison fitted.
+"""The trainer: features -> memory filled -> memory trained -> distillation -> statistics.
 
-The two phases of gradient steps take long. Their state is saved in the run directory, and a run that resumes does the
-rest of them and nothing twice.
+The two training phases take long; their state is saved in the run directory, and a resumed run continues there.
 """
 
 import math
@@ -19,8 +18,8 @@ from training.data.dataset import Split
 from training.errors import BadSettings, NotLearned
 from training.evaluation.synthetic import draw_defects
 from training.fit.distillation import Distillation, TrainingSet
-from training.fit.feature_store import GIB, Bound, Rows, Standardised
-from training.fit.features import Reader, teacher_features, valid_at_scales
+from training.fit.feature_store import GIB, MemoryLimit, FeatureRows, StandardisedRows
+from training.fit.features import ImageReader, extract_features, resize_valid
 from training.fit.memory import (
     FeatureDataset,
     ItemOrigins,
@@ -29,10 +28,10 @@ from training.fit.memory import (
     fit_expected_distances,
     recall_all,
 )
-from training.fit.networks import Networks, new_networks
-from training.fit.run_directory import Workplace
+from training.fit.networks import Networks, create_networks
+from training.fit.run_directory import RunDirectory
 from training.fit.statistics import ComparedImages, fit_comparison
-from training.progress import Narrator
+from training.progress import ProgressReporter
 from training.settings import TrainSettings
 
 # Channel statistics from more images than these would change in the last digits only.
@@ -81,9 +80,9 @@ class Trainer:
 
     settings: TrainSettings
     split: Split
-    reader: Reader
-    narrator: Narrator
-    place: Workplace
+    reader: ImageReader
+    narrator: ProgressReporter
+    place: RunDirectory
     device: torch.device
     curves: Curves = field(default_factory=dict)
 
@@ -96,7 +95,7 @@ class Trainer:
         """Run every step. Raises TrainingError."""
         torch.manual_seed(self.settings.seed)
         self.generator = torch.Generator().manual_seed(self.settings.seed)
-        networks = new_networks(self.settings)
+        networks = create_networks(self.settings)
         networks.to(self.device)
         saved = self.place.checkpoint or {}
         features = self._compute_features(networks.teacher)
@@ -111,14 +110,14 @@ class Trainer:
         networks.to(torch.device("cpu"))
         return TrainedNetworks(networks, dataset.origins, self.curves)
 
-    def _compute_features(self, teacher: Teacher) -> tuple[Rows, ...]:
-        bound = Bound(self.settings.feature_memory_gib * GIB, self.place.features / "good")
+    def _compute_features(self, teacher: Teacher) -> tuple[FeatureRows, ...]:
+        bound = MemoryLimit(self.settings.feature_memory_gib * GIB, self.place.features / "good")
         with self.narrator.step("features", total=len(self.paths)) as advance:
-            return teacher_features(teacher, self.paths, reader=self.reader, bound=bound, on_images=advance)
+            return extract_features(teacher, self.paths, reader=self.reader, limit=bound, on_images=advance)
 
-    def _make_dataset(self, student: Student, features: tuple[Rows, ...], saved: dict[str, Any]) -> FeatureDataset:
+    def _make_dataset(self, student: Student, features: tuple[FeatureRows, ...], saved: dict[str, Any]) -> FeatureDataset:
         """Fit the student's statistics, and fill its memory or restore it from a checkpoint."""
-        valid = valid_at_scales(self.reader.valid(self.paths), features)
+        valid = resize_valid(self.reader.compute_valid(self.paths), features)
         if not all(scale.any() for scale in valid):
             raise BadSettings("the region of interest is thinner than a feature: widen it, or take smaller strides")
         student.to("cpu")
@@ -129,7 +128,7 @@ class Trainer:
         student.to(self.device)
         return FeatureDataset(standardise_rows(student, features), valid, origins)
 
-    def _fill_memory(self, student: Student, standard: tuple[Rows, ...], valid: Tensor) -> ItemOrigins:
+    def _fill_memory(self, student: Student, standard: tuple[FeatureRows, ...], valid: Tensor) -> ItemOrigins:
         with self.narrator.step("memory", total=student.recall.num_items) as advance:
             num_candidates = self.settings.num_candidates
             origins = fill_memory(student, standard, valid, num_candidates=num_candidates, generator=self.generator)
@@ -140,7 +139,7 @@ class Trainer:
         return MemoryTraining(student, dataset, settings=self.settings.memory, generator=self.generator)
 
     def _make_distillation(self, student: Student, dataset: FeatureDataset) -> TrainingPhase:
-        is_in_memory = isinstance(dataset.features[0], Standardised) and isinstance(dataset.features[0].rows, Tensor)
+        is_in_memory = isinstance(dataset.features[0], StandardisedRows) and isinstance(dataset.features[0].rows, Tensor)
         recalled = recall_all(student, dataset) if is_in_memory else None
         train, held_out = torch.split(
             torch.arange(dataset.num_images), [len(self.split.train), len(self.split.standardise)]
@@ -161,21 +160,21 @@ class Trainer:
             phase.restore(saved["state"])
             self.generator.set_state(saved["generator"])
             self.curves.update(saved["curves"])
-            self.narrator.say(f"{name} continues at step {phase.num_done}")
-        due = Due(self.settings.checkpoint_interval_s)
+            self.narrator.print_line(f"{name} continues at step {phase.num_done}")
+        due = Interval(self.settings.checkpoint_interval_s)
         with self.narrator.step(name, total=phase.num_steps, done=phase.num_done) as advance:
             while not phase.is_over:
                 losses = phase.step()
                 refuse_infinite(losses["loss"], step=phase.num_done)
                 for loss, value in losses.items():
                     self.curves.setdefault(f"{name}: {loss}", []).append((phase.num_done, value))
-                if self.narrator.is_stopped() or due.is_now():
+                if self.narrator.is_stopping() or due.is_due():
                     self._save(name, phase, networks.student, dataset.origins)
                 advance(1, note="  ".join(f"{one} {loss:.4f}" for one, loss in losses.items()))
 
     def _save(self, name: str, phase: TrainingPhase, student: Student, origins: ItemOrigins) -> None:
         """Save the state of the training in the run directory."""
-        self.place.keep(
+        self.place.save_checkpoint(
             {
                 "phase": name,
                 "state": phase.state(),
@@ -186,16 +185,16 @@ class Trainer:
             }
         )
 
-    def _fit_comparison(self, networks: Networks, features: tuple[Rows, ...], origins: ItemOrigins) -> None:
+    def _fit_comparison(self, networks: Networks, features: tuple[FeatureRows, ...], origins: ItemOrigins) -> None:
         """Fit the comparison to the images to standardise with, and to synthetic defects on some of them."""
         paths = self.split.standardise
         images = torch.arange(len(paths)) + len(self.split.train)
         hidden = origins.hide_own(images)
-        good = ComparedImages(tuple(scale[images] for scale in features), self.reader.valid(paths), hidden)
+        good = ComparedImages(tuple(scale[images] for scale in features), self.reader.compute_valid(paths), hidden)
         shown = paths[:NUM_DEFECTIVE]
         rows = torch.arange(len(shown)).repeat(NUM_DEFECTS)
         with self.narrator.step("comparison", total=len(rows)) as advance:
-            pixels = self.reader.to_pixels(list(self.reader.all_decoded(shown))).numpy()
+            pixels = self.reader.to_pixels(list(self.reader.decode_all(shown))).numpy()
             valid = good.valid[: len(shown)]
             drawn = draw_defects(pixels, valid.numpy(), number=NUM_DEFECTS, seed=self.settings.seed)
             found = []
@@ -208,15 +207,15 @@ class Trainer:
             fit_comparison(networks.compare, networks.student, good, defective, torch.from_numpy(drawn.masks))
 
 
-class Due:
-    """Says when something that is done every so many seconds is due."""
+class Interval:
+    """Says when something periodic is due."""
 
     def __init__(self, interval_s: float) -> None:
         self.interval_s = interval_s
         self.last = time.monotonic()
 
-    def is_now(self) -> bool:
-        """Whether it is; then the next time is an interval away."""
+    def is_due(self) -> bool:
+        """Whether the interval has passed; then it starts again."""
         now = time.monotonic()
         if now - self.last < self.interval_s:
             return False
@@ -224,10 +223,10 @@ class Due:
         return True
 
 
-def standardise_rows(student: Student, features: tuple[Rows, ...]) -> tuple[Rows, ...]:
+def standardise_rows(student: Student, features: tuple[FeatureRows, ...]) -> tuple[FeatureRows, ...]:
     """Return teacher features in the student's standard space."""
     return tuple(
-        Standardised(rows, standardiser)  # type: ignore[arg-type]  # a ModuleList forgets what it holds
+        StandardisedRows(rows, standardiser)  # type: ignore[arg-type]  # a ModuleList forgets what it holds
         for rows, standardiser in zip(features, student.standardisers, strict=True)
     )
 
@@ -241,6 +240,6 @@ def restore_student(student: Student, saved: dict[str, Any]) -> ItemOrigins:
 
 
 def refuse_infinite(loss: float, *, step: int) -> None:
-    """Raise NotLearned where a loss is no number any more."""
+    """Raise NotLearned where a loss is not finite."""
     if not math.isfinite(loss):
         raise NotLearned(step=step)

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from training.fit.memory import Origins, farthest_points
+from training.fit.memory import ItemOrigins, k_center_greedy
 
 
 def origins(*images):
