@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from evidence import chosen, evidence_of
+from evidence import load_evidence, select
 from goodpart import Goodpart, nothing
-from quality import DEVELOPMENT, HEADINGS, Row, figures, keep, mean_and_spread, rows_of
+from quality import DEVELOPMENT, HEADINGS, Row, figures, keep, mean_and_spread, read_rows
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 
 from model.recall import Recalled
 from model.student import FirstModule, Student, StudentSpec
-from training.fit.distillation import Lesson, learn
-from training.fit.memory import Exemplars, Origins, recalled_by, teach_memory, tell_usual_distances
+from training.fit.distillation import TrainingSet, distill
+from training.fit.memory import FeatureDataset, ItemOrigins, fit_expected_distances, recall_all, train_memory
 from training.settings import read_train_settings
 
 NUM_STEPS = 300
@@ -128,30 +128,30 @@ def merging(kind: type[Replacing]) -> type[Student]:
     return Merging
 
 
-def nowhere(num_items: int) -> Origins:
+def nowhere(num_items: int) -> ItemOrigins:
     """Items that are no image's."""
-    return Origins(torch.full((num_items,), -1), torch.full((num_items,), -1))
+    return ItemOrigins(torch.full((num_items,), -1), torch.full((num_items,), -1))
 
 
 class Untaught(Goodpart):
     """Without a recall memory there is nothing to teach or to tell usual distances of."""
 
-    def filled(self, standard: Tensor, valid: Tensor, generator: torch.Generator) -> Origins:
-        """Items that are no image's."""
+    def fill(self, standard: Tensor, valid: Tensor, generator: torch.Generator) -> ItemOrigins:
+        """Return items without an origin."""
         return nowhere(self.settings.num_recall_items)
 
-    def learned(self, exemplars: Exemplars, generator: torch.Generator) -> None:
-        """As ``Goodpart``'s, but for this change."""
-        lesson = Lesson(exemplars, recalled_by(self.student, exemplars))
-        learn(self.student, lesson, settings=self.settings.learning, generator=generator, on_step=nothing)
+    def train(self, exemplars: FeatureDataset, generator: torch.Generator) -> None:
+        """As ``Goodpart``'s, with this change."""
+        lesson = TrainingSet(exemplars, recall_all(self.student, exemplars))
+        distill(self.student, lesson, settings=self.settings.learning, generator=generator, on_step=nothing)
         self.student.eval()
 
 
 class Noisy(Goodpart):
     """A memory filled with noise: what teaching alone makes of it."""
 
-    def filled(self, standard: Tensor, valid: Tensor, generator: torch.Generator) -> Origins:
-        """Which image each item is of, -1 for none."""
+    def fill(self, standard: Tensor, valid: Tensor, generator: torch.Generator) -> ItemOrigins:
+        """Fill the memory with noise; items have no origin."""
         noise = torch.randn(self.settings.num_recall_items, standard.shape[1], generator=generator)
         self.student.recall.write(keys=noise, values=noise)
         return nowhere(len(noise))
@@ -160,10 +160,10 @@ class Noisy(Goodpart):
 class Taught(Goodpart):
     """A memory that was filled and taught, without a student trained on it."""
 
-    def learned(self, exemplars: Exemplars, generator: torch.Generator) -> None:
-        """As ``Goodpart``'s, but for this change."""
-        teach_memory(self.student, exemplars, settings=self.settings.memory, generator=generator, on_step=nothing)
-        tell_usual_distances(self.student, exemplars)
+    def train(self, exemplars: FeatureDataset, generator: torch.Generator) -> None:
+        """As ``Goodpart``'s, with this change."""
+        train_memory(self.student, exemplars, settings=self.settings.memory, generator=generator, on_step=nothing)
+        fit_expected_distances(self.student, exemplars)
 
 
 class NoisyTaught(Noisy, Taught):
@@ -173,20 +173,20 @@ class NoisyTaught(Noisy, Taught):
 class Drawn(Goodpart):
     """A memory of positions drawn at random."""
 
-    def filled(self, standard: Tensor, valid: Tensor, generator: torch.Generator) -> Origins:
-        """Which image each item is of, -1 for none."""
+    def fill(self, standard: Tensor, valid: Tensor, generator: torch.Generator) -> ItemOrigins:
+        """Fill the memory with random positions; return the origin of each item."""
         rows = standard.movedim(1, -1).flatten(0, 2)
         items = torch.randperm(len(rows), generator=generator)[: self.settings.num_recall_items]
         self.student.recall.write(keys=rows[items], values=rows[items])
         positions_per_image = standard.shape[-2] * standard.shape[-1]
-        return Origins(items // positions_per_image, items % positions_per_image)
+        return ItemOrigins(items // positions_per_image, items % positions_per_image)
 
 
 class Clustered(Goodpart):
     """A memory of cluster centres."""
 
-    def filled(self, standard: Tensor, valid: Tensor, generator: torch.Generator) -> Origins:
-        """Which image each item is of, -1 for none."""
+    def fill(self, standard: Tensor, valid: Tensor, generator: torch.Generator) -> ItemOrigins:
+        """Fill the memory with cluster centres; items have no origin."""
         rows = standard.movedim(1, -1).flatten(0, 2)
         some = rows[torch.randperm(len(rows), generator=generator)[: self.settings.num_candidates]].numpy()
         seed = int(torch.randint(2**31, (1,), generator=generator))
@@ -201,16 +201,16 @@ class Clustered(Goodpart):
 class AbsoluteMemory(Goodpart):
     """A memory that does not know how far good parts usually are."""
 
-    def learned(self, exemplars: Exemplars, generator: torch.Generator) -> None:
-        """As ``Goodpart``'s, but for this change."""
+    def train(self, exemplars: FeatureDataset, generator: torch.Generator) -> None:
+        """As ``Goodpart``'s, with this change."""
         self.student.recall.usual_distances.fill_(1.0)
 
 
 class Absolute(Goodpart):
     """Distances as they are, whatever is usual at a position."""
 
-    def learned(self, exemplars: Exemplars, generator: torch.Generator) -> None:
-        """As ``Goodpart``'s, but for this change."""
+    def train(self, exemplars: FeatureDataset, generator: torch.Generator) -> None:
+        """As ``Goodpart``'s, with this change."""
         super().learned(exemplars, generator)
         self.student.recall.usual_distances.fill_(1.0)
         for module in (self.student.first, *self.student.later):
@@ -311,7 +311,7 @@ def main() -> None:
         for group, run in (("memory", study.memory), ("score", study.score), ("student", study.student)):
             if group in given.groups:
                 run()
-    print(tables(rows_of(given.out)))
+    print(tables(read_rows(given.out)))
 
 
 @dataclass(frozen=True)
@@ -325,32 +325,32 @@ class Study:
     def memory(self) -> None:
         """Changes of the memory, on the memory alone."""
         for name, change in MEMORY.items():
-            self.keep("memory", name, lambda change=change: self.judged(change, "quick=true"))
+            self.keep("memory", name, lambda change=change: self.evaluate(change, "quick=true"))
 
     def student(self) -> None:
         """Changes of the student."""
         for name, change in STUDENT.items():
-            self.keep("student", name, lambda change=change: self.judged(change, f"learning.num_steps={NUM_STEPS}"))
+            self.keep("student", name, lambda change=change: self.evaluate(change, f"learning.num_steps={NUM_STEPS}"))
 
     def score(self) -> None:
         """Changes of the score, on one training of the default."""
         if all(self.is_there("score", name) for name in SCORE):
             return
-        evidence = evidence_of(self.folder, teacher=Change().teacher, size=Change().size)
+        evidence = load_evidence(self.folder, teacher=Change().teacher, size=Change().size)
         method = Goodpart(read_train_settings(None))
         method.fit(evidence.train, seed=self.seed)
         for name, assignments in SCORE.items():
             method.compared_by(read_train_settings(None, assignments), evidence.train)
             self.keep("score", name, lambda: figures(method.judge(evidence.test), evidence))
 
-    def judged(self, change: Change, assignment: str) -> dict[str, float]:
-        """The figures of one change."""
+    def evaluate(self, change: Change, assignment: str) -> dict[str, float]:
+        """Return the figures of one change."""
         sides = (f"height={change.size}", f"width={change.size}")
         settings = read_train_settings(None, [f"teacher={change.teacher}", *sides, assignment, *change.settings])
-        evidence = evidence_of(self.folder, teacher=change.teacher, size=change.size)
+        evidence = load_evidence(self.folder, teacher=change.teacher, size=change.size)
         method = change.method(settings, change.student)
         images = np.random.default_rng(self.seed).permutation(len(evidence.good))[: change.max_train]
-        method.fit(chosen(evidence.train, np.sort(images)), seed=self.seed)
+        method.fit(select(evidence.train, np.sort(images)), seed=self.seed)
         return figures(method.judge(evidence.test), evidence)
 
     def keep(self, group: str, name: str, compute: Callable[[], dict[str, float]]) -> None:
@@ -364,7 +364,7 @@ class Study:
     def is_there(self, group: str, name: str) -> bool:
         """Whether a row was kept before."""
         wanted = (group, name, self.seed)
-        return any((row["group"], row["change"], row["seed"]) == wanted for row in rows_of(self.out))
+        return any((row["group"], row["change"], row["seed"]) == wanted for row in read_rows(self.out))
 
 
 def tables(rows: list[Row]) -> str:

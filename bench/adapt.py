@@ -38,7 +38,7 @@ ASKED = 0.05
 def main() -> None:
     """Each data set: prepare, train, shift, adapt, judge."""
     given = arguments()
-    rows = [measured(folder, given) for folder in given.data]
+    rows = [measure(folder, given) for folder in given.data]
     given.json.write_text(json.dumps(rows, indent=1) + "\n")
     print(table(rows))
 
@@ -54,8 +54,8 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measured(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
-    """One data set's row."""
+def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """Return the row of one data set."""
     work = given.work / folder.name
     prepare(folder, work, given.gains)
     store = Store(work / "store")
@@ -69,7 +69,7 @@ def measured(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     if done.returncode not in {0, 3}:
         raise SystemExit(done.stderr)
     adapted = done.stdout.strip()
-    before, after = (loaded(store, folder.name, name) for name in (first, adapted))
+    before, after = (load_version(store, folder.name, name) for name in (first, adapted))
     row = {
         "dataset": folder.name,
         "gains": list(given.gains),
@@ -96,24 +96,24 @@ def prepare(folder: Path, work: Path, gains: Sequence[float]) -> None:
     dataset = find_images(folder)
     good = sorted(dataset.good)
     held_out = random.Random(0).sample(good, min(NUM_HELD_OUT, len(good) // 3))  # noqa: S311  # no secret
-    copied((path for path in good if path not in held_out), work / "train")
-    copied((one.path for one in dataset.test if not one.is_defective), work / "plain_good")
-    copied((one.path for one in dataset.test if one.is_defective), work / "plain_defective", named=True)
-    shifted(held_out[:NUM_ADAPTED], work / "new", gains)
-    shifted([*held_out[NUM_ADAPTED:], *images_in(work / "plain_good")], work / "shifted_good", gains)
-    shifted(images_in(work / "plain_defective"), work / "shifted_defective", gains)
+    copy_files((path for path in good if path not in held_out), work / "train")
+    copy_files((one.path for one in dataset.test if not one.is_defective), work / "plain_good")
+    copy_files((one.path for one in dataset.test if one.is_defective), work / "plain_defective", named=True)
+    shift_colours(held_out[:NUM_ADAPTED], work / "new", gains)
+    shift_colours([*held_out[NUM_ADAPTED:], *images_in(work / "plain_good")], work / "shifted_good", gains)
+    shift_colours(images_in(work / "plain_defective"), work / "shifted_defective", gains)
     (work / "ready").touch()
 
 
-def copied(paths: Iterable[Path], to: Path, *, named: bool = False) -> None:
-    """The files in another folder, maybe with their kind before their name."""
+def copy_files(paths: Iterable[Path], to: Path, *, named: bool = False) -> None:
+    """Copy files into a folder, optionally with their kind in front of their name."""
     to.mkdir(parents=True)
     for path in paths:
         shutil.copy(path, to / (f"{path.parent.name}-{path.name}" if named else path.name))
 
 
-def shifted(paths: Iterable[Path], to: Path, gains: Sequence[float]) -> None:
-    """The images under the other lamp, as PNG."""
+def shift_colours(paths: Iterable[Path], to: Path, gains: Sequence[float]) -> None:
+    """Write the images under the other lamp, as PNG."""
     to.mkdir(parents=True)
     for path in paths:
         with Pillow.open(path) as picture:
@@ -139,8 +139,8 @@ def goodpart(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([GOODPART, *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
-def loaded(store: Store, product: str, name: str) -> Version:
-    """A version ready to judge."""
+def load_version(store: Store, product: str, name: str) -> Version:
+    """Load a version."""
     return Loader(Device("cpu", available_cpus())).load(store.load_bundle(product, name))
 
 

@@ -35,12 +35,12 @@ WORDS = {
 
 def main() -> None:
     """Write the page anew."""
-    PAGE.write_text(filled(PAGE.read_text()))
+    PAGE.write_text(fill(PAGE.read_text()))
 
 
-def filled(page: str) -> str:
-    """The page with its table as it must be."""
-    return marks.filled(page, "images", "\n".join(rows()))
+def fill(page: str) -> str:
+    """Return the page with its current table."""
+    return marks.fill(page, "images", "\n".join(rows()))
 
 
 def rows() -> Iterator[str]:
@@ -50,11 +50,11 @@ def rows() -> Iterator[str]:
     yield "| --- | --- |"
     for key, words in WORDS.items():
         if key in measured:
-            yield f"| {words} | {said(measured[key])} |"
+            yield f"| {words} | {describe(measured[key])} |"
 
 
-def said(found: object) -> str:
-    """A figure in words."""
+def describe(found: object) -> str:
+    """Return a figure in words."""
     if isinstance(found, bool):
         return "yes" if found else "no"
     if isinstance(found, dict):

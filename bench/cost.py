@@ -30,13 +30,13 @@ from app.inspection.pipeline import InspectOptions, infer, inspect, standardise_
 from app.settings import read_settings
 from app.store.files import replace_file
 from training.data.dataset import find_images
-from training.model_info import networks_info
+from training.model_info import describe_networks
 from training.settings import read_train_settings
 
 RUNS = 60
 MATRIX = 1024
 COPIED_BYTES = 256 * 2**20
-MOST_OPERATORS = 5
+MAX_OPERATORS = 5
 MAX_PIXELS = 10**8
 
 
@@ -83,13 +83,13 @@ def parts(version: Version, graphs: Graphs, data: bytes, peak: Mapping[str, floa
     manifest = version.manifest
     sizes = [f"height={manifest.input.height}", f"width={manifest.input.width}"]
     described = read_train_settings(None, [f"teacher={manifest.teacher.name}", *sizes])
-    macs = {network.name: network.macs for network in networks_info(described)}
+    macs = {network.name: network.macs for network in describe_networks(described)}
     image = decode(data, manifest.input, max_pixels=MAX_PIXELS)
     batch = make_batch([image], map_size=manifest.map_size, roi=version.roi)
     feeds: dict[str, Any] = {"image": batch.pixels, "valid": batch.valid}
     told = {}
     for name, graph in (("teacher", graphs.teacher), ("student", graphs.student), ("comparison", graphs.compare)):
-        session = profiled(graph)
+        session = profile(graph)
         given = {one.name: feeds[one.name] for one in session.get_inputs()}
         names = [one.name for one in session.get_outputs()]
         feeds.update(zip(names, session.run(names, given), strict=True))
@@ -108,8 +108,8 @@ def parts(version: Version, graphs: Graphs, data: bytes, peak: Mapping[str, floa
     return told
 
 
-def profiled(graph: bytes) -> ort.InferenceSession:
-    """The graph as the service runs it at one thread, with a profile."""
+def profile(graph: bytes) -> ort.InferenceSession:
+    """Run the graph as the service does at one thread, with a profile."""
     options = make_session_options(Device("cpu", 1))
     options.enable_profiling = True
     options.profile_file_prefix = str(Path(tempfile.mkdtemp()) / "profile")
@@ -126,7 +126,7 @@ def operators(session: ort.InferenceSession) -> dict[str, float]:
     spent: Counter[str] = Counter()
     for (kind, _), times in nodes.items():
         spent[kind] += statistics.median(times)
-    return {kind: round(ms, 2) for kind, ms in spent.most_common(MOST_OPERATORS)}
+    return {kind: round(ms, 2) for kind, ms in spent.most_common(MAX_OPERATORS)}
 
 
 def request(version: Version, data: bytes) -> dict[str, float]:
@@ -136,7 +136,7 @@ def request(version: Version, data: bytes) -> dict[str, float]:
     batch = make_batch([image], map_size=manifest.map_size, roi=version.roi)
     detector = version.detector
     seen = detector.extract(batch)
-    rebuilt = detector.reconstruct(seen)
+    reconstruction = detector.reconstruct(seen)
     comparison = infer(batch, version)
     map_ = standardise_map(comparison.map, batch.valid[0], version)
     inspection = inspect(data, version, max_pixels=MAX_PIXELS, options=InspectOptions(heatmap="png"))
@@ -147,7 +147,7 @@ def request(version: Version, data: bytes) -> dict[str, float]:
         "batch": lambda: make_batch([image], map_size=manifest.map_size, roi=version.roi),
         "teacher": lambda: detector.extract(batch),
         "student": lambda: detector.reconstruct(seen),
-        "comparison": lambda: detector.compare_features(seen, rebuilt, batch),
+        "comparison": lambda: detector.compare_features(seen, reconstruction, batch),
         "heat-map": lambda: render(map_, image, kind="png"),
         "base64": lambda: base64.b64encode(shown).decode(),
         "JSON": answer.model_dump_json,

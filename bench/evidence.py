@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.bundle import InputRecord
-from training.data.dataset import Dataset, Sample, channels_of, decoded, find_images
-from training.evaluation.evaluate import opened_mask
+from training.data.dataset import Dataset, Sample, decode_image, detect_channels, find_images
+from training.evaluation.evaluate import open_mask
 from training.fit.weights import load_teacher
 
 CACHE = Path(".cache/features")
@@ -42,40 +42,40 @@ class Evidence:
     masks: NDArray[np.bool_] | None
 
 
-def evidence_of(folder: Path, *, teacher: str, size: int, strides: Sequence[int] = STRIDES) -> Evidence:
-    """Everything about a data set in MVTec layout, features from the cache where they are there."""
+def load_evidence(folder: Path, *, teacher: str, size: int, strides: Sequence[int] = STRIDES) -> Evidence:
+    """Load a data set in MVTec layout, features from the cache if they are there."""
     dataset = find_images(folder)
     test = tuple(sample.path for sample in dataset.test)
-    channels = channels_of(dataset.good, max_pixels=MAX_PIXELS)
+    channels = detect_channels(dataset.good, max_pixels=MAX_PIXELS)
     rule = InputRecord(height=size, width=size, fit="stretch", channels=channels, white_level=255)
     return Evidence(
         name=folder.name,
         good=dataset.good,
-        train=features_of(dataset.good, teacher=teacher, rule=rule, strides=strides),
-        test=features_of(test, teacher=teacher, rule=rule, strides=strides),
+        train=load_features(dataset.good, teacher=teacher, rule=rule, strides=strides),
+        test=load_features(test, teacher=teacher, rule=rule, strides=strides),
         defective=np.array([sample.is_defective for sample in dataset.test]),
-        masks=masks_of(dataset),
+        masks=load_masks(dataset),
     )
 
 
-def masks_of(dataset: Dataset) -> NDArray[np.bool_] | None:
-    """The defects of all test images, None where some defective image has no mask."""
+def load_masks(dataset: Dataset) -> NDArray[np.bool_] | None:
+    """Return the masks of all test images, or None where a defective image has none."""
     if any(sample.mask is None for sample in dataset.test if sample.is_defective):
         return None
-    return np.stack([mask_of(sample) for sample in dataset.test])
+    return np.stack([load_mask(sample) for sample in dataset.test])
 
 
-def mask_of(sample: Sample) -> NDArray[np.bool_]:
-    """Where one image is defective."""
+def load_mask(sample: Sample) -> NDArray[np.bool_]:
+    """Return the mask of one image."""
     if sample.mask is None:
         return np.zeros((MASK_SIZE, MASK_SIZE), dtype=bool)
     with Pillow.open(sample.path) as picture:
-        mask = opened_mask(sample.mask, size=picture.size)
+        mask = open_mask(sample.mask, size=picture.size)
     return np.asarray(mask.resize((MASK_SIZE, MASK_SIZE), Pillow.Resampling.NEAREST)) > 0
 
 
-def features_of(paths: Sequence[Path], *, teacher: str, rule: InputRecord, strides: Sequence[int]) -> Features:
-    """Raw taps of these images by stride, from the cache where they are there."""
+def load_features(paths: Sequence[Path], *, teacher: str, rule: InputRecord, strides: Sequence[int]) -> Features:
+    """Return raw taps of these images by stride, from the cache if they are there."""
     CACHE.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     for path in paths:
@@ -83,27 +83,27 @@ def features_of(paths: Sequence[Path], *, teacher: str, rule: InputRecord, strid
     place = CACHE / f"{digest.hexdigest()[:16]}-{teacher}-{rule.height}.safetensors"
     if not place.is_file():
         beside = place.with_suffix(f".{os.getpid()}")
-        save_file(computed(paths, teacher=teacher, rule=rule), beside)
+        save_file(compute_features(paths, teacher=teacher, rule=rule), beside)
         beside.replace(place)  # another run may be reading
     kept = load_file(place)
     return {PIXELS: kept[str(PIXELS)], **{stride: kept[str(stride)].float() for stride in strides}}
 
 
 @torch.no_grad()
-def computed(paths: Sequence[Path], *, teacher: str, rule: InputRecord) -> dict[str, Tensor]:
-    """Raw taps at every stride of the teacher, as float16."""
+def compute_features(paths: Sequence[Path], *, teacher: str, rule: InputRecord) -> dict[str, Tensor]:
+    """Compute raw taps at every stride of the teacher, as float16."""
     network = load_teacher(teacher, weights=None, sha256=None, strides=STRIDES, taps={})
     pieces: dict[int, list[Tensor]] = {stride: [] for stride in (PIXELS, *STRIDES)}
     for path in paths:
-        pixels = torch.from_numpy(decoded(path, rule, max_pixels=MAX_PIXELS).pixels)[None]
+        pixels = torch.from_numpy(decode_image(path, rule, max_pixels=MAX_PIXELS).pixels)[None]
         pieces[PIXELS].append(pixels)
-        taps = network.network.tapped(network.normalised(pixels), network.taps)
+        taps = network.network.forward_taps(network.normalise(pixels), network.taps)
         for stride, scale in zip(STRIDES, taps, strict=True):
             pieces[stride].append(scale.contiguous().half())
     return {str(stride): torch.cat(scales) for stride, scales in pieces.items()}
 
 
-def chosen(features: Features, images: NDArray[np.int64] | Tensor) -> Features:
-    """These images alone."""
+def select(features: Features, images: NDArray[np.int64] | Tensor) -> Features:
+    """Return these images alone."""
     rows = torch.as_tensor(images)
     return {stride: scale[rows] for stride, scale in features.items()}

@@ -28,12 +28,12 @@ from app.inference.detector import Batch, Comparison, Detector, Graphs, make_bat
 from app.inference.sessions import Device
 from app.inference.version import Loader, graphs_from_bundle
 from app.store.files import replace_file
-from training.adapt import Parent, parent_of
-from training.data.dataset import find_images, split
+from training.adapt import BaseVersion, load_base_version
+from training.data.dataset import find_images, split_images
 from training.export.calibrate import calibrate
-from training.export.onnx import export
-from training.fit.features import Reader, pixels_of
-from training.release.publish import Order
+from training.export.onnx import export_graphs
+from training.fit.features import ImageReader, stack_pixels
+from training.release.publish import PublishRequest
 
 NUM_CALIBRATED = 64
 ROUNDS, RUNS = 12, 15
@@ -58,27 +58,29 @@ def main() -> None:
     given = parser.parse_args()
     stored = open_store_at(given.store, None)
     rows = [
-        row for data in given.data for row in compared(data, parent_of(Order(data.name, stored.store, stored.state)))
+        row
+        for data in given.data
+        for row in compare_forms(data, load_base_version(PublishRequest(data.name, stored.store, stored.state)))
     ]
     text = json.dumps({"runs": ROUNDS * RUNS, "threads": 1, "rows": rows}, indent=1) + "\n"
     replace_file(given.json, text.encode())
     print(text, end="")
 
 
-def compared(data: Path, parent: Parent) -> Iterator[dict[str, object]]:
-    """A row a form."""
+def compare_forms(data: Path, parent: BaseVersion) -> Iterator[dict[str, object]]:
+    """Yield a row for each form."""
     dataset, manifest = find_images(data), parent.bundle.manifest
-    parts = split(dataset.good, ok=(), ng=())
-    reader = Reader(manifest.input, MAX_PIXELS, manifest.map_size)
-    shown = list(reader.all_decoded(parts.train[:NUM_CALIBRATED]))
-    detectors = {name: detector_of(graphs) for name, graphs in forms(parent, shown).items()}
+    parts = split_images(dataset.good, ok=(), ng=())
+    reader = ImageReader(manifest.input, MAX_PIXELS, manifest.map_size)
+    shown = list(reader.decode_all(parts.train[:NUM_CALIBRATED]))
+    detectors = {name: open_detector(graphs) for name, graphs in forms(parent, shown).items()}
     judged = {
         name: judgement(detector, reader, parts.calibrate, [sample.path for sample in dataset.test], parent)
         for name, detector in detectors.items()
     }
     truth = [sample.is_defective for sample in dataset.test]
     batch = make_batch(shown[:1], map_size=manifest.map_size)
-    times = timed({name: lambda detector=detector: detector.run(batch) for name, detector in detectors.items()})
+    times = time_calls({name: lambda detector=detector: detector.run(batch) for name, detector in detectors.items()})
     first = judged["published"]
     for name, said in judged.items():
         yield {
@@ -93,23 +95,23 @@ def compared(data: Path, parent: Parent) -> Iterator[dict[str, object]]:
         }
 
 
-def forms(parent: Parent, shown: Sequence[Image]) -> dict[str, Graphs]:
+def forms(parent: BaseVersion, shown: Sequence[Image]) -> dict[str, Graphs]:
     """The graphs of each form by its name."""
     bundle, networks = parent.bundle, parent.networks
     published = graphs_from_bundle(bundle)
-    today = export(networks.teacher, networks.student, networks.compare, pixels_of(list(shown[:2])))
+    today = export_graphs(networks.teacher, networks.student, networks.compare, stack_pixels(list(shown[:2])))
     images: list[Feeds] = [{"image": image.pixels[None]} for image in shown]
     teacher = ort.InferenceSession(published.teacher, providers=["CPUExecutionProvider"])
     names = [one.name for one in teacher.get_outputs()]
     features: list[Feeds] = [dict(zip(names, teacher.run(names, feeds), strict=True)) for feeds in images]
-    small_teacher = quantised(today.teacher, images, ["Conv"])
+    small_teacher = quantise(today.teacher, images, ["Conv"])
     return {
         "published": published,
         "exported today": today,
         "int8 teacher": Graphs(small_teacher, today.student, today.compare),
-        "int8 convolutions": Graphs(small_teacher, quantised(today.student, features, ["Conv"]), today.compare),
+        "int8 convolutions": Graphs(small_teacher, quantise(today.student, features, ["Conv"]), today.compare),
         "int8 convolutions and products": Graphs(
-            small_teacher, quantised(today.student, features, ["Conv", "MatMul"]), today.compare
+            small_teacher, quantise(today.student, features, ["Conv", "MatMul"]), today.compare
         ),
     }
 
@@ -125,8 +127,8 @@ class Shown(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no
         return next(self.feeds, None)
 
 
-def quantised(graph: bytes, feeds: Sequence[Feeds], operators: list[str]) -> bytes:
-    """The graph with these operators in 8 bits (QDQ), a weight's range a channel."""
+def quantise(graph: bytes, feeds: Sequence[Feeds], operators: list[str]) -> bytes:
+    """Quantise these operators of a graph to 8 bits (QDQ), a weight's range a channel."""
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "source.onnx", Path(folder) / "target.onnx"
         onnx.save(onnx.load_model(io.BytesIO(graph)), source)
@@ -145,26 +147,26 @@ def quantised(graph: bytes, feeds: Sequence[Feeds], operators: list[str]) -> byt
         return target.read_bytes()
 
 
-def detector_of(graphs: Graphs) -> Detector:
-    """The form, as the service runs it at one thread."""
+def open_detector(graphs: Graphs) -> Detector:
+    """Open the form as the service runs it at one thread."""
     return Loader(Device("cpu", 1)).open_detector(graphs)
 
 
 def judgement(
-    detector: Detector, reader: Reader, calibration: Sequence[Path], test: Sequence[Path], parent: Parent
+    detector: Detector, reader: ImageReader, calibration: Sequence[Path], test: Sequence[Path], parent: BaseVersion
 ) -> Judged:
     """What a form says of the test images by the threshold that its own calibration gives."""
-    batches = [make_batch([image], map_size=reader.map_size) for image in reader.all_decoded(calibration)]
+    batches = [make_batch([image], map_size=reader.map_size) for image in reader.decode_all(calibration)]
     comparisons: list[Comparison] = [detector.run(batch)[0] for batch in batches]
     asked = parent.settings.false_alarm_rate
     constants = calibrate(comparisons, [batch.valid[0] for batch in batches], asked=asked)
-    found: Iterator[Batch] = (make_batch([image], map_size=reader.map_size) for image in reader.all_decoded(test))
+    found: Iterator[Batch] = (make_batch([image], map_size=reader.map_size) for image in reader.decode_all(test))
     scores = np.array([constants.score.standardise(detector.run(batch)[0].score) for batch in found])
     return Judged(scores, scores > constants.promise.threshold)
 
 
-def timed(works: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Milliseconds of each call, the forms in turn."""
+def time_calls(works: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Return milliseconds of each call, the forms in turn."""
     spent: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(ROUNDS):
         for name, work in works.items():

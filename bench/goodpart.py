@@ -8,10 +8,17 @@ from torch import Tensor
 
 from model.compare import Compare
 from model.student import Student
-from model.teacher import locally_aware
-from training.fit.distillation import Lesson, learn
-from training.fit.memory import Exemplars, Origins, fill_memory, recalled_by, teach_memory, tell_usual_distances
-from training.fit.networks import compare_spec, student_spec
+from model.teacher import average_neighbours
+from training.fit.distillation import TrainingSet, distill
+from training.fit.memory import (
+    FeatureDataset,
+    ItemOrigins,
+    fill_memory,
+    fit_expected_distances,
+    recall_all,
+    train_memory,
+)
+from training.fit.networks import make_compare_spec, make_student_spec
 from training.fit.statistics import fit_comparison
 from training.settings import TrainSettings
 
@@ -42,7 +49,7 @@ class Goodpart:
     def taps(self, features: Features) -> tuple[Tensor, ...]:
         """Teacher features, the first scale first, as ``Teacher.forward`` gives them."""
         first, *later = (features[stride] for stride in self.settings.strides)
-        return locally_aware(first), *later
+        return average_neighbours(first), *later
 
     def fit(self, train: Features, *, seed: int, standardise: Features | None = None) -> None:
         """Fill, teach, learn, standardise."""
@@ -51,17 +58,17 @@ class Goodpart:
         generator = torch.Generator().manual_seed(seed)
         features = self.taps(train)
         channels = tuple(scale.shape[1] for scale in features)
-        self.student = self.student_class(student_spec(settings, channels)).eval()
-        self.compare = Compare(compare_spec(settings), channels=channels).eval()
+        self.student = self.student_class(make_student_spec(settings, channels)).eval()
+        self.compare = Compare(make_compare_spec(settings), channels=channels).eval()
         valid = tuple(torch.ones(len(scale), *scale.shape[-2:]) for scale in features)
         self.student.fit_statistics(features, valid)
         with torch.no_grad():
-            standard = self.student.standardised(features)
-        exemplars = Exemplars(standard, valid, self.filled(standard[0], valid[0], generator))
-        self.learned(exemplars, generator)
+            standard = self.student.standardise(features)
+        exemplars = FeatureDataset(standard, valid, self.fill(standard[0], valid[0], generator))
+        self.train(exemplars, generator)
         if standardise is None:
             self.telling = torch.randperm(len(features[0]), generator=generator)[:NUM_TELLING]
-            self.hidden = exemplars.origins.hidden_from(self.telling)
+            self.hidden = exemplars.origins.find_own_items(self.telling)
             self.tell(tuple(scale[self.telling] for scale in features))
         else:
             self.tell(self.taps(standardise))
@@ -82,24 +89,24 @@ class Goodpart:
         """Another comparison of what was learned, where no good part was held out."""
         self.settings = settings
         features = self.taps(train)
-        self.compare = Compare(compare_spec(settings), channels=tuple(scale.shape[1] for scale in features)).eval()
+        self.compare = Compare(make_compare_spec(settings), channels=tuple(scale.shape[1] for scale in features)).eval()
         self.tell(tuple(scale[self.telling] for scale in features))
 
-    def filled(self, standard: Tensor, valid: Tensor, generator: torch.Generator) -> Origins:
-        """The memory filled; what an ablation changes."""
+    def fill(self, standard: Tensor, valid: Tensor, generator: torch.Generator) -> ItemOrigins:
+        """Fill the memory; ablations change this."""
         return fill_memory(
             self.student, standard, valid, num_candidates=self.settings.num_candidates, generator=generator
         )
 
-    def learned(self, exemplars: Exemplars, generator: torch.Generator) -> None:
-        """The gradient steps, none where the settings say quick."""
+    def train(self, exemplars: FeatureDataset, generator: torch.Generator) -> None:
+        """Run the gradient steps; none for ``quick``."""
         settings = self.settings
         if not settings.quick:
-            teach_memory(self.student, exemplars, settings=settings.memory, generator=generator, on_step=nothing)
-        tell_usual_distances(self.student, exemplars)
+            train_memory(self.student, exemplars, settings=settings.memory, generator=generator, on_step=nothing)
+        fit_expected_distances(self.student, exemplars)
         if not settings.quick:
-            lesson = Lesson(exemplars, recalled_by(self.student, exemplars))
-            learn(self.student, lesson, settings=settings.learning, generator=generator, on_step=nothing)
+            lesson = TrainingSet(exemplars, recall_all(self.student, exemplars))
+            distill(self.student, lesson, settings=settings.learning, generator=generator, on_step=nothing)
         self.student.eval()
 
     @torch.no_grad()
@@ -109,9 +116,9 @@ class Goodpart:
         scores, maps = [], []
         for first in range(0, len(scales[0]), BATCH_SIZE):
             some = tuple(scale[first : first + BATCH_SIZE] for scale in scales)
-            rebuilt = self.student(*some)
+            reconstruction = self.student(*some)
             everywhere = torch.ones(len(some[0]), *self.settings.map_size)
-            answer = self.compare(some, rebuilt.features, rebuilt.usual_distances, everywhere)
+            answer = self.compare(some, reconstruction.features, reconstruction.expected_distances, everywhere)
             scores.append(answer.score)
             maps.append(answer.map)
         return Judged(torch.cat(scores), torch.cat(maps))

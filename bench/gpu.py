@@ -23,9 +23,9 @@ import onnx
 import onnxruntime as ort
 import torch
 from latency import times_ms
-from load import GOODPART, drawn
-from loading.client import Outcome, closed, line_to
-from loading.served import served
+from load import GOODPART, create_store
+from loading.client import Outcome, line_to, run_closed_loop
+from loading.served import serve
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from app.bootstrap import open_store_at
@@ -79,9 +79,9 @@ def main() -> None:
     figures: dict[str, Any] = {"device": device, "peak_macs_per_s": peaks(is_gpu=is_gpu)}
     with TemporaryDirectory() as name:
         began = time.monotonic()
-        store = drawn(Path(name), product="flange")
+        store = create_store(Path(name), product="flange")
         figures["drawn_and_learned_quick_s"] = round(time.monotonic() - began, 1)
-        graphs, manifest = learned(store)
+        graphs, manifest = train(store)
         chosen = FORMS if is_gpu else (Form("cpu", CPU),)
         figures["forms"] = [row for form in chosen for row in rows(form, graphs, manifest, given.batches)]
         write(given.json, figures)
@@ -117,8 +117,8 @@ def peaks(*, is_gpu: bool) -> dict[str, float]:
     return found
 
 
-def learned(store: Path) -> tuple[Graphs, Manifest]:
-    """The graphs of the product that was learned."""
+def train(store: Path) -> tuple[Graphs, Manifest]:
+    """Return the graphs of the trained product."""
     stored = open_store_at(store, None)
     current = stored.state.read_current("flange")
     bundle = stored.store.load_bundle("flange", current.version if current else "")
@@ -128,7 +128,7 @@ def learned(store: Path) -> tuple[Graphs, Manifest]:
 def rows(form: Form, graphs: Graphs, manifest: Manifest, batches: Sequence[int]) -> Iterator[dict[str, Any]]:
     """A row a batch size."""
     try:
-        detector = detector_of(form, graphs)
+        detector = open_detector(form, graphs)
     except Exception as error:  # noqa: BLE001  # whatever a provider says, it is told
         yield {"form": form.name, "fault": in_one_line(error)}
         return
@@ -154,13 +154,13 @@ def in_one_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def detector_of(form: Form, graphs: Graphs) -> DeviceDetector:
-    """The three graphs in this form, on the device."""
+def open_detector(form: Form, graphs: Graphs) -> DeviceDetector:
+    """Open the three graphs in this form, on the device."""
     ort.preload_dlls()
     names = next(chain for chain in CHAINS.values() if chain[0] == form.provider)
     chain = [(name, dict(form.options) if name == form.provider else {}) for name in names]
 
-    def opened(graph: bytes) -> ort.InferenceSession:
+    def open_graph(graph: bytes) -> ort.InferenceSession:
         model = half(graph) if form.is_half else graph
         session = ort.InferenceSession(model, providers=chain)
         if session.get_providers()[0] != form.provider:
@@ -168,7 +168,9 @@ def detector_of(form: Form, graphs: Graphs) -> DeviceDetector:
         return session
 
     device = "cpu" if form.provider == CPU else "cuda"
-    return DeviceDetector(opened(graphs.teacher), opened(graphs.student), opened(graphs.compare), device=device)
+    return DeviceDetector(
+        open_graph(graphs.teacher), open_graph(graphs.student), open_graph(graphs.compare), device=device
+    )
 
 
 def half(graph: bytes) -> bytes:
@@ -179,7 +181,7 @@ def half(graph: bytes) -> bytes:
 
 def many_products(form: Form, graphs: Graphs, manifest: Manifest) -> dict[str, float]:
     """One image of each of several products in turn, by the time of as many of one."""
-    detectors = [detector_of(form, graphs) for _ in range(NUM_PRODUCTS)]
+    detectors = [open_detector(form, graphs) for _ in range(NUM_PRODUCTS)]
     batch = make_blank_batch(manifest, size=1)
     one = statistics.median(times_ms(lambda: [detectors[0].run(batch) for _ in detectors], RUNS))
     many = statistics.median(times_ms(lambda: [detector.run(batch) for detector in detectors], RUNS))
@@ -189,7 +191,7 @@ def many_products(form: Form, graphs: Graphs, manifest: Manifest) -> dict[str, f
 def service(store: Path, provider: str) -> dict[str, float]:
     """Images a second through the whole service, with decoding on all processors."""
     images = [path.read_bytes() for path in find_images(store.with_name("data")).good]
-    with served(store, provider=provider, max_batch=8) as running:
+    with serve(store, provider=provider, max_batch=8) as running:
         outcomes = asyncio.run(answers(running.address, images))
     return {"clients": NUM_CLIENTS, "images_per_s": round(sum(one.is_good for one in outcomes) / SERVICE_S, 1)}
 
@@ -197,7 +199,7 @@ def service(store: Path, provider: str) -> dict[str, float]:
 async def answers(address: str, images: Sequence[bytes]) -> list[Outcome]:
     """What so many clients were answered, each of which waits for its answer before it asks again."""
     async with line_to(address, "flange", images) as line:
-        return await closed(line, num_clients=NUM_CLIENTS, seconds=SERVICE_S)
+        return await run_closed_loop(line, num_clients=NUM_CLIENTS, seconds=SERVICE_S)
 
 
 def training_s(folder: Path, provider: str) -> float:

@@ -15,10 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from latency import detector_of, exported, median_ms
+from latency import export, median_ms, open_detector
 from load import GOODPART
-from loading.client import Outcome, closed, line_to
-from loading.served import served
+from loading.client import Outcome, line_to, run_closed_loop
+from loading.served import serve
 from many_images import vary
 from matplotlib.figure import Figure
 
@@ -102,13 +102,13 @@ def by_items() -> Iterator[tuple[float, float]]:
 
 def judged_ms(*assignments: str) -> float:
     """Milliseconds an image takes at one thread with these settings."""
-    detector, batch = detector_of(read_train_settings(None, assignments), ONE_THREAD)
+    detector, batch = open_detector(read_train_settings(None, assignments), ONE_THREAD)
     return median_ms(lambda: detector.run(batch), RUNS)
 
 
 def by_products() -> Iterator[tuple[float, float]]:
     """Memory of this process with so many products open, which share a teacher, over that with none."""
-    graphs, batch = exported(read_train_settings(None, []))
+    graphs, batch = export(read_train_settings(None, []))
     loader, opened = Loader(ONE_THREAD), []
     before_mb = rss_mb()
     for number in (4, 8, 16, 32, 64):
@@ -144,7 +144,7 @@ def by_training_images(data: Path) -> Iterator[tuple[float, float]]:
 def by_clients(data: Path, store: Path, product: str) -> Iterator[tuple[float, float]]:
     """Images a second through the service, by the number of clients that each wait for their answer."""
     images = [path.read_bytes() for path in find_images(data).good[:32]]
-    with served(store) as running:
+    with serve(store) as running:
         for number in (1, 2, 4, 8, 16):
             yield number, asyncio.run(images_per_s(running.address, product, images, number))
 
@@ -152,8 +152,8 @@ def by_clients(data: Path, store: Path, product: str) -> Iterator[tuple[float, f
 async def images_per_s(address: str, product: str, images: Sequence[bytes], num_clients: int) -> float:
     """What so many clients get."""
     async with line_to(address, product, images) as line:
-        await closed(line, num_clients=num_clients, seconds=1.0)
-        outcomes: list[Outcome] = await closed(line, num_clients=num_clients, seconds=PHASE_S)
+        await run_closed_loop(line, num_clients=num_clients, seconds=1.0)
+        outcomes: list[Outcome] = await run_closed_loop(line, num_clients=num_clients, seconds=PHASE_S)
     return sum(outcome.is_good for outcome in outcomes) / PHASE_S
 
 

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 
 from posting import Load
 
-from training.demo.demo import free_port
+from training.demo.demo import find_free_port
 
 ROOT = Path(__file__).parents[1]
 BASE = "localhost/goodpart-stand-in"
@@ -51,12 +51,14 @@ def main() -> None:
     figures: dict[str, object] = {}
     with TemporaryDirectory(prefix="goodpart-images-") as folder:
         work = Path(folder)
-        base = given.base or timed(figures, "base_s", made_base, work)
+        base = given.base or time_step(figures, "base_s", made_base, work)
         for stage in ("service-cpu", "training", *(["service-gpu"] if given.gpu else [])):
-            timed(figures, f"{named(stage)}_build_s", built, stage, base=base, torch=given.torch, work=work)
-            figures[f"{named(stage)}_mb"] = size_mb(stage)
+            time_step(
+                figures, f"{to_member_name(stage)}_build_s", build, stage, base=base, torch=given.torch, work=work
+            )
+            figures[f"{to_member_name(stage)}_mb"] = size_mb(stage)
         figures["base_mb"] = size_mb(base)
-        figures |= judged(work)
+        figures |= run_both(work)
         if given.gpu:
             figures["service_gpu_without_a_gpu"] = refusal_of_gpu()
     text = json.dumps(figures, indent=1) + "\n"
@@ -97,7 +99,7 @@ def made_base(work: Path) -> str:
     return BASE
 
 
-def built(stage: str, *, base: str, torch: str, work: Path) -> None:
+def build(stage: str, *, base: str, torch: str, work: Path) -> None:
     """Build a stage of the real Dockerfile."""
     proxies = [f"--build-arg={name}={value}" for name, value in os.environ.items() if name.lower() in PROXIES]
     buildah(
@@ -147,8 +149,8 @@ class Container:
 
 
 @contextmanager
-def container_of(stage: str) -> Iterator[Container]:
-    """A container, gone at the end."""
+def run_container(stage: str) -> Iterator[Container]:
+    """Yield a container, removed at the end."""
     name = buildah("from", "--pull-never", f"goodpart:{stage}").strip()
     try:
         described = json.loads(buildah("inspect", "--type=image", f"goodpart:{stage}"))
@@ -177,9 +179,9 @@ class Trial:
         """Train with one image, serve with the other, train again, and see what becomes of requests and versions."""
         draw = [*entry(self.training), "sample-data", "/work/flange"]
         run(*self.training.command(draw, volumes={"/work": (self.work / "data", True)}))
-        first = timed(self.figures, "train_s", self.train, 0)
+        first = time_step(self.figures, "train_s", self.train, 0)
         image = next((self.work / "data/flange/test/good").iterdir()).read_bytes()
-        port = free_port()
+        port = find_free_port()
         load = Load(f"127.0.0.1:{port}", PRODUCT, image)
         variables = {"GOODPART_PORT": str(port), "GOODPART_AUTH": "off", "GOODPART_STATE": "/state"}
         volumes = {"/store": (self.work / "store", False)} | {
@@ -202,7 +204,7 @@ class Trial:
                 self.figures["exit_code"] = process.wait(PATIENCE_S)
             finally:
                 process.kill()
-        return self.figures | facts_of(self.service)
+        return self.figures | check_service_image(self.service)
 
     def train(self, seed: int) -> str:
         """A version, by the training image."""
@@ -227,19 +229,19 @@ class Trial:
         }
 
 
-def judged(work: Path) -> dict[str, object]:
-    """What both images do together."""
-    with container_of("service-cpu") as service, container_of("training") as training:
+def run_both(work: Path) -> dict[str, object]:
+    """Run both images together."""
+    with run_container("service-cpu") as service, run_container("training") as training:
         return Trial(service, training, work).run()
 
 
-def facts_of(service: Container) -> dict[str, object]:
-    """What holds of the service's image."""
+def check_service_image(service: Container) -> dict[str, object]:
+    """Return the checked facts of the service's image."""
     return {
         "read_only_root": is_read_only(service),
         "user": service.config["User"],
         "torch_in_service": "torch" in packages(service),
-        "service_does_not_need": unneeded(service),
+        "service_does_not_need": find_unneeded(service),
     }
 
 
@@ -291,8 +293,8 @@ def packages(container: Container) -> dict[str, int]:
     return found
 
 
-def unneeded(container: Container) -> dict[str, float]:
-    """Packages that nothing of the service imports, with their size in MB, the largest first."""
+def find_unneeded(container: Container) -> dict[str, float]:
+    """Return packages that the service does not import, with their size in MB, the largest first."""
     imported = set(json.loads(run(*container.command(["python", "-c", IMPORTED], volumes={}))))
     others = {name: size for name, size in packages(container).items() if name not in imported}
     return {name: round(size / 1e6, 2) for name, size in sorted(others.items(), key=lambda one: -one[1])}
@@ -300,7 +302,7 @@ def unneeded(container: Container) -> dict[str, float]:
 
 def refusal_of_gpu() -> str:
     """What service-gpu says on a machine without a GPU; it must not serve."""
-    with container_of("service-gpu") as container:
+    with run_container("service-gpu") as container:
         command = container.command([*entry(container), "serve"], volumes={})
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     if done.returncode == 0:
@@ -316,13 +318,13 @@ def size_mb(image: str) -> float:
     return round(float(number) * {"KB": 1e-3, "MB": 1.0, "GB": 1e3}[unit], 1)
 
 
-def named(stage: str) -> str:
-    """A stage's name as a member of the figures."""
+def to_member_name(stage: str) -> str:
+    """Return a stage's name as a member of the figures."""
     return stage.replace("-", "_")
 
 
-def timed(figures: dict[str, object], name: str, done_by: object, *given: object, **options: object) -> str:
-    """Do something, and note its seconds."""
+def time_step(figures: dict[str, object], name: str, done_by: object, *given: object, **options: object) -> str:
+    """Run a step and note its seconds."""
     began = time.monotonic()
     done = done_by(*given, **options)  # type: ignore[operator]
     figures[name] = round(time.monotonic() - began, 1)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from loading.client import Outcome, line_to, poisson
-from loading.served import served
+from loading.served import serve
 
 from app.store.state import State
 from app.store.store import Store
@@ -66,7 +66,7 @@ async def publishers_killed(root: Path, product: str, images: tuple[bytes, ...])
     """Processes that publish and activate are killed while the service judges by what they leave."""
     store, generator = Store(root), np.random.default_rng(0)
     broken = 0
-    with served(root, processor=0, refresh_interval_s=0.2) as service:
+    with serve(root, processor=0, refresh_interval_s=0.2) as service:
         async with line_to(service.address, product, images) as line:
             outcomes: list[Outcome] = []
             for kill in range(NUM_KILLS):
@@ -109,18 +109,18 @@ def is_whole(store: Store, product: str, version: str) -> bool:
 async def services_killed(root: Path, product: str, images: tuple[bytes, ...]) -> dict[str, float]:
     """The service is killed under load and started again: how long until it is ready, and whether it judges alike."""
     spent_s, others = [], 0
-    with served(root, processor=0) as service:
+    with serve(root, processor=0) as service:
         service.ask(f"/v1/products/{product}/threshold", method="PUT", members={"false_alarm_rate": 0.1, "by": "kills"})
         before = service.ask(f"/v1/products/{product}")
     for seed in range(NUM_RESTARTS):
-        with served(root, processor=0) as service:
+        with serve(root, processor=0) as service:
             async with line_to(service.address, product, images) as line:
                 load = asyncio.ensure_future(poisson(line, rate=RATE_PER_S, seconds=1, seed=seed))
                 await asyncio.sleep(0.7)
                 service.process.send_signal(signal.SIGKILL)
                 await load
         began = time.perf_counter()
-        with served(root, processor=0) as service:
+        with serve(root, processor=0) as service:
             spent_s.append(time.perf_counter() - began)
             after = service.ask(f"/v1/products/{product}")
             others += any(after[member] != before[member] for member in ("serving", "threshold", "threshold_from"))

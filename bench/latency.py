@@ -19,9 +19,9 @@ import torch
 from app.inference.detector import Batch, Detector, Graphs
 from app.inference.sessions import Device, choose_device
 from app.inference.version import Loader
-from training.export.onnx import export
-from training.fit.networks import new_networks
-from training.model_info import networks_info
+from training.export.onnx import export_graphs
+from training.fit.networks import create_networks
+from training.model_info import describe_networks
 from training.settings import TrainSettings, read_train_settings
 
 WARM_UP = 5
@@ -38,9 +38,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results/latency.json"))
     given = parser.parse_args()
     settings = read_train_settings(None, given.set)
-    macs = {network.name: network.macs for network in networks_info(settings)}
+    macs = {network.name: network.macs for network in describe_networks(settings)}
     rows = [
-        {"threads": threads, **measured(settings, choose_device(given.provider, num_threads=threads), runs=given.runs)}
+        {"threads": threads, **measure(settings, choose_device(given.provider, num_threads=threads), runs=given.runs)}
         for threads in given.threads
     ]
     result = {
@@ -55,32 +55,32 @@ def main() -> None:
     print_table(macs, rows)
 
 
-def measured(settings: TrainSettings, device: Device, *, runs: int) -> dict[str, float]:
-    """Median milliseconds of each part and of the whole, on this device."""
-    detector, batch = detector_of(settings, device)
+def measure(settings: TrainSettings, device: Device, *, runs: int) -> dict[str, float]:
+    """Return median milliseconds of each part and in total, on this device."""
+    detector, batch = open_detector(settings, device)
     seen = detector.extract(batch)
-    rebuilt = detector.reconstruct(seen)
+    reconstruction = detector.reconstruct(seen)
     times = {
         "teacher_ms": median_ms(lambda: detector.extract(batch), runs),
         "student_ms": median_ms(lambda: detector.reconstruct(seen), runs),
-        "comparison_ms": median_ms(lambda: detector.compare_features(seen, rebuilt, batch), runs),
+        "comparison_ms": median_ms(lambda: detector.compare_features(seen, reconstruction, batch), runs),
         "whole_ms": median_ms(lambda: detector.run(batch), runs),
     }
     return {**times, "student_to_teacher": times["student_ms"] / times["teacher_ms"]}
 
 
-def detector_of(settings: TrainSettings, device: Device) -> tuple[Detector, Batch]:
-    """The exported graphs and one image of noise."""
-    graphs, batch = exported(settings)
+def open_detector(settings: TrainSettings, device: Device) -> tuple[Detector, Batch]:
+    """Return the exported graphs and one image of noise."""
+    graphs, batch = export(settings)
     return Loader(device).open_detector(graphs), batch
 
 
-def exported(settings: TrainSettings) -> tuple[Graphs, Batch]:
-    """What a training with these settings exports, and one image of noise."""
+def export(settings: TrainSettings) -> tuple[Graphs, Batch]:
+    """Export a training with these settings; return it with one image of noise."""
     torch.manual_seed(settings.seed)
-    networks = new_networks(settings)
+    networks = create_networks(settings)
     pixels = torch.randint(0, 256, (2, settings.height, settings.width, 3), dtype=torch.uint8)
-    graphs = export(networks.teacher, networks.student, networks.compare, pixels)
+    graphs = export_graphs(networks.teacher, networks.student, networks.compare, pixels)
     return graphs, Batch(pixels[:1].numpy(), np.ones((1, *settings.map_size), np.float32))
 
 

@@ -24,9 +24,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from loading.client import DEADLINE_S, Line, Outcome, closed, line_to, poisson, probing
+from loading.client import DEADLINE_S, Line, Outcome, line_to, poisson, probing, run_closed_loop
 from loading.engine import engine_ratio
-from loading.served import GOODPART, Served, served
+from loading.served import GOODPART, Served, serve
 
 from app.inference.sessions import Device
 from app.inference.version import Loader
@@ -57,11 +57,11 @@ def main() -> None:
     given = arguments()
     os.sched_setaffinity(0, {GENERATOR_PROCESSOR})
     with TemporaryDirectory() as folder:
-        store = given.store or drawn(Path(folder), product=given.product)
+        store = given.store or create_store(Path(folder), product=given.product)
         data = given.data or Path(folder) / "data"
         images = tuple(sample.path.read_bytes() for sample in find_images(data).test)
         plan = Plan(store, given.product, images, phase_s=10 if given.quick else 60)
-        figures = {**facts(plan, quick=given.quick), **measured(plan)}
+        figures = {**facts(plan, quick=given.quick), **measure(plan)}
     text = json.dumps(figures, indent=1) + "\n"
     print(text, end="")
     if given.json:
@@ -82,8 +82,8 @@ def arguments() -> argparse.Namespace:
     return given
 
 
-def drawn(folder: Path, *, product: str) -> Path:
-    """A store with a quick version of the sample product."""
+def create_store(folder: Path, *, product: str) -> Path:
+    """Create a store with a quick version of the sample product."""
     data, store = folder / "data", folder / "store"
     subprocess.run([GOODPART, "sample-data", data], check=True, stdout=sys.stderr)
     # A hundred parts can promise no less.
@@ -105,18 +105,18 @@ def facts(plan: Plan, *, quick: bool) -> Figures:
     }
 
 
-def measured(plan: Plan) -> Figures:
-    """Every figure."""
+def measure(plan: Plan) -> Figures:
+    """Return every figure."""
     figures = engine_figures(plan)
-    with served(plan.store, processor=SERVICE_PROCESSOR) as service:
-        figures |= asyncio.run(sustained(plan, service))
+    with serve(plan.store, processor=SERVICE_PROCESSOR) as service:
+        figures |= asyncio.run(measure_sustained(plan, service))
         rate = float(figures["sustainable_per_s"] or 0)
-        figures |= asyncio.run(overloaded(plan, service, rate=rate))
-        figures |= asyncio.run(recovered(plan, service, rate=rate))
-    with served(plan.store, processor=SERVICE_PROCESSOR, stub=True) as service:
+        figures |= asyncio.run(measure_overload(plan, service, rate=rate))
+        figures |= asyncio.run(measure_recovery(plan, service, rate=rate))
+    with serve(plan.store, processor=SERVICE_PROCESSOR, stub=True) as service:
         figures |= asyncio.run(overhead(plan, service, rate=0.7 * rate))
-    with served(plan.store, processor=SERVICE_PROCESSOR) as service:
-        figures |= asyncio.run(switched(plan, service, rate=0.4 * rate))
+    with serve(plan.store, processor=SERVICE_PROCESSOR) as service:
+        figures |= asyncio.run(measure_switches(plan, service, rate=0.4 * rate))
     return figures
 
 
@@ -132,14 +132,14 @@ def engine_figures(plan: Plan) -> Figures:
     return {**figures, "engine_ratio_batches_of_4": batched["engine_ratio"]}
 
 
-async def sustained(plan: Plan, service: Served) -> Figures:
-    """What the service does at most, with four clients that wait for their answers; and what a request costs it."""
+async def measure_sustained(plan: Plan, service: Served) -> Figures:
+    """Measure the maximum rate with four clients that wait for their answers, and the cost of a request."""
     async with line_to(service.address, plan.product, plan.images) as line:
-        await closed(line, num_clients=2, seconds=2)
+        await run_closed_loop(line, num_clients=2, seconds=2)
         before_s = service.cpu_s()
-        alone = await closed(line, num_clients=1, seconds=plan.phase_s / 3)
+        alone = await run_closed_loop(line, num_clients=1, seconds=plan.phase_s / 3)
         spent_ms = 1000 * (service.cpu_s() - before_s) / len(alone)
-        outcomes = await closed(line, num_clients=4, seconds=plan.phase_s / 2)
+        outcomes = await run_closed_loop(line, num_clients=4, seconds=plan.phase_s / 2)
     # One client alone: nothing else runs while a step does, so its time is processor time.
     parts = {step: float(np.mean([one.timings_ms[step] for one in alone])) for step in STEPS}
     return {
@@ -150,8 +150,8 @@ async def sustained(plan: Plan, service: Served) -> Figures:
     }
 
 
-async def overloaded(plan: Plan, service: Served, *, rate: float) -> Figures:
-    """Three times what it can do: goodput must stay, refusals must say when to come again, health must answer."""
+async def measure_overload(plan: Plan, service: Served, *, rate: float) -> Figures:
+    """Send three times the maximum rate: goodput, retry times and health must hold."""
     probes_s: list[float] = []
     async with line_to(service.address, plan.product, plan.images) as line:
         asking = asyncio.ensure_future(probing(line.session, service.address, probes_s))
@@ -173,8 +173,8 @@ async def overloaded(plan: Plan, service: Served, *, rate: float) -> Figures:
     }
 
 
-async def recovered(plan: Plan, service: Served, *, rate: float) -> Figures:
-    """Clients that retry, at three times the rate and then at half of it: how long until all is well again."""
+async def measure_recovery(plan: Plan, service: Served, *, rate: float) -> Figures:
+    """Let clients retry at three times the maximum rate, then at half of it, and measure the time to recover."""
     async with line_to(service.address, plan.product, plan.images) as line:
         storm = asyncio.ensure_future(poisson(line, rate=OVERLOAD * rate, seconds=plan.phase_s / 2, retrying=True))
         await asyncio.sleep(plan.phase_s / 2)
@@ -216,8 +216,8 @@ async def overhead(plan: Plan, service: Served, *, rate: float) -> Figures:
     }
 
 
-async def switched(plan: Plan, service: Served, *, rate: float) -> Figures:
-    """A hundred switches between two versions under load: nobody may notice, and no memory may be lost."""
+async def measure_switches(plan: Plan, service: Served, *, rate: float) -> Figures:
+    """Switch between two versions a hundred times under load, without an error or a memory leak."""
     versions = two_versions(plan)
     memory: list[int] = []
     async with line_to(service.address, plan.product, plan.images) as line:

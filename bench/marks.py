@@ -8,8 +8,8 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 
 
-def filled(page: str, name: str, table: str) -> str:
-    """The page with this table between the marks of its name; raises KeyError where they are not there."""
+def fill(page: str, name: str, table: str) -> str:
+    """Return the page with this table between the marks of its name. Raises KeyError where they are missing."""
     pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
     if not re.search(pattern, page, flags=re.DOTALL):
         raise KeyError(name)

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import storage as s3
-from drawing import encoded, good_part, write_mvtec
+from drawing import encode, good_part, write_mvtec
 from posting import Load
 from serving import GOODPART, Service, until
 
@@ -32,10 +32,10 @@ def main() -> None:
     parser.add_argument("--away-s", type=float, default=60)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    storage = s3.started()
+    storage = s3.start()
     os.environ.update(storage.environment)
     with TemporaryDirectory() as folder:
-        figures = measured(storage, Path(folder), num_versions=given.versions, away_s=given.away_s)
+        figures = measure(storage, Path(folder), num_versions=given.versions, away_s=given.away_s)
     storage.close()
     text = json.dumps(figures, indent=1) + "\n"
     print(text, end="")
@@ -45,18 +45,18 @@ def main() -> None:
         raise SystemExit(1)
 
 
-def measured(storage: s3.Storage, work: Path, *, num_versions: int, away_s: float) -> dict[str, object]:
-    """Everything, on a store that is made for it."""
+def measure(storage: s3.Storage, work: Path, *, num_versions: int, away_s: float) -> dict[str, object]:
+    """Measure everything, on a store of its own."""
     url = f"{storage.new_bucket('line')}/parts"
     data = write_mvtec(work / "data", num_train=40)
-    versions = [trained(url, data, work, seed=0)]
+    versions = [train(url, data, work, seed=0)]
     ends = threading.Event()
     with Service(url, local=work / "one") as one, Service(url, local=work / "two") as two:
-        loads = [Load(service.address, PRODUCT, encoded(good_part(7)), ends) for service in (one, two)]
+        loads = [Load(service.address, PRODUCT, encode(good_part(7)), ends) for service in (one, two)]
         threads = [load.start() for load in loads]
         delays = [taken_up(loads, versions[0])]
         for seed in range(1, num_versions):
-            versions.append(trained(url, data, work, seed=seed))
+            versions.append(train(url, data, work, seed=seed))
             delays.append(taken_up(loads, versions[-1]))
             print(f"{seed + 1} of {num_versions}: {versions[-1]}, taken up after {delays[-1]:.1f} s", flush=True)
         began = time.monotonic()
@@ -84,8 +84,8 @@ def measured(storage: s3.Storage, work: Path, *, num_versions: int, away_s: floa
     }
 
 
-def trained(url: str, data: Path, work: Path, *, seed: int) -> str:
-    """A version, by the real command; forced, since one seed may be held back beside another."""
+def train(url: str, data: Path, work: Path, *, seed: int) -> str:
+    """Train a version by the real command; forced, since one seed may be held back beside another."""
     chosen = [word for setting in (*SMALL, f"seed={seed}") for word in ("--set", setting)]
     command = [GOODPART, "train", "--quick", "--data", data, "--product", PRODUCT, "--store", url, "--local"]
     done = subprocess.run(

@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("bench/results/ray.json"))
     given = parser.parse_args()
     with TemporaryDirectory() as work:
-        figures = measured(Path(work), [f"disc{number}" for number in range(given.products)])
+        figures = measure(Path(work), [f"disc{number}" for number in range(given.products)])
     text = json.dumps(figures, indent=1) + "\n"
     print(text, end="")
     replace_file(given.json, text.encode())
@@ -48,8 +48,8 @@ def main() -> None:
         raise SystemExit(1)
 
 
-def measured(folder: Path, products: list[str]) -> dict[str, object]:
-    """All of it."""
+def measure(folder: Path, products: list[str]) -> dict[str, object]:
+    """Measure everything."""
     for product in products:
         write_mvtec(folder / product, num_train=60, num_test=1)
     plan, told = folder / "plan.yaml", folder / "told.json"

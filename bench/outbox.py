@@ -17,12 +17,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from drawing import encoded, good_part
+from drawing import encode, good_part
 from receivers import MOSQUITTO, Broker
 from serving import Service, until
 
 from app.store.files import replace_file
-from training.demo.demo import free_port
+from training.demo.demo import find_free_port
 
 URL = "/v1/products/{}/inspect"
 PNG = {"content-type": "image/png"}
@@ -39,15 +39,15 @@ def main() -> None:
     given = parser.parse_args()
     if MOSQUITTO is None:
         sys.exit("goodpart: error: this needs mosquitto: apt-get install mosquitto")
-    image = given.image.read_bytes() if given.image else encoded(good_part(7))
+    image = given.image.read_bytes() if given.image else encode(good_part(7))
     with TemporaryDirectory() as folder:
         work = Path(folder)
-        broker = Broker(work, free_port())
+        broker = Broker(work, find_free_port())
         broker.start()
         sinks = work / "sinks.toml"
         sinks.write_text(f'[[mqtt]]\nname = "broker"\nhost = "127.0.0.1"\nport = {broker.port}\ntimeout_s = 5\n')
         trial = Trial(given.store, URL.format(given.product), image, work, sinks)
-        figures = {**trial.costs(), **trial.delivered(broker, number=given.inspections)}
+        figures = {**trial.costs(), **trial.deliver(broker, number=given.inspections)}
         broker.stop()
     text = json.dumps(figures, indent=1) + "\n"
     print(text, end="")
@@ -89,8 +89,11 @@ class Trial:
             "p99_ratio": round(float(np.quantile(with_, 0.99) / np.quantile(without, 0.99)), 3),
         }
 
-    def delivered(self, broker: Broker, *, number: int) -> dict[str, object]:
-        """Judge so many parts, with kills and a broker that goes away; each request is sent until it is answered."""
+    def deliver(self, broker: Broker, *, number: int) -> dict[str, object]:
+        """Inspect parts while processes are killed and the broker stops.
+
+        Each request is repeated until it is answered.
+        """
         broker.taken.clear()
         kills, away, back = (
             {number // 5, number // 2, 4 * number // 5},
@@ -107,15 +110,18 @@ class Trial:
                 broker.stop()
             if index in back:
                 broker.start()
-            self.answered(service, part_id=f"p{index}")
+            self.request_until_answered(service, part_id=f"p{index}")
         until(lambda: len({one["part_id"] for _, one in broker.taken}) == number, within_s=120)
         time.sleep(2)  # what comes twice may still be on its way
         service.process.terminate()
         service.process.wait()
-        return counted([one for _, one in broker.taken], number) | {"kills": len(kills), "broker_away": len(away)}
+        return count_received([one for _, one in broker.taken], number) | {
+            "kills": len(kills),
+            "broker_away": len(away),
+        }
 
-    def answered(self, service: Service, *, part_id: str) -> None:
-        """Ask until there is an answer, as a line does."""
+    def request_until_answered(self, service: Service, *, part_id: str) -> None:
+        """Repeat a request until there is an answer, as a line does."""
         while True:
             try:
                 if self.ask(service, part_id=part_id).is_success:
@@ -130,8 +136,8 @@ class Trial:
         return service.client.post(self.url, content=self.image, headers=headers, params=query)
 
 
-def counted(taken: list[dict[str, object]], number: int) -> dict[str, object]:
-    """What a consumer sees that keeps the first of each sequence number."""
+def count_received(taken: list[dict[str, object]], number: int) -> dict[str, object]:
+    """Return what a consumer sees that keeps the first of each sequence number."""
     firsts, seen, num_unmarked = [], set(), 0
     for one in taken:
         if one["sequence"] in seen:

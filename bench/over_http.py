@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
-from loading.served import served
+from loading.served import serve
 from sklearn.metrics import roc_auc_score
 
 from app.store.state import State
@@ -37,12 +37,12 @@ def main() -> None:
     report = json.loads(bundle.files["metrics.json"])
     samples = find_images(given.data).test
     with service(given.url, given.store) as url:
-        answers = list(posted(url, given.product, samples))
+        answers = list(post_all(url, given.product, samples))
     result = {
         "data": given.data.name,
         "version": current.version,
         "method": bundle.manifest.method,
-        **compared(samples, answers, report, folder=given.data),
+        **compare(samples, answers, report, folder=given.data),
     }
     runs = json.loads(given.out.read_text())["runs"] if given.out.exists() else {}
     runs[f"{given.data.name}_{bundle.manifest.method}"] = result
@@ -70,12 +70,12 @@ def service(url: str | None, store: Path) -> Iterator[str]:
     if url is not None:
         yield url
         return
-    with served(store) as running:
+    with serve(store) as running:
         yield running.address
 
 
-def posted(url: str, product: str, samples: tuple[Sample, ...]) -> Iterator[dict[str, float]]:
-    """The score and verdict of each sample, and the milliseconds of its request."""
+def post_all(url: str, product: str, samples: tuple[Sample, ...]) -> Iterator[dict[str, float]]:
+    """Return score and verdict of each sample, and the milliseconds of its request."""
     with httpx2.Client(base_url=url, timeout=60) as client:
         for sample in samples:
             data = sample.path.read_bytes()
@@ -87,10 +87,10 @@ def posted(url: str, product: str, samples: tuple[Sample, ...]) -> Iterator[dict
             yield {"score": answer["score"], "is_ng": answer["verdict"] == "ng", "request_ms": spent_ms}
 
 
-def compared(
+def compare(
     samples: tuple[Sample, ...], answers: list[dict[str, float]], report: dict[str, object], *, folder: Path
 ) -> dict[str, float]:
-    """What HTTP says, what the report says, and how far they are apart."""
+    """Compare the answers over HTTP with the report."""
     reported = {row["path"]: row["score"] for row in report["test_scores"]}
     expected = [reported[sample.path.relative_to(folder).as_posix()] for sample in samples]
     defective = [sample.is_defective for sample in samples]

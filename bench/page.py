@@ -12,25 +12,25 @@ PAGE = Path(__file__).parents[1] / "docs" / "quality.md"
 
 def tables() -> dict[str, str]:
     """Every table by the name of its mark."""
-    measured = quality.rows_of(RESULTS / "quality.json")
+    measured = quality.read_rows(RESULTS / "quality.json")
     shipped = [row for row in measured if row["split"] == "shipped"]
     return {
         "published": quality.table(measured, split="published"),
         "shipped": quality.rates_table(shipped),
-        "ablations": ablations.tables(quality.rows_of(RESULTS / "ablations.json")),
+        "ablations": ablations.tables(quality.read_rows(RESULTS / "ablations.json")),
     }
 
 
-def filled(page: str) -> str:
-    """The page with every table as it is now; a mark that is not there raises KeyError."""
+def fill(page: str) -> str:
+    """Return the page with every current table. Raises KeyError for a missing mark."""
     for name, table in tables().items():
-        page = marks.filled(page, name, table)
+        page = marks.fill(page, name, table)
     return page
 
 
 def main() -> None:
     """Rewrite the page."""
-    PAGE.write_text(filled(PAGE.read_text()))
+    PAGE.write_text(fill(PAGE.read_text()))
 
 
 if __name__ == "__main__":

@@ -21,13 +21,13 @@ GROWTH = {
 
 def main() -> None:
     """Write the page anew."""
-    PAGE.write_text(filled(PAGE.read_text()))
+    PAGE.write_text(fill(PAGE.read_text()))
 
 
-def filled(page: str) -> str:
-    """The page with its tables as they must be."""
+def fill(page: str) -> str:
+    """Return the page with its current tables."""
     for name, table in (("speed", speed), ("parts", parts), ("request", request), ("forms", forms), ("growth", growth)):
-        page = marks.filled(page, name, "\n".join(table()))
+        page = marks.fill(page, name, "\n".join(table()))
     return page
 
 

@@ -18,17 +18,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from baselines.method import Judged, Method, enlarged
+from baselines.method import Judged, Method, enlarge
 from baselines.padim import PaDiM
 from baselines.patchcore import PatchCore
 from baselines.reverse_distillation import ReverseDistillation
 from baselines.stfpm import STFPM
-from evidence import MASK_SIZE, Evidence, chosen, evidence_of
+from evidence import MASK_SIZE, Evidence, load_evidence, select
 from goodpart import Goodpart
 from scipy.stats import beta
 
 from app.inference.calibration import compute_promise, min_calibration_parts
-from training.data.dataset import good_images_needed, split
+from training.data.dataset import min_good_images, split_images
 from training.evaluation.metrics import image_metrics, pixel_metrics
 from training.settings import TrainSettings, read_train_settings
 
@@ -75,21 +75,21 @@ def main() -> None:
     for folder in given.data:
         evidence = None
         for method, seed in itertools.product(given.methods, range(given.seeds)):
-            key = key_of(method, folder.name, settings, seed=seed, given=given)
-            if any({name: row[name] for name in key} == key for row in rows_of(given.out)):
+            key = make_key(method, folder.name, settings, seed=seed, given=given)
+            if any({name: row[name] for name in key} == key for row in read_rows(given.out)):
                 continue
-            evidence = evidence or evidence_of(folder, teacher=settings.teacher, size=settings.height)
-            row = {**key, **measured(makers(settings)[method](), evidence, seed=seed, given=given)}
+            evidence = evidence or load_evidence(folder, teacher=settings.teacher, size=settings.height)
+            row = {**key, **measure(makers(settings)[method](), evidence, seed=seed, given=given)}
             keep(given.out, row)
             print(f"{method} on {folder.name}, seed {seed}: image AUROC {row['image_auroc']:.4f}", flush=True)
-    rows = rows_of(given.out)
+    rows = read_rows(given.out)
     print(table(rows, split=given.split))
     if given.split == "shipped":
         print(rates_table(rows))
 
 
-def key_of(method: str, dataset: str, settings: TrainSettings, *, seed: int, given: argparse.Namespace) -> Row:
-    """What makes a row: two runs of one key give one row."""
+def make_key(method: str, dataset: str, settings: TrainSettings, *, seed: int, given: argparse.Namespace) -> Row:
+    """Return the key of a row: two runs of one key give one row."""
     return {
         "method": f"{method}_{given.label}" if given.label else method,
         "dataset": dataset,
@@ -127,13 +127,13 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measured(method: Method, evidence: Evidence, *, seed: int, given: argparse.Namespace) -> Row:
-    """One method, one seed: what it judges and what it costs."""
+def measure(method: Method, evidence: Evidence, *, seed: int, given: argparse.Namespace) -> Row:
+    """Return the row of one method and seed: its metrics and its cost."""
     train = np.arange(len(evidence.good))
     if given.max_train is not None:
         train = np.random.default_rng(seed).permutation(train)[: given.max_train]
     began = time.perf_counter()
-    calibration = fitted(method, evidence, train, seed=seed, is_shipped=given.split == "shipped")
+    calibration = fit_method(method, evidence, train, seed=seed, is_shipped=given.split == "shipped")
     minutes = (time.perf_counter() - began) / 60
     judged = method.judge(evidence.test)
     return {
@@ -147,25 +147,27 @@ def measured(method: Method, evidence: Evidence, *, seed: int, given: argparse.N
     }
 
 
-def fitted(method: Method, evidence: Evidence, train: np.ndarray, *, seed: int, is_shipped: bool) -> np.ndarray | None:
-    """Fit on all training images; or on section 6's share of them, and the scores of those held out to calibrate."""
+def fit_method(
+    method: Method, evidence: Evidence, train: np.ndarray, *, seed: int, is_shipped: bool
+) -> np.ndarray | None:
+    """Fit on all training images; or on section 6's share of them, and return scores of those held out to calibrate."""
     if not is_shipped:
-        method.fit(chosen(evidence.train, train), seed=seed)
+        method.fit(select(evidence.train, train), seed=seed)
         return None
     order = {path: index for index, path in enumerate(evidence.good)}
-    parts = split([evidence.good[index] for index in train])
+    parts = split_images([evidence.good[index] for index in train])
     learn, standardise, calibrate = (
         [order[path] for path in part] for part in (parts.train, parts.standardise, parts.calibrate)
     )
     if isinstance(method, Goodpart):
         method.fit(
-            chosen(evidence.train, np.array(learn)),
+            select(evidence.train, np.array(learn)),
             seed=seed,
-            standardise=chosen(evidence.train, np.array(standardise)),
+            standardise=select(evidence.train, np.array(standardise)),
         )
     else:
-        method.fit(chosen(evidence.train, np.array(learn + standardise)), seed=seed)
-    return method.judge(chosen(evidence.train, np.array(calibrate))).scores.double().numpy()
+        method.fit(select(evidence.train, np.array(learn + standardise)), seed=seed)
+    return method.judge(select(evidence.train, np.array(calibrate))).scores.double().numpy()
 
 
 def figures(judged: Judged, evidence: Evidence) -> Row:
@@ -174,7 +176,7 @@ def figures(judged: Judged, evidence: Evidence) -> Row:
     found: Row = asdict(image_metrics(scores, defective))
     found["recall_at_1_percent"] = float((scores[defective] > np.quantile(scores[~defective], 0.99)).mean())
     if evidence.masks is not None:
-        maps = enlarged(judged.maps, size=MASK_SIZE).numpy()
+        maps = enlarge(judged.maps, size=MASK_SIZE).numpy()
         found |= asdict(pixel_metrics(list(maps), list(evidence.masks)))
     return found
 
@@ -191,7 +193,7 @@ def rates(calibration: np.ndarray, judged: Judged, defective: np.ndarray) -> lis
                 "supported": made.supported,
                 "num_calibration": made.num_calibration,
                 "parts_needed": min_calibration_parts(asked),
-                "good_images_needed": good_images_needed(min_calibration_parts(asked)),
+                "good_images_needed": min_good_images(min_calibration_parts(asked)),
                 "false_alarms": share_with_interval(is_ng[~defective]),
                 "recall": share_with_interval(is_ng[defective]),
             }
@@ -211,7 +213,7 @@ def judging_ms(method: Method, evidence: Evidence) -> float:
     """Median milliseconds of judging one image's features in torch, the teacher not counted."""
     spent = []
     for index in range(min(NUM_TIMED, len(evidence.defective))):
-        one = chosen(evidence.test, np.array([index]))
+        one = select(evidence.test, np.array([index]))
         began = time.perf_counter()
         method.judge(one)
         spent.append((time.perf_counter() - began) * 1000)
@@ -223,12 +225,12 @@ def keep(out: Path, row: Row) -> None:
     with out.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         beside = out.with_suffix(".new")
-        beside.write_text(json.dumps({"rows": [*rows_of(out), row]}, indent=1) + "\n")
+        beside.write_text(json.dumps({"rows": [*read_rows(out), row]}, indent=1) + "\n")
         beside.replace(out)
 
 
-def rows_of(out: Path) -> list[Row]:
-    """The rows that are there already."""
+def read_rows(out: Path) -> list[Row]:
+    """Return the rows in a file."""
     rows: list[Row] = json.loads(out.read_text())["rows"] if out.is_file() else []
     return rows
 
@@ -237,7 +239,7 @@ def table(rows: list[Row], *, split: str) -> str:
     """Mean and spread over the seeds, as Markdown: a row a data set and method."""
     names = [HEADINGS.get(name, name) for name in (*SHOWN, *COSTS)]
     lines = [f"| data | role | method | teacher, px | seeds | {' | '.join(names)} |", "| --- " * (len(names) + 5) + "|"]
-    for (dataset, role, method, teacher, size, _), some in grouped([r for r in rows if r["split"] == split]).items():
+    for (dataset, role, method, teacher, size, _), some in group_rows([r for r in rows if r["split"] == split]).items():
         figures = [mean_and_spread([row[name] for row in some]) if name in some[0] else "" for name in SHOWN]
         costs = [f"{statistics.mean(row[name] for row in some):.1f}" for name in COSTS]
         taught_by = f"{teacher.removeprefix('efficientnet_')}, {size}"
@@ -247,8 +249,8 @@ def table(rows: list[Row], *, split: str) -> str:
     return "\n".join(lines)
 
 
-def grouped(rows: list[Row]) -> dict[tuple[Any, ...], list[Row]]:
-    """Rows that differ by their seed alone, in the order of the data sets' names."""
+def group_rows(rows: list[Row]) -> dict[tuple[Any, ...], list[Row]]:
+    """Group rows that differ by their seed alone, in the order of the data sets' names."""
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: (row["dataset"], row["method"], row["seed"])):
         same = ("dataset", "role", "method", "teacher", "size", "max_train")

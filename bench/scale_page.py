@@ -12,18 +12,18 @@ PAGE = ROOT / "docs" / "scale.md"
 PARTS_A_DAY, PRODUCTS = 1_000_000, 1000
 DAY_S, DAY_H = 86_400, 24
 # A line does not bring its parts evenly, and no processor should be busy all the time.
-PEAK_TO_MEAN, MOST_BUSY = 3.0, 0.7
+PEAK_TO_MEAN, MAX_BUSY = 3.0, 0.7
 
 
 def main() -> None:
     """Write the page anew."""
-    PAGE.write_text(filled(PAGE.read_text()))
+    PAGE.write_text(fill(PAGE.read_text()))
 
 
-def filled(page: str) -> str:
-    """The page with its tables as they must be."""
+def fill(page: str) -> str:
+    """Return the page with its current tables."""
     for name, table in (("unit-costs", unit_costs), ("needs", needs), ("ray", ray)):
-        page = marks.filled(page, name, "\n".join(table()))
+        page = marks.fill(page, name, "\n".join(table()))
     return page
 
 
@@ -57,7 +57,7 @@ def needs() -> Iterator[str]:
     """What so many parts and products need, by these costs."""
     archive, growth = results("archive"), results("growth")["growth"]
     mean_per_s = PARTS_A_DAY / DAY_S
-    serving = mean_per_s * PEAK_TO_MEAN / served_per_s() / MOST_BUSY
+    serving = mean_per_s * PEAK_TO_MEAN / served_per_s() / MAX_BUSY
     scoring_h = PARTS_A_DAY / scored_per_s() / 3600
     training_h = PRODUCTS * archive["training_s"] * archive["processors"] / 3600
     memory_gb = PRODUCTS * growth["products"]["per_unit"] / 1000
@@ -65,7 +65,7 @@ def needs() -> Iterator[str]:
     yield "| what | need |"
     yield "| --- | --- |"
     yield f"| {PARTS_A_DAY:,} parts a day, mean | {mean_per_s:.1f} a second |"
-    yield f"| processors to serve {PEAK_TO_MEAN:g} times that, {MOST_BUSY:.0%} busy | {serving:.1f} |"
+    yield f"| processors to serve {PEAK_TO_MEAN:g} times that, {MAX_BUSY:.0%} busy | {serving:.1f} |"
     yield f"| processor hours to score as many again out of an archive | {scoring_h:.1f} |"
     yield f"| Parquet of these, GB | {PARTS_A_DAY * archive['parquet_bytes_per_image'] / 1e9:.2f} |"
     yield f"| memory to have {PRODUCTS:,} products loaded at once, GB | {memory_gb:.1f} |"

@@ -20,7 +20,7 @@ def main() -> None:
     given = parser.parse_args()
     given.into.mkdir(parents=True, exist_ok=True)
     told = json.loads((given.demo / "service.json").read_text())
-    parts = parts_of(given.demo / "data" / "test")
+    parts = list_parts(given.demo / "data" / "test")
     judge(told["url"], parts)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
@@ -31,8 +31,8 @@ def main() -> None:
         browser.close()
 
 
-def parts_of(folder: Path) -> list[Path]:
-    """Good and defective parts in turn, a scratched one last."""
+def list_parts(folder: Path) -> list[Path]:
+    """Return good and defective parts in turn, a scratched one last."""
     good = sorted(folder.glob("good/*.png"))
     defective = sorted(path for path in folder.glob("*/*.png") if path.parent.name != "good")
     mixed = [path for three in zip(good, good[::-1], defective, strict=False) for path in three][: NUM_PARTS - 1]
@@ -49,16 +49,16 @@ def judge(address: str, parts: list[Path]) -> None:
             client.post(url, content=part.read_bytes(), headers=headers, params=query).raise_for_status()
 
 
-def opened(browser: Browser, address: str, *, view: str = "", **options: object) -> Page:
-    """The console at a view, once it knows its products."""
+def open_console(browser: Browser, address: str, *, view: str = "", **options: object) -> Page:
+    """Open the console at a view, once it knows its products."""
     page = browser.new_context(locale="en-GB", **options).new_page()
     page.goto(f"{address}/{view}")
     page.locator("#product option").wait_for(state="attached")
     return page
 
 
-def shown(page: Page, part: Path) -> Page:
-    """The page with this part judged."""
+def show_part(page: Page, part: Path) -> Page:
+    """Show this part inspected."""
     page.set_input_files("#file", part)
     page.locator("#heatmap").wait_for()
     page.wait_for_function("document.querySelectorAll('#strip li').length > 1")
@@ -67,19 +67,19 @@ def shown(page: Page, part: Path) -> Page:
 
 def console(browser: Browser, address: str, parts: list[Path]) -> Page:
     """A defective part."""
-    return shown(opened(browser, address, viewport=DESKTOP), parts[-1])
+    return show_part(open_console(browser, address, viewport=DESKTOP), parts[-1])
 
 
 def tablet(browser: Browser, address: str, parts: list[Path]) -> Page:
     """The same in the dark, in Chinese, on a tablet."""
-    page = shown(opened(browser, address, viewport=TABLET, color_scheme="dark"), parts[-1])
+    page = show_part(open_console(browser, address, viewport=TABLET, color_scheme="dark"), parts[-1])
     page.click("#language")
     return page
 
 
 def versions(browser: Browser, address: str, parts: list[Path]) -> Page:
     """A threshold looked at before it holds."""
-    page = opened(browser, address, view="#product-view", viewport=DESKTOP)
+    page = open_console(browser, address, view="#product-view", viewport=DESKTOP)
     page.fill("#value", "0.1")
     page.fill("#parts", str(len(parts)))
     page.click("#preview")

@@ -48,13 +48,13 @@ STORAGE_WORDS = {
 
 def main() -> None:
     """Write the page anew."""
-    PAGE.write_text(filled(PAGE.read_text()))
+    PAGE.write_text(fill(PAGE.read_text()))
 
 
-def filled(page: str) -> str:
-    """The page with its tables as they must be."""
+def fill(page: str) -> str:
+    """Return the page with its current tables."""
     for name, lines in (("settings", settings()), ("load", figures()), ("object-store", storage())):
-        page = marks.filled(page, name, "\n".join(lines))
+        page = marks.fill(page, name, "\n".join(lines))
     return page
 
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from load import drawn
-from peers.candidates import GOODPART, PEERS_PYTHON, Candidate, chosen, goodparts, peers
-from peers.rows import Measured, Row, Setting, print_table, rounded, rows_of
+from load import create_store
+from peers.candidates import GOODPART, PEERS_PYTHON, Candidate, goodparts, peers, select
+from peers.rows import Measured, Row, Setting, make_rows, print_table, round_row
 from peers.timing import BATCHES, SIZE_PX
 from PIL import Image as Pillow
 
@@ -50,13 +50,13 @@ def main() -> None:
     """Measure, print a table, write JSON; after each round anew, so that a run that is ended leaves what it has."""
     given = arguments()
     others = peers()
-    facts = facts_of(given)
+    facts = collect_facts(given)
     with TemporaryDirectory() as name:
-        plan = plan_of(given, Path(name), others)
+        plan = make_plan(given, Path(name), others)
         rows: list[Row] = []
-        for num_rounds, rows in enumerate(measured(plan), start=1):
+        for num_rounds, rows in enumerate(measure(plan), start=1):
             if given.json:
-                members = {**facts, "rounds": num_rounds, "rows": [rounded(row) for row in rows]}
+                members = {**facts, "rounds": num_rounds, "rows": [round_row(row) for row in rows]}
                 given.json.write_text(json.dumps(members, indent=1) + "\n")
     print_table(rows)
 
@@ -84,43 +84,43 @@ def arguments() -> argparse.Namespace:
     return given
 
 
-def plan_of(given: argparse.Namespace, folder: Path, others: Sequence[Candidate]) -> Plan:
-    """The plan, and in the folder what it needs."""
-    store = given.store or drawn(folder, product=given.product)
+def make_plan(given: argparse.Namespace, folder: Path, others: Sequence[Candidate]) -> Plan:
+    """Return the plan, and write what it needs into the folder."""
+    store = given.store or create_store(folder, product=given.product)
     candidates = [*goodparts(store, given.product, folder / GOODPART), *others]
     return Plan(
-        candidates=chosen(candidates, given.only),
+        candidates=select(candidates, given.only),
         settings=[Setting(threads, batch) for threads in given.threads for batch in given.batch],
-        images=images_of(given.data or folder / "data", folder / "images.npy"),
+        images=write_images(given.data or folder / "data", folder / "images.npy"),
         rounds=given.rounds,
         turn_s=given.turn_s,
     )
 
 
-def images_of(data: Path, file: Path) -> Path:
-    """Decoded test images at the size of all candidates, uint8 (images, height, width, 3), in a file."""
+def write_images(data: Path, file: Path) -> Path:
+    """Write decoded test images at the size of all candidates, uint8 (images, height, width, 3), to a file."""
     paths = [sample.path for sample in find_images(data).test]
     spread = [paths[index * len(paths) // NUM_IMAGES] for index in range(NUM_IMAGES)]
     np.save(file, np.stack([Pillow.open(path).convert("RGB").resize((SIZE_PX, SIZE_PX)) for path in spread]))
     return file
 
 
-def measured(plan: Plan) -> Iterator[list[Row]]:
-    """After each round what is known by then: a row a candidate and setting, the fastest of a setting first."""
+def measure(plan: Plan) -> Iterator[list[Row]]:
+    """Yield the rows after each round: a row a candidate and setting, the fastest of a setting first."""
     turns: dict[Setting, list[list[Measured]]] = {setting: [] for setting in plan.settings}
     for round_index in range(plan.rounds):
         for setting in plan.settings:
             print(f"round {round_index + 1} of {plan.rounds}, {setting}", file=sys.stderr, flush=True)
-            turns[setting].append([taken(one, setting, plan) for one in plan.candidates])
-        rows = [row for setting in plan.settings for row in rows_of(plan.candidates, setting, turns[setting])]
+            turns[setting].append([run_turn(one, setting, plan) for one in plan.candidates])
+        rows = [row for setting in plan.settings for row in make_rows(plan.candidates, setting, turns[setting])]
         yield sorted(rows, key=lambda row: (row.threads, row.batch, row.p50_ms))
 
 
-def taken(one: Candidate, setting: Setting, plan: Plan) -> Measured:
-    """One turn, on so many processors."""
+def run_turn(one: Candidate, setting: Setting, plan: Plan) -> Measured:
+    """Run one turn on a number of processors."""
     processors = sorted(os.sched_getaffinity(0))[: setting.threads]
     command = ["taskset", "--cpu-list", ",".join(map(str, processors)), one.python, "-m", one.program]
-    command += ["--folder", one.deployed(setting.batch), "--form", one.form, "--images", plan.images]
+    command += ["--folder", one.list_deployed(setting.batch), "--form", one.form, "--images", plan.images]
     command += ["--threads", setting.threads, "--batch", setting.batch, "--seconds", plan.turn_s]
     began_s = time.monotonic()
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, cwd=BENCH)
@@ -130,8 +130,8 @@ def taken(one: Candidate, setting: Setting, plan: Plan) -> Measured:
     return Measured(said["spent_ms"], said["peak_mb"], start_s=said["ready_at_s"] - began_s)
 
 
-def facts_of(given: argparse.Namespace) -> dict[str, object]:
-    """What is measured, and on what."""
+def collect_facts(given: argparse.Namespace) -> dict[str, object]:
+    """Return what is measured, and on which machine."""
     return {
         "machine": machine(),
         "versions": {GOODPART: version("goodpart"), "onnxruntime": version("onnxruntime")},

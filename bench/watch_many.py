@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from serving import GOODPART, until
-from writers import images, started
+from writers import images, start
 
 from app.store.files import replace_file
 from model.bundle import sha256_hex
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     with TemporaryDirectory() as folder:
-        figures = measured(Path(folder), given.store, given.product, number=given.files)
+        figures = measure(Path(folder), given.store, given.product, number=given.files)
     text = json.dumps(figures, indent=1) + "\n"
     print(text, end="")
     if given.json:
@@ -41,13 +41,13 @@ def main() -> None:
         raise SystemExit(1)
 
 
-def measured(folder: Path, store: Path, product: str, *, number: int) -> dict[str, object]:
-    """All of it."""
+def measure(folder: Path, store: Path, product: str, *, number: int) -> dict[str, object]:
+    """Measure everything."""
     files = images(number)
     command = [GOODPART, "watch", folder, "--store", store, "--product", product]
     began = time.monotonic()
     watcher = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    writers = started(folder, files, pause_share=PAUSE_SHARE)
+    writers = start(folder, files, pause_share=PAUSE_SHARE)
     until(lambda: len(list(folder.glob("*.json"))) > number // 3, within_s=300)
     watcher.kill()
     watcher.wait()

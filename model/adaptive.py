@@ -19,7 +19,7 @@ class AdaptiveMemory(nn.Module):
         self.scale = num_channels**-0.5
 
     def items(self, initial: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch items channels"]:
-        """The memory of this one image: weighted means of its positions."""
+        """Return the memory of this one image: weighted means of its positions."""
         weights = self.redimension(initial).flatten(2).softmax(-1)  # (batch, items, positions)
         gathered: Tensor = weights @ initial.flatten(2).mT
         return gathered
@@ -29,7 +29,7 @@ class AdaptiveMemory(nn.Module):
         initial: Float[Tensor, "batch channels height width"],
         items: Float[Tensor, "batch items channels"],
     ) -> Float[Tensor, "batch positions items"]:
-        """How much each position takes of each item, summing to 1."""
+        """Return the weight of each item at each position, summing to 1."""
         similarity: Tensor = initial.flatten(2).mT @ items.mT * self.scale  # (batch, positions, items)
         return similarity.softmax(-1)
 

@@ -1,6 +1,6 @@
-"""The bundle: one version of one product, as files. What trainer and service agree on, and nothing else.
+"""The bundle: one version of one product, as files; the interface of trainer and service.
 
-This module imports neither torch nor onnxruntime. Format 1 is read for ever; a new format gets a new number.
+This module imports neither torch nor onnxruntime. Format 1 stays readable; a new format gets a new number.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ class GoodpartError(Exception):
 
 
 class BadName(GoodpartError):
-    """A product or version name that is not one; also what keeps paths inside the store."""
+    """An invalid product or version name; the check also keeps paths inside the store."""
 
     def __init__(self, what: str, name: str, pattern: str) -> None:
         super().__init__(f"{what} {name[:80]!r} is not a valid name: it must match {pattern}")
@@ -61,11 +61,11 @@ class BundleError(GoodpartError):
 
 
 class BadManifest(BundleError):
-    """Not a manifest, or of a format that this program does not know."""
+    """An invalid manifest, or one of an unknown format."""
 
 
 class DigestMismatch(BundleError):
-    """Bytes that are not those that were published."""
+    """Bytes that differ from those published."""
 
     def __init__(self, *, file: str, expected: str, found: str) -> None:
         super().__init__(f"{file} has been changed: its SHA-256 is {found[:16]}..., not {expected[:16]}...")
@@ -78,7 +78,7 @@ class Record(BaseModel):
 
 
 class FileRecord(Record):
-    """What a file of the bundle must be."""
+    """Digest and size of a file of the bundle."""
 
     sha256: Sha256
     size_bytes: int = Field(ge=0)
@@ -113,7 +113,7 @@ class AffineRecord(Record):
 
 
 class PromiseRecord(Record):
-    """The false-alarm rate that was asked for, the one that calibration supports, and the threshold it gives."""
+    """The requested false-alarm rate, the one that calibration supports, and its threshold."""
 
     asked: float = Field(gt=0, lt=1)
     supported: float = Field(gt=0, le=1)
@@ -136,7 +136,7 @@ class RangeRecord(Record):
 
 
 class ExpectsRecord(Record):
-    """What images of this product look like: pixels as posted, then grey levels (0 to 255) at the model's size."""
+    """The input ranges: size in pixels as posted, then grey levels (0 to 255) at the model's size."""
 
     width_px: RangeRecord
     height_px: RangeRecord
@@ -155,7 +155,7 @@ class TeacherRecord(Record):
 
 
 class Manifest(Record):
-    """``manifest.json``: everything a service must know of a version before it loads it."""
+    """``manifest.json``: everything that a service needs to know before it loads the version."""
 
     format: Literal[1]
     product: Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$")]
@@ -179,31 +179,31 @@ class Manifest(Record):
 
 
 def sha256_hex(data: bytes) -> str:
-    """The SHA-256 of these bytes in hex."""
+    """Return the SHA-256 of these bytes in hex."""
     return hashlib.sha256(data).hexdigest()
 
 
 def check_product(name: str) -> str:
-    """The name itself; raises BadName."""
+    """Return the name. Raises BadName."""
     if not re.fullmatch(NAME_PATTERN, name):
         raise BadName("product", name, NAME_PATTERN)
     return name
 
 
 def check_version(name: str) -> str:
-    """The name itself; raises BadName."""
+    """Return the name. Raises BadName."""
     if not re.fullmatch(VERSION_PATTERN, name):
         raise BadName("version", name, VERSION_PATTERN)
     return name
 
 
-def file_records(files: Mapping[str, bytes]) -> dict[str, FileRecord]:
-    """The records of a bundle's files by their path in it."""
+def make_file_records(files: Mapping[str, bytes]) -> dict[str, FileRecord]:
+    """Return the records of a bundle's files by their path in it."""
     return {path: FileRecord(sha256=sha256_hex(data), size_bytes=len(data)) for path, data in files.items()}
 
 
 def read_manifest(data: bytes) -> Manifest:
-    """The manifest in these bytes; raises BadManifest with the first thing that is wrong."""
+    """Parse a manifest. Raises BadManifest with the first error."""
     try:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
@@ -232,7 +232,7 @@ def compute_version_name(manifest: bytes) -> str:
 
 
 def check_digest(path: str, data: bytes, expected: str) -> bytes:
-    """The bytes themselves, once they are known to be those published; raises DigestMismatch."""
+    """Return the bytes. Raises DigestMismatch."""
     found = sha256_hex(data)
     if found != expected:
         raise DigestMismatch(file=path, expected=expected, found=found)

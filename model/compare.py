@@ -1,7 +1,7 @@
 """The comparison: teacher against student, scale by scale, to one anomaly map and one score (claim 1).
 
-A position is as wrong as its distance is large against what is usual for it. The deep first scale sees best whether
-something is wrong, the later ones where: so the score leans on the first, and the map is of all alike.
+A position is as anomalous as its distance is large relative to the expected one. The deep first scale detects best, the
+later ones localise: so the score leans on the first, and the map is the mean of all.
 
 It is exported as a graph of its own, so that training, command line and service run the same arithmetic.
 """
@@ -14,13 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.measure import distance
+from model.similarity import distance
 from model.standardise import Standardiser
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSpec:
-    """What fixes the comparison. Sizes and sigma are in positions of the anomaly map."""
+    """The shape of the comparison. Sizes and sigma are in positions of the anomaly map."""
 
     map_size: tuple[int, int]
     smoothing_sigma: float
@@ -28,8 +28,8 @@ class CompareSpec:
     regularisation: float
 
 
-class Comparison(NamedTuple):
-    """The answer for a batch. ``scale_shares``: how much of the score each scale put in."""
+class CompareOutput(NamedTuple):
+    """The output for a batch. ``scale_shares``: each scale's share of the score."""
 
     scale_maps: Float[Tensor, "batch scales height width"]
     map: Float[Tensor, "batch height width"]
@@ -65,7 +65,7 @@ class Compare(nn.Module):
     def distances(
         self, teacher: tuple[Float[Tensor, "batch _ _ _"], ...], student: tuple[Float[Tensor, "batch _ _ _"], ...]
     ) -> tuple[Float[Tensor, "batch _ _"], ...]:
-        """The distance of every scale at each of its own positions."""
+        """Return the distance of every scale at each of its own positions."""
         return tuple(
             distance(standardise(t), standardise(s), regularisation=self.spec.regularisation)
             for standardise, t, s in zip(self.standardisers, teacher, student, strict=True)
@@ -77,16 +77,16 @@ class Compare(nn.Module):
         student: tuple[Float[Tensor, "batch _ _ _"], ...],
         usual: tuple[Float[Tensor, "batch _ _"], ...],
     ) -> Float[Tensor, "batch scales height width"]:
-        """Every scale's distance as a multiple of the usual one, at the size of the map, smoothed."""
+        """Return every scale's distance as a multiple of the expected one, at the size of the map, smoothed."""
         relative = [d / u for d, u in zip(self.distances(teacher, student), usual, strict=True)]
         size = self.spec.map_size
         grown = [
             functional.interpolate(one[:, None], size=size, mode="bilinear", align_corners=False) for one in relative
         ]
-        return self.smoothed(torch.cat(grown, dim=1))
+        return self.smooth(torch.cat(grown, dim=1))
 
-    def smoothed(self, maps: Float[Tensor, "batch scales height width"]) -> Float[Tensor, "batch scales height width"]:
-        """Each map convolved with a Gaussian, first down, then across; edges are repeated."""
+    def smooth(self, maps: Float[Tensor, "batch scales height width"]) -> Float[Tensor, "batch scales height width"]:
+        """Convolve each map with a Gaussian, first down, then across; edges are repeated."""
         num_scales, margin = maps.shape[1], len(self.kernel) // 2
         padded = functional.pad(maps, (margin, margin, margin, margin), mode="replicate")
         down = self.kernel[None, None, :, None].expand(num_scales, 1, -1, 1)
@@ -94,22 +94,22 @@ class Compare(nn.Module):
         half = functional.conv2d(padded, down, groups=num_scales)
         return functional.conv2d(half, across, groups=num_scales)
 
-    def judge(
+    def score(
         self,
         relative: Float[Tensor, "batch scales height width"],
         valid: Float[Tensor, "batch height width"],
-    ) -> Comparison:
-        """Relative distances to maps and score. Where ``valid`` is 0 every map is 0 and nothing counts."""
+    ) -> CompareOutput:
+        """Convert relative distances to maps and score. Where ``valid`` is 0 every map is 0 and nothing counts."""
         standard = (relative - self.scale_means[:, None, None]) / self.scale_spreads[:, None, None]
         scale_maps = standard * valid[:, None]
         scale_scores = top_mean(scale_maps, valid, share=self.spec.top_share)
         put = scale_scores * self.score_weights
-        return Comparison(
+        return CompareOutput(
             scale_maps=scale_maps,
             map=(scale_maps * self.map_weights[:, None, None]).sum(1),
             score=put.sum(1),
             scale_scores=scale_scores,
-            scale_shares=shares(put),
+            scale_shares=compute_shares(put),
         )
 
     def forward(
@@ -118,13 +118,13 @@ class Compare(nn.Module):
         student: tuple[Float[Tensor, "batch _ _ _"], ...],
         usual: tuple[Float[Tensor, "batch _ _"], ...],
         valid: Float[Tensor, "batch height width"],
-    ) -> Comparison:
-        """Features and usual distances of scales 1..K to the answer; ``valid`` is 1 where the part is, else 0."""
-        return self.judge(self.relative_maps(teacher, student, usual), valid)
+    ) -> CompareOutput:
+        """Compare features of scales 1..K; ``valid`` is 1 where the part is, else 0."""
+        return self.score(self.relative_maps(teacher, student, usual), valid)
 
 
 def gaussian(sigma: float) -> Float[Tensor, " taps"]:
-    """A Gaussian kernel out to three sigma, summing to 1."""
+    """Return a Gaussian kernel out to three sigma, summing to 1."""
     margin = max(1, round(3 * sigma))
     offsets = torch.arange(-margin, margin + 1, dtype=torch.float32)
     bell = torch.exp(-0.5 * (offsets / sigma) ** 2)
@@ -137,7 +137,7 @@ def top_mean(
     *,
     share: float,
 ) -> Float[Tensor, "batch maps"]:
-    """The mean of the highest ``share`` of valid positions.
+    """Return the mean of the highest ``share`` of valid positions.
 
     At least one position counts. An image without a valid position scores 0.
     """
@@ -150,7 +150,7 @@ def top_mean(
     return (values * counts).sum(-1)
 
 
-def shares(put: Float[Tensor, "batch scales"]) -> Float[Tensor, "batch scales"]:
-    """What each scale put into the score, negatives cut off, as shares of 1; all 0 where none put anything."""
+def compute_shares(put: Float[Tensor, "batch scales"]) -> Float[Tensor, "batch scales"]:
+    """Return each scale's share of the score, negatives cut off; all 0 where none is positive."""
     positive = put.clamp_min(0)
     return positive / positive.sum(-1, keepdim=True).clamp_min(1e-12)

@@ -39,14 +39,14 @@ STAGES = (
 )
 
 
-def rounded(channels: float) -> int:
-    """Channels as a multiple of 8, at most a tenth below what was asked."""
+def round_channels(channels: float) -> int:
+    """Round channels to a multiple of 8, at most a tenth below the given number."""
     nearest = max(8, int(channels + 4) // 8 * 8)
     return nearest + 8 if nearest < 0.9 * channels else nearest
 
 
-def scaled_stages(*, width: float, depth: float) -> list[Stage]:
-    """The stages of a scaled network; the first and last keep their depth."""
+def scale_stages(*, width: float, depth: float) -> list[Stage]:
+    """Return the stages of a scaled network; the first and last keep their depth."""
     last = len(STAGES) - 1
     return [
         Stage(
@@ -54,14 +54,14 @@ def scaled_stages(*, width: float, depth: float) -> list[Stage]:
             stage.kernel_size,
             stage.stride,
             stage.expansion,
-            rounded(width * stage.channels),
+            round_channels(width * stage.channels),
         )
         for index, stage in enumerate(STAGES)
     ]
 
 
-def normalisation(channels: int) -> nn.BatchNorm2d:
-    """Batch norm with the constants that the weights were trained with."""
+def make_batch_norm(channels: int) -> nn.BatchNorm2d:
+    """Return batch norm with the constants that the weights were trained with."""
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
@@ -73,7 +73,7 @@ class Block(nn.Module):
         hidden = num_in * stage.expansion
         if stage.expansion != 1:
             self._expand_conv = nn.Conv2d(num_in, hidden, 1, bias=False)
-            self._bn0 = normalisation(hidden)
+            self._bn0 = make_batch_norm(hidden)
         self._depthwise_conv = nn.Conv2d(
             hidden,
             hidden,
@@ -83,9 +83,9 @@ class Block(nn.Module):
             groups=hidden,
             bias=False,
         )
-        self._bn1 = normalisation(hidden)
+        self._bn1 = make_batch_norm(hidden)
         self._project_conv = nn.Conv2d(hidden, stage.channels, 1, bias=False)
-        self._bn2 = normalisation(stage.channels)
+        self._bn2 = make_batch_norm(stage.channels)
         self.expands = stage.expansion != 1
         self.adds_input = stride == 1 and num_in == stage.channels
 
@@ -103,25 +103,25 @@ class EfficientNetLite(nn.Module):
     def __init__(self, *, width: float, depth: float) -> None:
         super().__init__()
         self._conv_stem = nn.Conv2d(3, STEM_CHANNELS, 3, stride=2, padding=1, bias=False)
-        self._bn0 = normalisation(STEM_CHANNELS)
+        self._bn0 = make_batch_norm(STEM_CHANNELS)
         blocks: list[Block] = []
         num_in = STEM_CHANNELS
-        for stage in scaled_stages(width=width, depth=depth):
+        for stage in scale_stages(width=width, depth=depth):
             for index in range(stage.num_blocks):
                 blocks.append(Block(num_in, stage, stride=stage.stride if index == 0 else 1))
                 num_in = stage.channels
         self._blocks = nn.ModuleList(blocks)
         self._conv_head = nn.Conv2d(num_in, HEAD_CHANNELS, 1, bias=False)
-        self._bn1 = normalisation(HEAD_CHANNELS)
+        self._bn1 = make_batch_norm(HEAD_CHANNELS)
         self._fc = nn.Linear(HEAD_CHANNELS, NUM_CLASSES)
 
     @property
     def tap_indices(self) -> range:
-        """Which blocks can be tapped."""
+        """The indices of the blocks that can be tapped."""
         return range(len(self._blocks))
 
-    def tapped(self, pixels: Float[Tensor, "batch 3 height width"], taps: Sequence[int]) -> tuple[Tensor, ...]:
-        """The outputs of the blocks ``taps``, in the order asked; nothing after the last of them is computed."""
+    def forward_taps(self, pixels: Float[Tensor, "batch 3 height width"], taps: Sequence[int]) -> tuple[Tensor, ...]:
+        """Return the outputs of the blocks ``taps``, in the given order; later blocks are not computed."""
         outputs: dict[int, Tensor] = {}
         x = functional.relu6(self._bn0(self._conv_stem(pixels)))
         for index, block in enumerate(self._blocks[: max(taps) + 1]):
@@ -130,12 +130,12 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
         """ImageNet logits of normalised pixels."""
-        (features,) = self.tapped(pixels, (len(self._blocks) - 1,))
+        (features,) = self.forward_taps(pixels, (len(self._blocks) - 1,))
         features = functional.relu6(self._bn1(self._conv_head(features)))
         logits: Tensor = self._fc(features.mean((2, 3)))
         return logits
 
     def truncate(self, last_tap: int) -> None:
-        """Drop what comes after block ``last_tap``: it costs memory and says nothing."""
+        """Drop the blocks after ``last_tap``, which are not needed."""
         self._blocks = self._blocks[: last_tap + 1]
         del self._conv_head, self._bn1, self._fc

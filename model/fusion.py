@@ -1,4 +1,4 @@
-"""The query: all scales of the teacher brought to one size, asked of the first scale's memory (claim 5)."""
+"""The query: all scales of the teacher brought to one size, for the first scale's memory (claim 5)."""
 
 import torch
 from jaxtyping import Float
@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def resized(
+def resize(
     features: Float[Tensor, "batch channels height width"], size: tuple[int, int]
 ) -> Float[Tensor, "batch channels new_height new_width"]:
-    """Feature maps at another size: averaged where they shrink, interpolated where they grow."""
+    """Resize feature maps: averaged where they shrink, interpolated where they grow."""
     if tuple(features.shape[-2:]) == size:
         return features
     height, width = features.shape[-2:]
@@ -36,6 +36,6 @@ class QueryFusion(nn.Module):
     def forward(self, *features: Float[Tensor, "batch _ _ _"]) -> Float[Tensor, "batch query_channels height width"]:
         """Standardised features of scales 1..K to a query at every position of scale 1."""
         size = (features[0].shape[-2], features[0].shape[-1])
-        fused = torch.cat([resized(scale, size) for scale in features], dim=1)
+        fused = torch.cat([resize(scale, size) for scale in features], dim=1)
         added: Tensor = self.add(functional.relu(self.mix(fused)))
         return features[0] + added

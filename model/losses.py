@@ -1,6 +1,6 @@
-"""What the student is trained by (MemKD, ICCV 2023; claims [0011]-[0017]).
+"""The losses of the student (MemKD, ICCV 2023; claims [0011]-[0017]).
 
-The memory learns by ``L_NM + b L_orth``, what is extracted from it by ``L_KD + c L_usual``.
+The memory learns by ``L_NM + b L_orth``, the extraction modules by ``L_KD + c L_usual``.
 """
 
 import torch
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from model.measure import distance
+from model.similarity import distance
 
 
 def distillation_loss(
@@ -39,12 +39,12 @@ def normality_loss(
     return weighted_mean(distance(exemplars.detach(), recalled, regularisation=regularisation), valid)
 
 
-def usual_loss(
+def expected_distance_loss(
     distances: Float[Tensor, "batch height width"],
     usual: Float[Tensor, "batch height width"],
     valid: Float[Tensor, "batch height width"],
 ) -> Float[Tensor, ""]:
-    """``L_usual``: how unlikely distances are under exponential laws of these means; least where they are their means.
+    """Return ``L_usual``: the negative log-likelihood of distances under exponential laws of these means.
 
     Distances carry no gradient. Small and large ones count alike, since the law has no scale of its own.
     """
@@ -55,7 +55,7 @@ def usual_loss(
 def weighted_mean(
     values: Float[Tensor, "batch height width"], weights: Float[Tensor, "batch height width"]
 ) -> Float[Tensor, ""]:
-    """The mean of values by their weights; 0 where all weights are."""
+    """Return the mean of values by their weights; 0 where all weights are."""
     return (weights * values).sum() / weights.sum().clamp_min(1e-12)
 
 

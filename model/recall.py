@@ -1,7 +1,7 @@
-"""The recall memory: keys and values of good parts; a query recalls the values whose keys are like it (claims 3, 4).
+"""The recall memory: keys and values of good parts; a query recalls the values of similar keys (claims 3, 4).
 
-Beside each value the memory keeps how far good parts usually are from what that item recalls. A position is then
-judged against its own kind: on grain that no part shares with another, being far off is ordinary.
+Beside each value the memory keeps the expected distance of good parts to what that item recalls, so that a position is
+compared with its own kind: on grain that no part shares with another, a large distance is ordinary.
 """
 
 from typing import NamedTuple
@@ -11,30 +11,30 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.measure import direction
+from model.similarity import direction
 
 # Over how much more similarity than that of the first item not read, in units of the temperature, an item fades in.
 FADE = 2.0
 # What is left of an item that has faded, so that weights can always be divided by their sum.
-LEAST = 1e-4
+MIN_FADE = 1e-4
 # Into how many rows items are laid to find the largest: what divides their number.
 ROWS = (8, 4, 2)
 # The similarity of what is not to be read, far below all others.
-UNLIKE = -1e4
+HIDDEN_LOGIT = -1e4
 
 
 class Reading(NamedTuple):
-    """The items that are read at each position, the most alike first, and their weights, which sum to 1."""
+    """The items that are read at each position, the most similar first, and their weights, which sum to 1."""
 
     items: Int[Tensor, "batch positions read"]
     weights: Float[Tensor, "batch positions read"]
 
 
 class Recalled(NamedTuple):
-    """What good parts had where they looked like the query, how far from it they usually are, and what was read."""
+    """Recalled features of good parts, their expected distance, and what was read."""
 
     features: Float[Tensor, "batch channels height width"]
-    usual_distance: Float[Tensor, "batch height width"]
+    expected_distance: Float[Tensor, "batch height width"]
     items: Int[Tensor, "batch positions read"]
     weights: Float[Tensor, "batch positions read"]
 
@@ -62,12 +62,12 @@ class RecallMemory(nn.Module):
 
     @property
     def num_items(self) -> int:
-        """How many key-value pairs the memory holds."""
+        """The number of key-value pairs."""
         return self.keys.shape[0]
 
     @torch.no_grad()
     def write(self, *, keys: Float[Tensor, "items channels"], values: Float[Tensor, "items channels"]) -> None:
-        """Replace every item; from then on there are as many as are given, each as far off as anything."""
+        """Replace all items; their number may change, and their expected distances are 1."""
         self.keys = nn.Parameter(keys.to(self.keys.device, copy=True))
         self.values = nn.Parameter(values.to(self.values.device, copy=True))
         self.usual_distances = torch.ones(len(keys), device=self.usual_distances.device)
@@ -78,25 +78,25 @@ class RecallMemory(nn.Module):
         *,
         hidden_items: Bool[Tensor, "batch items"] | None = None,
     ) -> Reading:
-        """Similarity of query and keys to weights. ``hidden_items`` are not read while others are left."""
+        """Return the most similar items and their weights. ``hidden_items`` are not read while others are left."""
         asked = direction(query.flatten(2).mT, regularisation=self.regularisation)
         # Divided here, where an exported graph does it once, and not at every position.
         known = direction(self.keys, regularisation=self.regularisation).mT / self.temperature
         logits: Tensor = asked @ known  # (batch, positions, items)
         if hidden_items is not None:
-            logits = logits.masked_fill(hidden_items[:, None, :], UNLIKE)
-        best, items = largest(logits, min(self.num_read + 1, self.num_items))
+            logits = logits.masked_fill(hidden_items[:, None, :], HIDDEN_LOGIT)
+        best, items = top_items(logits, min(self.num_read + 1, self.num_items))
         return Reading(items[..., : self.num_read], self.weights(best))
 
     def weights(self, best: Float[Tensor, "batch positions best"]) -> Float[Tensor, "batch positions read"]:
-        """Softmax over the items read, faded to nothing where an item is as like the query as the first one not read.
+        """Return softmax over the items read, faded to 0 where an item is as similar as the first one not read.
 
-        Else a difference in the last bit decides between two items, and one image is judged in two ways.
+        Otherwise a difference in the last bit would choose between two items, and one image would get two results.
         """
         read, rest = best[..., : self.num_read], best[..., self.num_read :]
         weights = read.softmax(-1)
         if rest.shape[-1] > 0:
-            weights = weights * ((read - rest) / FADE).clamp(LEAST, 1.0)
+            weights = weights * ((read - rest) / FADE).clamp(MIN_FADE, 1.0)
         return weights / weights.sum(-1, keepdim=True)
 
     def forward(
@@ -105,7 +105,7 @@ class RecallMemory(nn.Module):
         *,
         hidden_items: Bool[Tensor, "batch items"] | None = None,
     ) -> Recalled:
-        """The values, and their usual distances, summed by the weights."""
+        """Return the values, and their expected distances, summed by the weights."""
         items, weights = self.read(query, hidden_items=hidden_items)
         size = (query.shape[-2], query.shape[-1])
         # Not indexed: the gradient of that adds up in an order that differs from run to run.
@@ -115,12 +115,12 @@ class RecallMemory(nn.Module):
         return Recalled(torch.unflatten(features.mT, 2, size), torch.unflatten(usual, 1, size), items, weights)
 
 
-def largest(
+def top_items(
     values: Float[Tensor, "batch positions items"], number: int
 ) -> tuple[Float[Tensor, "batch positions best"], Int[Tensor, "batch positions best"]]:
-    """As ``topk`` over the last axis, in half its time: what is among the largest lies in the columns whose own is.
+    """Return ``topk`` over the last axis, in half its time: the largest lie in the columns with the largest maxima.
 
-    A column is every so many-th item, so that their maxima are taken along memory (`docs/performance.md`).
+    A column is every n-th item, so that the maxima are taken along memory (`docs/performance.md`).
     """
     num_items = values.shape[-1]
     num_rows = next((rows for rows in ROWS if num_items % rows == 0 and num_items // rows >= number), 1)

@@ -10,8 +10,8 @@ NUM_CLASSES = 1000
 BOTTLENECK_EXPANSION = 4
 
 
-def shortcut(num_in: int, num_out: int, stride: int) -> nn.Sequential | None:
-    """A projection where the input's shape differs from the output's, else nothing."""
+def make_shortcut(num_in: int, num_out: int, stride: int) -> nn.Sequential | None:
+    """Return a projection where the input's shape differs from the output's, else None."""
     if stride == 1 and num_in == num_out:
         return None
     return nn.Sequential(nn.Conv2d(num_in, num_out, 1, stride=stride, bias=False), nn.BatchNorm2d(num_out))
@@ -26,7 +26,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.downsample = shortcut(num_in, channels, stride)
+        self.downsample = make_shortcut(num_in, channels, stride)
         self.num_out = channels
 
     def forward(self, x: Float[Tensor, "batch _ _ _"]) -> Float[Tensor, "batch _ _ _"]:
@@ -48,7 +48,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(hidden)
         self.conv3 = nn.Conv2d(hidden, self.num_out, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(self.num_out)
-        self.downsample = shortcut(num_in, self.num_out, stride)
+        self.downsample = make_shortcut(num_in, self.num_out, stride)
 
     def forward(self, x: Float[Tensor, "batch _ _ _"]) -> Float[Tensor, "batch _ _ _"]:
         """The rectified sum of the convolutions and the shortcut."""
@@ -89,11 +89,11 @@ class ResNet(nn.Module):
 
     @property
     def tap_indices(self) -> range:
-        """Which layers can be tapped."""
+        """The indices of the layers that can be tapped."""
         return range(1, 5)
 
-    def tapped(self, pixels: Float[Tensor, "batch 3 height width"], taps: Sequence[int]) -> tuple[Tensor, ...]:
-        """The outputs of layers ``taps`` (1 to 4), in the order asked; nothing after the last is computed."""
+    def forward_taps(self, pixels: Float[Tensor, "batch 3 height width"], taps: Sequence[int]) -> tuple[Tensor, ...]:
+        """Return the outputs of layers ``taps`` (1 to 4), in the given order; later layers are not computed."""
         outputs: dict[int, Tensor] = {}
         x = functional.relu(self.bn1(self.conv1(pixels)))
         x = functional.max_pool2d(x, 3, stride=2, padding=1)
@@ -103,12 +103,12 @@ class ResNet(nn.Module):
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
         """ImageNet logits of normalised pixels."""
-        (features,) = self.tapped(pixels, (4,))
+        (features,) = self.forward_taps(pixels, (4,))
         logits: Tensor = self.fc(features.mean((2, 3)))
         return logits
 
     def truncate(self, last_tap: int) -> None:
-        """Drop what comes after layer ``last_tap``: it costs memory and says nothing."""
+        """Drop the layers after ``last_tap``, which are not needed."""
         for index in range(last_tap + 1, 5):
             delattr(self, f"layer{index}")
         del self.fc

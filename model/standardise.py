@@ -1,11 +1,11 @@
-"""Per-channel statistics of the teacher's features, so that no channel outshouts another."""
+"""Per-channel statistics of the teacher's features, so that all channels count alike."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 # A channel that never varies on good parts would divide by zero; ImageNet features vary by 0.01 to 10.
-SMALLEST_SPREAD = 1e-4
+MIN_SPREAD = 1e-4
 
 
 class Standardiser(nn.Module):
@@ -20,16 +20,16 @@ class Standardiser(nn.Module):
         self.register_buffer("spread", torch.ones(num_channels))
 
     @classmethod
-    def fitted(
+    def fit(
         cls,
         features: Float[Tensor, "batch channels height width"],
         valid: Float[Tensor, "batch height width"],
     ) -> "Standardiser":
-        """The standardiser of these features of good parts, over the positions where ``valid`` is not 0."""
+        """Return the standardiser of features of good parts, over the positions where ``valid`` is not 0."""
         standardiser = cls(features.shape[1])
         inside = features.movedim(1, -1)[valid > 0]  # (positions, channels)
         standardiser.mean.copy_(inside.mean(0))
-        standardiser.spread.copy_(inside.std(0).clamp_min(SMALLEST_SPREAD))
+        standardiser.spread.copy_(inside.std(0).clamp_min(MIN_SPREAD))
         return standardiser
 
     def forward(

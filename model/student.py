@@ -1,10 +1,10 @@
-"""The student: one extraction module a scale, each with a memory; rebuilds the teacher's features from good parts.
+"""The student: one extraction module a scale, each with a memory; reconstructs the teacher's features.
 
-Nothing of the image reaches the student's features but through the recall memory (claim 3): the query asks, and
-what good parts had there is decoded, first at its own scale, then scale by scale (claims 1, 2).
+The image reaches the student's features only through the recall memory (claim 3): the query recalls features of good
+parts, which are decoded, first at their own scale, then scale by scale (claims 1, 2).
 
-Beside its feature every module says how far from it good parts usually are, so that the comparison can tell what is
-wrong from what merely varies.
+Every module also predicts the expected distance of good parts to its feature, so that the comparison can tell anomalies
+from ordinary variation.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from model.adaptive import AdaptiveMemory
-from model.fusion import QueryFusion, resized
+from model.fusion import QueryFusion, resize
 from model.recall import Recalled, RecallMemory
 from model.standardise import Standardiser
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudentSpec:
-    """What fixes a student's shape. ``channels`` and ``hidden_channels`` name one number a scale, the first first."""
+    """The shape of a student. ``channels`` and ``hidden_channels`` name one number a scale, the first first."""
 
     channels: tuple[int, ...]
     hidden_channels: tuple[int, ...]
@@ -36,26 +36,26 @@ class StudentSpec:
 
 @dataclass(frozen=True)
 class Extraction:
-    """What the student extracts at each scale, in standard space, and how far good parts usually are from it."""
+    """The extracted features of each scale, in standard space, and their expected distances."""
 
     features: tuple[Tensor, ...]
-    usual_distances: tuple[Tensor, ...]
+    expected_distances: tuple[Tensor, ...]
 
 
-class Rebuilt(NamedTuple):
-    """The student's answer, scales 1..K: features in the teacher's space, and how far good parts usually are.
+class Reconstruction(NamedTuple):
+    """The student's output, scales 1..K: features in the teacher's space, and their expected distances.
 
     ``items`` and ``weights`` (batch, positions, read): what the recall memory read at the first scale's positions.
     """
 
     features: tuple[Tensor, ...]
-    usual_distances: tuple[Tensor, ...]
+    expected_distances: tuple[Tensor, ...]
     items: Tensor
     weights: Tensor
 
 
-def convolution(num_in: int, num_out: int, *, kernel_size: int = 3) -> nn.Sequential:
-    """A convolution that keeps the size, normalised over the batch, rectified."""
+def make_convolution(num_in: int, num_out: int, *, kernel_size: int = 3) -> nn.Sequential:
+    """Return a convolution that keeps the size, with batch norm and ReLU."""
     return nn.Sequential(
         nn.Conv2d(num_in, num_out, kernel_size, padding=kernel_size // 2, bias=False),
         nn.BatchNorm2d(num_out),
@@ -63,8 +63,8 @@ def convolution(num_in: int, num_out: int, *, kernel_size: int = 3) -> nn.Sequen
     )
 
 
-def zeroed(convolution_1x1: nn.Conv2d) -> nn.Conv2d:
-    """The layer with all its parameters 0: what is added to its output starts unchanged."""
+def zero_init(convolution_1x1: nn.Conv2d) -> nn.Conv2d:
+    """Set all parameters of a layer to 0, so that what it is added to starts unchanged."""
     for parameter in convolution_1x1.parameters():
         nn.init.zeros_(parameter)
     return convolution_1x1
@@ -73,29 +73,29 @@ def zeroed(convolution_1x1: nn.Conv2d) -> nn.Conv2d:
 class FirstModule(nn.Module):
     """Extracts the first scale's features from what was recalled.
 
-    Starts as the recalled features and their usual distance themselves: its corrections end in layers of zeros.
+    Starts as the recalled features and their expected distance themselves: its corrections end in layers of zeros.
     """
 
     def __init__(self, *, num_channels: int, hidden_channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            convolution(num_channels, hidden_channels), convolution(hidden_channels, hidden_channels)
+            make_convolution(num_channels, hidden_channels), make_convolution(hidden_channels, hidden_channels)
         )
-        self.correction = zeroed(nn.Conv2d(hidden_channels, num_channels, kernel_size=1))
-        self.usual = zeroed(nn.Conv2d(hidden_channels, 1, kernel_size=1))
+        self.correction = zero_init(nn.Conv2d(hidden_channels, num_channels, kernel_size=1))
+        self.usual = zero_init(nn.Conv2d(hidden_channels, 1, kernel_size=1))
 
     def forward(
         self,
         recalled: Float[Tensor, "batch channels height width"],
-        usual_distance: Float[Tensor, "batch height width"],
+        expected_distance: Float[Tensor, "batch height width"],
     ) -> tuple[
         Float[Tensor, "batch hidden height width"],
         Float[Tensor, "batch channels height width"],
         Float[Tensor, "batch height width"],
     ]:
-        """The hidden feature that the later scales decode, the first scale's feature, and its usual distance."""
+        """Return the hidden feature for the later scales, the first scale's feature, and its expected distance."""
         hidden = self.body(recalled)
-        return hidden, recalled + self.correction(hidden), usual_distance * self.usual(hidden)[:, 0].exp()
+        return hidden, recalled + self.correction(hidden), expected_distance * self.usual(hidden)[:, 0].exp()
 
 
 class LaterModule(nn.Module):
@@ -104,11 +104,11 @@ class LaterModule(nn.Module):
     def __init__(self, *, num_in: int, num_channels: int, hidden_channels: int, num_items: int) -> None:
         super().__init__()
         self.narrow = nn.Conv2d(num_in, hidden_channels, kernel_size=1)
-        self.initial = convolution(hidden_channels, hidden_channels)
+        self.initial = make_convolution(hidden_channels, hidden_channels)
         self.memory = AdaptiveMemory(num_items=num_items, num_channels=hidden_channels)
-        self.merge = convolution(2 * hidden_channels, hidden_channels, kernel_size=1)
+        self.merge = make_convolution(2 * hidden_channels, hidden_channels, kernel_size=1)
         self.extract = nn.Conv2d(hidden_channels, num_channels, kernel_size=1)
-        self.usual = zeroed(nn.Conv2d(hidden_channels, 1, kernel_size=1))
+        self.usual = zero_init(nn.Conv2d(hidden_channels, 1, kernel_size=1))
 
     def forward(
         self, hidden: Float[Tensor, "batch hidden_before _ _"], size: tuple[int, int]
@@ -117,15 +117,15 @@ class LaterModule(nn.Module):
         Float[Tensor, "batch channels height width"],
         Float[Tensor, "batch height width"],
     ]:
-        """The hidden feature, the feature and the usual distance of this scale, at its ``size``."""
-        initial = self.initial(resized(self.narrow(hidden), size))
+        """Return the hidden feature, the feature and the expected distance of this scale, at its ``size``."""
+        initial = self.initial(resize(self.narrow(hidden), size))
         remembered = self.memory(initial)
         merged = initial + self.merge(torch.cat([initial, remembered], dim=1))
         return merged, self.extract(merged), self.usual(merged)[:, 0].exp()
 
 
 class Student(nn.Module):
-    """Teacher features in, the same features as good parts would have them out."""
+    """Reconstructs teacher features as good parts would have them."""
 
     def __init__(self, spec: StudentSpec) -> None:
         super().__init__()
@@ -156,17 +156,17 @@ class Student(nn.Module):
         features: tuple[Float[Tensor, "batch _ _ _"], ...],
         valid: tuple[Float[Tensor, "batch _ _"], ...],
     ) -> None:
-        """Take the per-channel statistics of these teacher features at their valid positions."""
+        """Fit the per-channel statistics on teacher features at their valid positions."""
         for standardiser, scale, inside in zip(self.standardisers, features, valid, strict=True):
-            standardiser.load_state_dict(Standardiser.fitted(scale, inside).state_dict())
+            standardiser.load_state_dict(Standardiser.fit(scale, inside).state_dict())
 
-    def standardised(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Teacher features of every scale in standard space."""
+    def standardise(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return teacher features of every scale in standard space."""
         return tuple(standardise(scale) for standardise, scale in zip(self.standardisers, features, strict=True))
 
     def extract(self, recalled: Recalled, sizes: Sequence[tuple[int, int]]) -> Extraction:
-        """What was recalled to the features of every scale; ``sizes``: height and width of scales 2..K."""
-        hidden, feature, usual = self.first(recalled.features, recalled.usual_distance)
+        """Extract the features of every scale from what was recalled; ``sizes``: height and width of scales 2..K."""
+        hidden, feature, usual = self.first(recalled.features, recalled.expected_distance)
         features, usual_distances = [feature], [usual]
         for module, size in zip(self.later, sizes, strict=True):
             hidden, feature, usual = module(hidden, size)
@@ -178,16 +178,16 @@ class Student(nn.Module):
         self,
         *teacher_features: Float[Tensor, "batch _ _ _"],
         hidden_items: Bool[Tensor, "batch items"] | None = None,
-    ) -> Rebuilt:
-        """Teacher features of scales 1..K to what good parts would have had, in the teacher's own space.
+    ) -> Reconstruction:
+        """Reconstruct teacher features of scales 1..K, in the teacher's own space.
 
-        ``hidden_items`` are not recalled: what an image taught, it need not be asked.
+        ``hidden_items`` are not recalled: while training, an image must not recall its own items.
         """
-        standard = self.standardised(teacher_features)
+        standard = self.standardise(teacher_features)
         recalled = self.recall(self.fusion(*standard), hidden_items=hidden_items)
         extraction = self.extract(recalled, [(scale.shape[-2], scale.shape[-1]) for scale in standard[1:]])
         features = tuple(
             standardiser.inverse(scale)  # type: ignore[operator]  # a ModuleList forgets what it holds
             for standardiser, scale in zip(self.standardisers, extraction.features, strict=True)
         )
-        return Rebuilt(features, extraction.usual_distances, recalled.items, recalled.weights)
+        return Reconstruction(features, extraction.expected_distances, recalled.items, recalled.weights)

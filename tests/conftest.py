@@ -17,7 +17,7 @@ TYPED = (
     "efficientnet_lite",
     "fusion",
     "losses",
-    "measure",
+    "similarity",
     "recall",
     "resnet",
     "standardise",
@@ -26,12 +26,12 @@ TYPED = (
 )
 install_import_hook([f"model.{name}" for name in TYPED], "beartype.beartype")
 
-from drawing import defective_part, encoded, good_part  # noqa: E402  # after the path and the hook
+from drawing import defective_part, encode, good_part  # noqa: E402  # after the path and the hook
 
 from app.inference.sessions import Device  # noqa: E402
 from app.inference.version import Loader  # noqa: E402
 from app.store.store import Store  # noqa: E402
-from model.bundle import file_records  # noqa: E402
+from model.bundle import make_file_records  # noqa: E402
 
 FIXTURE = HERE / "fixtures" / "format1"
 PRODUCT = "disc"
@@ -77,7 +77,7 @@ def republished(store):
 def republish(store, *, mark="1", files=None, sign_key=None, **changes):
     bundle = store.load_bundle(PRODUCT, store.list_versions(PRODUCT)[0])
     files = {**bundle.files, **(files or {})}
-    changed = {"fingerprint": mark * 64, "files": file_records(files), **changes}
+    changed = {"fingerprint": mark * 64, "files": make_file_records(files), **changes}
     manifest = bundle.manifest.model_copy(update=changed).model_dump_json().encode()
     return store.publish(PRODUCT, manifest=manifest, files=files, training={}, sign_key=sign_key)
 
@@ -99,9 +99,9 @@ def tiny_version():
 
 @pytest.fixture(scope="session")
 def good_bytes():
-    return encoded(good_part(7))
+    return encode(good_part(7))
 
 
 @pytest.fixture(scope="session")
 def defective_bytes():
-    return encoded(defective_part(7))
+    return encode(defective_part(7))

@@ -31,14 +31,14 @@ def defective_part(seed, *, centre=(60, 30), size=(WIDTH, HEIGHT)):
     return picture
 
 
-def encoded(picture, file_format="PNG", **options):
+def encode(picture, file_format="PNG", **options):
     """The picture's bytes."""
     buffer = io.BytesIO()
     picture.save(buffer, format=file_format, **options)
     return buffer.getvalue()
 
 
-def png_of(width, height, *, depth_bits=1, colour_type=0, rows=bytes(1000)):
+def make_png(width, height, *, depth_bits=1, colour_type=0, rows=bytes(1000)):
     """A PNG with this header, whatever its rows hold; by default a bomb of less than a kilobyte."""
 
     def chunk(kind, data):
@@ -63,11 +63,11 @@ def write_mvtec(folder, *, num_train=40, num_test=4):
         for index in range(count):
             draw = defective_part if kind.endswith("blot") else good_part
             picture = draw(1000 * len(kind) + index)
-            (folder / kind / f"{index:03}.png").write_bytes(encoded(picture))
+            (folder / kind / f"{index:03}.png").write_bytes(encode(picture))
     masks = folder / "ground_truth" / "blot"
     masks.mkdir(parents=True)
     for index in range(num_test):
         mask = Image.new("L", (WIDTH, HEIGHT))
         ImageDraw.Draw(mask).ellipse((54, 24, 66, 36), fill=255)
-        (masks / f"{index:03}_mask.png").write_bytes(encoded(mask))
+        (masks / f"{index:03}_mask.png").write_bytes(encode(mask))
     return folder

@@ -66,14 +66,14 @@ class Broker:
         self.client.on_connect = lambda *_: self.client.subscribe("goodpart/#", qos=1)
         self.client.on_subscribe = lambda *_: subscribed.set()
 
-        def connected():
+        def handle():
             try:
                 self.client.connect("127.0.0.1", self.port)
             except OSError:
                 return False
             return True
 
-        until(connected, within_s=10)
+        until(handle, within_s=10)
         self.client.loop_start()
         assert subscribed.wait(10)
 

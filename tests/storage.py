@@ -170,7 +170,7 @@ def refusal(status, code):
     return f"{head}\r\n".encode() + body
 
 
-def started():
+def start():
     """A storage that answers."""
     storage = Storage()
     until(lambda: _answers(storage), within_s=20)

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from drawing import encoded, good_part, write_mvtec
+from drawing import encode, good_part, write_mvtec
 from PIL import Image
 from serving import GOODPART, Service
 
@@ -199,13 +199,13 @@ def test_two_trainings_of_one_seed_have_the_same_weights(trained, data, tmp_path
 
 BAD_FOLDERS = {
     "empty": ({}, "holds no image"),
-    "two images": ({"a.png": encoded(good_part(0)), "b.png": encoded(good_part(1))}, "too few"),
+    "two images": ({"a.png": encode(good_part(0)), "b.png": encode(good_part(1))}, "too few"),
     "a text file named .png": (
-        {"text.png": b"hello", **{f"{index}.png": encoded(good_part(index)) for index in range(20)}},
+        {"text.png": b"hello", **{f"{index}.png": encode(good_part(index)) for index in range(20)}},
         "text.png: these bytes are not an image",
     ),
     "a truncated image": (
-        {"cut.png": encoded(good_part(50))[:900], **{f"{i}.png": encoded(good_part(i)) for i in range(20)}},
+        {"cut.png": encode(good_part(50))[:900], **{f"{i}.png": encode(good_part(i)) for i in range(20)}},
         "cut.png",
     ),
 }
@@ -257,7 +257,7 @@ def test_a_region_of_interest_goes_from_the_data_to_the_answer(data, tmp_path):
     folder = Path(shutil.copytree(data, tmp_path / "data"))
     region = Image.new("L", good_part(0).size)
     ImageDraw.Draw(region).rectangle((0, 0, 47, 79), fill=255)
-    (folder / "region.png").write_bytes(encoded(region))
+    (folder / "region.png").write_bytes(encode(region))
     done = train(folder, tmp_path / "store", flags=["--quick"])
     assert done.returncode == 0, done.stderr
     image = folder / "test/blot/000.png"
@@ -274,18 +274,18 @@ def test_parity_that_fails_writes_nothing(data, tmp_path, monkeypatch):
     from training.errors import ParityFailed
     from training.export import onnx as export
     from training.export import parity
-    from training.progress import Narrator
+    from training.progress import ProgressReporter
     from training.settings import read_train_settings
 
-    def shifted(*features_and_networks):
-        answer = export.network_comparison(*features_and_networks)
+    def shift_score(*features_and_networks):
+        answer = export.compare_with_networks(*features_and_networks)
         return answer._replace(score=answer.score + 0.01)
 
-    monkeypatch.setattr(parity, "network_comparison", shifted)
-    order = job.Order("disc", Store(tmp_path), State(tmp_path / "state"))
+    monkeypatch.setattr(parity, "compare_with_networks", shift_score)
+    order = job.PublishRequest("disc", Store(tmp_path), State(tmp_path / "state"))
     settings = read_train_settings(None, SMALL, quick=True)
     with pytest.raises(ParityFailed, match="score by 1"):
-        job.Job(data, order, settings, Narrator(Console(quiet=True))).run()
+        job.TrainingJob(data, order, settings, ProgressReporter(Console(quiet=True))).run()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,7 +16,7 @@ PNG = {"content-type": "image/png"}
 
 @pytest.fixture
 def storage(monkeypatch):
-    storage = s3.started()
+    storage = s3.start()
     for name, value in storage.environment.items():
         monkeypatch.setenv(name, value)
     yield storage
@@ -45,7 +45,7 @@ def activate(stored, version):
     stored.state.activate("disc", version, at=datetime.now(UTC), by="test", why="published")
 
 
-def version_of(service, image):
+def train_version(service, image):
     answer = service.client.post(URL, content=image, headers=PNG)
     assert answer.status_code == 200, answer.text
     return answer.json()["version"]
@@ -60,23 +60,23 @@ def test_two_services_take_up_what_is_published_and_go_on_while_the_storage_is_a
         Service(url, local=tmp_path / "one") as one,
         Service(url, local=tmp_path / "two") as two,
     ):
-        assert {version_of(one, good_bytes), version_of(two, good_bytes)} == {first}
+        assert {train_version(one, good_bytes), train_version(two, good_bytes)} == {first}
         publish(stored.store, store, second)
         answer = one.client.post(f"/v1/products/disc/versions/{second}/activate", json={"by": "test", "why": "new"})
         assert answer.status_code == 200, answer.text
-        until(lambda: version_of(two, good_bytes) == second)
+        until(lambda: train_version(two, good_bytes) == second)
         with storage.in_trouble(off=True):
             reasons = until(lambda: two.client.get("/readyz").json()["reasons"])
             assert "the object storage does not answer" in reasons[0]
             assert two.client.get("/readyz").status_code == 200
-            assert version_of(two, good_bytes) == second
+            assert train_version(two, good_bytes) == second
             refused = two.client.post("/v1/products/disc/rollback", json={"by": "test", "why": "back"})
             assert (refused.status_code, refused.json()["type"]) == (503, "urn:goodpart:problem:store-unusable")
             with Service(url, local=tmp_path / "two") as restarted:
-                assert version_of(restarted, good_bytes) == second
+                assert train_version(restarted, good_bytes) == second
         until(lambda: two.client.get("/readyz").json()["reasons"] == [], within_s=20)
         two.client.post("/v1/products/disc/rollback", json={"by": "test", "why": "back"}).raise_for_status()
-        until(lambda: version_of(one, good_bytes) == first)
+        until(lambda: train_version(one, good_bytes) == first)
 
 
 def test_half_a_version_never_serves(shared, store, republished, tmp_path, good_bytes):
@@ -91,7 +91,7 @@ def test_half_a_version_never_serves(shared, store, republished, tmp_path, good_
         activate(stored, second)
         reasons = until(lambda: service.client.get("/readyz").json()["reasons"])
         assert "compare.onnx is missing" in reasons[0]
-        assert version_of(service, good_bytes) == first
+        assert train_version(service, good_bytes) == first
 
 
 def test_a_trainer_publishes_there(shared, storage, tmp_path):

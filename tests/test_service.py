@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import httpx2
 import numpy as np
 import pytest
-from drawing import encoded, good_part, png_of
+from drawing import encode, good_part, make_png
 from PIL import Image
 from serving import GOODPART, Service, until
 
@@ -63,23 +63,23 @@ def head(length, *more):
     return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
 
-def status_of(received):
+def read_status(received):
     return int(received.split()[1])
 
 
-def animated():
+def make_animation():
     frames = [good_part(seed) for seed in range(3)]
-    return encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:])
+    return encode(frames[0], "WEBP", save_all=True, append_images=frames[1:])
 
 
 def hostile_images():
     """Images that are none, or not one, or too much; by name."""
     part = good_part(1)
-    whole = {kind: encoded(part, kind) for kind in ("PNG", "JPEG", "BMP", "TIFF", "WEBP")}
-    yield "a bomb", png_of(30_000, 30_000)
-    yield "a bomb of one row", png_of(100_000_000, 1)
-    yield "no pixels", png_of(0, 0)
-    yield "an animation", animated()
+    whole = {kind: encode(part, kind) for kind in ("PNG", "JPEG", "BMP", "TIFF", "WEBP")}
+    yield "a bomb", make_png(30_000, 30_000)
+    yield "a bomb of one row", make_png(100_000_000, 1)
+    yield "no pixels", make_png(0, 0)
+    yield "an animation", make_animation()
     yield "a page of text", b"<html><body>hello</body></html>"
     yield "a script with an image's head", b"GIF89a/*" + b"\0" * 100 + b"*/=1;"
     yield "a vector image", b"<svg xmlns='http://www.w3.org/2000/svg'/>"
@@ -87,8 +87,8 @@ def hostile_images():
     yield "an archive", b"PK\x03\x04" + b"0" * 1000
     yield "zeros", bytes(10_000)
     yield "noise", np.random.default_rng(0).bytes(10_000)
-    yield "16-bit colour", png_of(8, 8, depth_bits=16, colour_type=2, rows=bytes(8 * (1 + 8 * 6)))
-    yield "another camera's depth", encoded(Image.fromarray(np.zeros((8, 8), np.uint16)))
+    yield "16-bit colour", make_png(8, 8, depth_bits=16, colour_type=2, rows=bytes(8 * (1 + 8 * 6)))
+    yield "another camera's depth", encode(Image.fromarray(np.zeros((8, 8), np.uint16)))
     for kind, data in whole.items():
         if kind != "WEBP":  # which decodes whatever follows
             yield (
@@ -107,7 +107,7 @@ def test_a_hostile_image_is_the_senders_error(service, good_bytes, name, data):
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "WEBP"])
 def test_an_image_cut_at_every_tenth_byte_is_never_the_services_error(service, good_bytes, kind):
-    data = encoded(good_part(1), kind)
+    data = encode(good_part(1), kind)
     statuses = {
         service.client.post(f"{INSPECT}?heatmap=none", content=data[:length], headers=PNG).status_code
         for length in range(0, len(data), 10)
@@ -125,13 +125,13 @@ def test_a_polyglot_is_judged_as_the_image_it_is(service, good_bytes):
 
 def test_a_head_that_is_too_large_is_refused(service, good_bytes):
     received = raw(service, head(4, "X-Filler: " + "x" * 100_000), b"abcd")
-    assert 400 <= status_of(received) < 500
+    assert 400 <= read_status(received) < 500
     assert judges(service, good_bytes)
 
 
 def test_a_body_that_comes_too_slowly_is_a_408(service, good_bytes):
     received = raw(service, head(100), b"a")
-    assert status_of(received) == 408
+    assert read_status(received) == 408
     assert judges(service, good_bytes)
 
 
@@ -143,11 +143,11 @@ def test_a_head_that_never_ends_loses_its_connection(service, good_bytes):
 
 def test_a_length_that_lies_is_no_harm(service, good_bytes):
     too_short = raw(service, head(10), good_bytes)
-    assert status_of(too_short) in (400, 415, 422)
+    assert read_status(too_short) in (400, 415, 422)
     endless = raw(service, head(10**12), b"x" * 3_000_000)
-    assert status_of(endless) == 413
-    assert status_of(raw(service, head(-5), good_bytes)) == 400
-    assert status_of(raw(service, head("4, 5"), b"abcd")) == 400
+    assert read_status(endless) == 413
+    assert read_status(raw(service, head(-5), good_bytes)) == 400
+    assert read_status(raw(service, head("4, 5"), b"abcd")) == 400
     assert judges(service, good_bytes)
 
 

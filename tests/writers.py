@@ -5,7 +5,7 @@ import threading
 import time
 
 import numpy as np
-from drawing import defective_part, encoded, good_part
+from drawing import defective_part, encode, good_part
 
 NUM_WRITERS = 4
 # Longer than a file has to settle.
@@ -14,10 +14,10 @@ PAUSE_S = 0.8
 
 def images(number):
     """So many images by name, a third of them of defective parts."""
-    return {f"{n:05}.png": encoded(defective_part(n) if n % 3 == 0 else good_part(n)) for n in range(number)}
+    return {f"{n:05}.png": encode(defective_part(n) if n % 3 == 0 else good_part(n)) for n in range(number)}
 
 
-def started(folder, files, *, pause_share):
+def start(folder, files, *, pause_share):
     """Threads that write these files between them. ``pause_share``: how often one pauses in the middle of a file."""
     shares = [list(files.items())[start::NUM_WRITERS] for start in range(NUM_WRITERS)]
     threads = [

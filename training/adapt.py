@@ -1,8 +1,8 @@
-"""Adapting the version in service to a few new good parts, in less than a minute and without learning it anew.
+"""Adaptation of the version in service to a few new good parts, in less than a minute and without gradient steps.
 
-What the new parts have and the memory does not explain is written into it; the comparison's constants and the threshold
-are then told again from the calibration parts that training kept and from the new ones, each of which is checked
-without the items that it gave itself (`docs/decisions/009-adapting-checks-each-part-without-its-own-items.md`).
+Features of the new parts that the memory does not explain are added to it; the comparison's constants and the threshold
+are then fitted again on the calibration parts of training and on the new ones, each of which is compared without its
+own items (`docs/decisions/009-adapting-checks-each-part-without-its-own-items.md`).
 """
 
 import time
@@ -28,41 +28,41 @@ from app.store import paths
 from app.store.errors import NothingActive, StoreError
 from app.store.store import Bundle
 from model.bundle import MEASURES, PATCHES, REGION, ExpectsRecord, RangeRecord, sha256_hex
-from training.data.dataset import by_digest, find_images
-from training.data.input_ranges import widened
+from training.data.dataset import find_images, index_by_digest
+from training.data.input_ranges import widen
 from training.errors import CanNotAdapt
-from training.export.bundle import NUM_GOLDEN, Draft, Looks, training_files
-from training.export.calibrate import Calibrated, calibrate
-from training.export.calibration_features import CALIBRATION_FEATURES, Kept, kept_parts
-from training.export.onnx import Parity, export
-from training.export.parity import MOST_KEPT, verified
-from training.export.patches import patch_picture
-from training.fit.features import Reader, pixels_of, valid_at_scales
-from training.fit.memory import Added, remember
-from training.fit.networks import Networks, new_networks
+from training.export.bundle import NUM_GOLDEN, Appearance, BundleBuilder, build_training_files
+from training.export.calibrate import Calibration, calibrate
+from training.export.calibration_features import CALIBRATION_FEATURES, CalibrationFeatures, read_calibration_features
+from training.export.onnx import Parity, export_graphs
+from training.export.parity import MAX_KEPT_PARTS, verify_parity
+from training.export.patches import render_patch
+from training.fit.features import ImageReader, resize_valid, stack_pixels
+from training.fit.memory import AddedItems, extend_memory
+from training.fit.networks import Networks, create_networks
 from training.fit.statistics import fit_comparison
-from training.progress import Narrator
+from training.progress import ProgressReporter
 from training.release.gate import GOOD_GOLDEN
-from training.release.publish import Made, Order, Parts, Published, Publisher
-from training.report.report import promise_in_words
+from training.release.publish import EvaluationImages, Published, Publisher, PublishRequest, TrainedVersion
+from training.report.report import describe_promise
 from training.settings import TrainSettings
 
 # With fewer there is nothing to say; more are a training.
-FEWEST_IMAGES, MOST_IMAGES = 4, 200
+MIN_IMAGES, MAX_IMAGES = 4, 200
 # Items added at a time, as a share of those that training made, and how many times these there may be in all.
-MOST_ADDED_SHARE, MOST_TIMES = 0.5, 3
+MAX_ADDED_SHARE, MAX_MEMORY_GROWTH = 0.5, 3
 NUM_TRACED = 2
 STUDENT_WEIGHTS, COMPARE_WEIGHTS, SETTINGS = "student.safetensors", "compare.safetensors", "settings.json"
 
 
 @dataclass(frozen=True)
-class Parent:
-    """The version that is adapted, with what its training kept."""
+class BaseVersion:
+    """The version to adapt, with the files of its training."""
 
     bundle: Bundle
     settings: TrainSettings
     networks: Networks
-    kept: Kept
+    calibration_features: CalibrationFeatures
 
     @property
     def golden(self) -> list[tuple[str, bytes]]:
@@ -72,195 +72,199 @@ class Parent:
 
 
 class Adaptation:
-    """One adaptation: what is fixed from its start, and the steps."""
+    """One adaptation: its fixed inputs, and the steps."""
 
-    def __init__(self, images: Path, order: Order, narrator: Narrator) -> None:
-        self.order = order
-        self.narrator = narrator
-        order.check_writable()
-        self.new = different(find_images(images).good)
-        self.parent = parent_of(order)
-        self.networks = self.parent.networks
-        manifest = self.parent.bundle.manifest
-        region = self.parent.bundle.files.get(REGION)
-        self.reader = Reader(
+    def __init__(self, images: Path, request: PublishRequest, reporter: ProgressReporter) -> None:
+        self.request = request
+        self.reporter = reporter
+        request.check_writable()
+        self.new_parts = deduplicate(find_images(images).good)
+        self.base = load_base_version(request)
+        self.networks = self.base.networks
+        manifest = self.base.bundle.manifest
+        region = self.base.bundle.files.get(REGION)
+        self.reader = ImageReader(
             rule=manifest.input,
-            max_pixels=self.parent.settings.max_pixels,
+            max_pixels=self.base.settings.max_pixels,
             map_size=manifest.map_size,
-            interest=region_from_png(region) if region else None,
-            num_workers=self.parent.settings.num_workers,
+            roi=region_from_png(region) if region else None,
+            num_workers=self.base.settings.num_workers,
         )
 
     def run(self) -> Published:
-        """Remember, tell constants and threshold anew, publish, and activate if the gate lets it."""
+        """Extend the memory, fit constants and threshold, publish, and activate if the gate passes."""
         began = time.monotonic()
-        parent, networks = self.parent, self.networks
-        self.narrator.say(f"adapting {parent.bundle.version} to {len(self.new)} new good parts")
-        kept, added = self.remembered()
-        self.standardise(kept)
-        graphs, detector, parity = self.exported()
-        calibrated = self.calibrated(kept)
-        self.narrator.say(f"{len(added.images)} items added; {promise_in_words(calibrated.promise)}")
-        made = Made(
-            draft=self.draft(graphs, calibrated, added),
+        parent, networks = self.base, self.networks
+        self.reporter.print_line(f"adapting {parent.bundle.version} to {len(self.new_parts)} new good parts")
+        kept, added = self.extend_memory()
+        self.fit_statistics(kept)
+        graphs, detector, parity = self.export_graphs()
+        calibrated = self.fit_threshold(kept)
+        self.reporter.print_line(f"{len(added.images)} items added; {describe_promise(calibrated.promise)}")
+        trained = TrainedVersion(
+            builder=self.make_builder(graphs, calibrated, added),
             detector=detector,
             metrics={
-                "promise_in_words": promise_in_words(calibrated.promise),
+                "promise_in_words": describe_promise(calibrated.promise),
                 "parity": asdict(parity),
                 "adapted_from": parent.bundle.version,
-                "num_new_parts": len(self.new),
+                "num_new_parts": len(self.new_parts),
                 "num_added_items": len(added.images),
                 "num_calibrate": calibrated.promise.num_calibration,
-                "settings": parent.settings.shown(),
+                "settings": parent.settings.to_report(),
                 "curves": {},
                 "training_s": round(time.monotonic() - began, 1),
             },
-            training=training_files(networks.student, networks.compare, parent.settings, kept.newest(MOST_KEPT)),
-            facts={"adapted from": parent.bundle.version, "new good parts": str(len(self.new))},
+            training=build_training_files(
+                networks.student, networks.compare, parent.settings, kept.take_newest(MAX_KEPT_PARTS)
+            ),
+            facts={"adapted from": parent.bundle.version, "new good parts": str(len(self.new_parts))},
         )
-        return Publisher(self.order, parent.settings, self.narrator).published(made, self.parts())
+        return Publisher(self.request, parent.settings, self.reporter).publish(trained, self.select_images())
 
     @torch.no_grad()
-    def remembered(self) -> tuple[Kept, Added]:
-        """Write what is new about the parts into the memory; they join the calibration parts, knowing their items."""
-        student, settings = self.networks.student, self.parent.settings
+    def extend_memory(self) -> tuple[CalibrationFeatures, AddedItems]:
+        """Add the new parts' features to the memory, and the parts to the calibration features."""
+        student, settings = self.networks.student, self.base.settings
         most = min(
-            round(MOST_ADDED_SHARE * settings.num_recall_items),
-            MOST_TIMES * settings.num_recall_items - student.recall.num_items,
+            round(MAX_ADDED_SHARE * settings.num_recall_items),
+            MAX_MEMORY_GROWTH * settings.num_recall_items - student.recall.num_items,
         )
-        with self.narrator.step("remembering", total=len(self.new)) as advance:
-            features = self.features()
-            valid = self.reader.valid(self.new)
-            standard = student.standardised(features)
-            added = remember(student, standard, valid_at_scales(valid, features)[0], most=max(0, most))
-            advance(len(self.new))
-        return self.parent.kept.joined(features, valid, owners=added.images), added
+        with self.reporter.step("remembering", total=len(self.new_parts)) as advance:
+            features = self.compute_features()
+            valid = self.reader.compute_valid(self.new_parts)
+            standard = student.standardise(features)
+            added = extend_memory(student, standard, resize_valid(valid, features)[0], max_items=max(0, most))
+            advance(len(self.new_parts))
+        return self.base.calibration_features.extend(features, valid, owners=added.images), added
 
     @torch.no_grad()
-    def features(self) -> tuple[Tensor, ...]:
-        """Teacher features of the new parts, scales 1..K. Raises BadImage."""
-        seen = [self.networks.teacher(pixels_of([image])) for image in self.reader.all_decoded(self.new)]
+    def compute_features(self) -> tuple[Tensor, ...]:
+        """Return teacher features of the new parts, scales 1..K. Raises BadImage."""
+        seen = [self.networks.teacher(stack_pixels([image])) for image in self.reader.decode_all(self.new_parts)]
         return tuple(torch.cat(scale) for scale in zip(*seen, strict=True))
 
-    def standardise(self, kept: Kept) -> None:
-        """The comparison's constants, from as many old parts as new ones: both are to look ordinary."""
-        num_new, num_old = len(self.new), len(kept) - len(self.new)
+    def fit_statistics(self, kept: CalibrationFeatures) -> None:
+        """Fit the comparison's constants on as many old parts as new ones, so that both count as ordinary."""
+        num_new, num_old = len(self.new_parts), len(kept) - len(self.new_parts)
         rows = [*range(min(num_new, num_old)), *range(num_old, len(kept))]
         fit_comparison(
             self.networks.compare,
             self.networks.student,
             tuple(torch.from_numpy(scale[rows].astype(np.float32)) for scale in kept.features),
             torch.from_numpy(kept.valid[rows]),
-            emphasis=self.parent.settings.emphasis,
+            emphasis=self.base.settings.emphasis,
             hidden_items=torch.from_numpy(np.stack([kept.owners == row for row in rows])),
         )
 
-    def exported(self) -> tuple[Graphs, Detector, Parity]:
-        """Graphs that judge as the networks do, on the new parts. Raises ParityFailed."""
+    def export_graphs(self) -> tuple[Graphs, Detector, Parity]:
+        """Export the graphs and check their parity on the new parts. Raises ParityFailed."""
         networks = self.networks
-        images = list(self.reader.all_decoded(self.new))
-        with self.narrator.step("export", total=1) as advance:
-            graphs = export(networks.teacher, networks.student, networks.compare, pixels_of(images[:NUM_TRACED]))
-            graphs = Graphs(self.parent.bundle.teacher, graphs.student, graphs.compare)
+        images = list(self.reader.decode_all(self.new_parts))
+        with self.reporter.step("export", total=1) as advance:
+            graphs = export_graphs(
+                networks.teacher, networks.student, networks.compare, stack_pixels(images[:NUM_TRACED])
+            )
+            graphs = Graphs(self.base.bundle.teacher, graphs.student, graphs.compare)
             advance(1)
         detector = Loader(Device("cpu", available_cpus())).open_detector(graphs)
-        with self.narrator.step("parity", total=len(images)) as advance:
-            agreed = verified(images, networks, detector, reader=self.reader, on_image=advance)
+        with self.reporter.step("parity", total=len(images)) as advance:
+            agreed = verify_parity(images, networks, detector, reader=self.reader, on_image=advance)
         return graphs, detector, agreed.parity
 
-    def calibrated(self, kept: Kept) -> Calibrated:
-        """Scale and threshold from what training kept and the new parts, none of which recalls its own items."""
-        with self.narrator.step("calibration", total=len(kept)) as advance:
+    def fit_threshold(self, kept: CalibrationFeatures) -> Calibration:
+        """Calibrate on the old and the new parts, none of which recalls its own items."""
+        with self.reporter.step("calibration", total=len(kept)) as advance:
             found = []
             for row in range(len(kept)):
-                found.append(self.compared(kept, row))
+                found.append(self.compare_part(kept, row))
                 advance(1)
-        return calibrate(found, list(kept.valid), asked=self.parent.settings.false_alarm_rate)
+        return calibrate(found, list(kept.valid), asked=self.base.settings.false_alarm_rate)
 
     @torch.no_grad()
-    def compared(self, kept: Kept, row: int) -> Comparison:
-        """One kept part by the networks."""
+    def compare_part(self, kept: CalibrationFeatures, row: int) -> Comparison:
+        """Return the networks' comparison of one part."""
         features = tuple(torch.from_numpy(scale[row : row + 1].astype(np.float32)) for scale in kept.features)
         hidden = torch.from_numpy(kept.owners == row)[None]
-        rebuilt = self.networks.student(*features, hidden_items=hidden)
+        reconstruction = self.networks.student(*features, hidden_items=hidden)
         valid = torch.from_numpy(kept.valid[row : row + 1])
-        answer = self.networks.compare(features, rebuilt.features, rebuilt.usual_distances, valid)
+        answer = self.networks.compare(features, reconstruction.features, reconstruction.expected_distances, valid)
         (comparison,) = to_comparisons({name: one.numpy() for name, one in answer._asdict().items()}, {}, 1)
         return comparison
 
-    def draft(self, graphs: Graphs, calibrated: Calibrated, added: Added) -> Draft:
-        """The version, before its metrics are known."""
-        parent = self.parent
-        digests = sorted(sha256_hex(path.read_bytes()) for path in self.new)
-        return Draft(
-            product=self.order.product,
+    def make_builder(self, graphs: Graphs, calibrated: Calibration, added: AddedItems) -> BundleBuilder:
+        """Return the version, before its metrics are known."""
+        parent = self.base
+        digests = sorted(sha256_hex(path.read_bytes()) for path in self.new_parts)
+        return BundleBuilder(
+            product=self.request.product,
             created=datetime.now(UTC),
             rule=self.reader.rule,
-            interest=self.reader.interest,
+            roi=self.reader.roi,
             settings=parent.settings,
             graphs=graphs,
-            looks=Looks(self.expects(), self.patches(added)),
+            appearance=Appearance(self.widen_input_ranges(), self.render_patches(added)),
             scale_weights=tuple(self.networks.compare.score_weights.tolist()),
-            calibrated=calibrated,
+            calibration=calibrated,
             fingerprint=sha256_hex("\n".join([parent.bundle.manifest.fingerprint, *digests]).encode()),
         )
 
-    def expects(self) -> ExpectsRecord | None:
-        """What images look like, widened by the new ones."""
-        before = self.parent.bundle.manifest.expects
+    def widen_input_ranges(self) -> ExpectsRecord | None:
+        """Return the input ranges, widened by the new parts."""
+        before = self.base.bundle.manifest.expects
         if before is None:
             return None
-        looks = [measure(image) for image in self.reader.all_decoded(self.new)]
+        looks = [measure(image) for image in self.reader.decode_all(self.new_parts)]
         ranges = {}
         for name in MEASURES:
             old: RangeRecord = getattr(before, name)
-            new = widened(name, min(look[name] for look in looks), max(look[name] for look in looks))
+            new = widen(name, min(look[name] for look in looks), max(look[name] for look in looks))
             ranges[name] = RangeRecord(low=min(old.low, new.low), high=max(old.high, new.high))
         return ExpectsRecord(**ranges)
 
-    def patches(self, added: Added) -> bytes:
-        """Pictures of what the memory holds, the new items' last."""
+    def render_patches(self, added: AddedItems) -> bytes:
+        """Render pictures of the memory's items, those of the new items last."""
         pictures = []
-        if PATCHES in self.parent.bundle.files:
-            before = unpack_patches(self.parent.bundle.files[PATCHES])
+        if PATCHES in self.base.bundle.files:
+            before = unpack_patches(self.base.bundle.files[PATCHES])
             pictures = [before.jpeg(item) for item in range(len(before.ends))]
-        shown = [image.pixels for image in self.reader.all_decoded(self.new)]
-        stride = self.parent.settings.strides[0]
+        shown = [image.pixels for image in self.reader.decode_all(self.new_parts)]
+        stride = self.base.settings.strides[0]
         for image, position in zip(added.images.tolist(), added.positions.tolist(), strict=True):
-            pictures.append(patch_picture(shown[image], position, stride=stride))
+            pictures.append(render_patch(shown[image], position, stride=stride))
         return pack_patches(pictures)
 
-    def parts(self) -> Parts:
-        """What the version is shown with and held to: golden parts of both kinds, synthetic defects on the old ones."""
-        golden = self.parent.golden
-        new = [(path.suffix.lower(), path.read_bytes()) for path in self.new[:1]]
-        return Parts(
-            held_out=self.new,
-            good=self.new,
+    def select_images(self) -> EvaluationImages:
+        """Return the images for evaluation: golden parts of both kinds, and synthetic defects on the old ones."""
+        golden = self.base.golden
+        new = [(path.suffix.lower(), path.read_bytes()) for path in self.new_parts[:1]]
+        return EvaluationImages(
+            held_out=self.new_parts,
+            good=self.new_parts,
             golden=[*golden[: NUM_GOLDEN - 1], *new],
-            tried=[data for _, data in golden],
+            synthetic=[data for _, data in golden],
             is_shift_confirmed=True,
         )
 
 
-def different(good: Sequence[Path]) -> tuple[Path, ...]:
-    """The parts without twins, by the hash of their bytes. Raises CanNotAdapt."""
-    by_hash = by_digest(good)
-    if len(by_hash) > MOST_IMAGES:
-        raise CanNotAdapt(f"{len(by_hash)} images are too many to adapt to: train, or take {MOST_IMAGES} at most")
-    if len(by_hash) < FEWEST_IMAGES:
-        raise CanNotAdapt(f"{len(by_hash)} different images are too few to adapt to: it takes {FEWEST_IMAGES}")
+def deduplicate(good: Sequence[Path]) -> tuple[Path, ...]:
+    """Return the parts without identical copies, by the hash of their bytes. Raises CanNotAdapt."""
+    by_hash = index_by_digest(good)
+    if len(by_hash) > MAX_IMAGES:
+        raise CanNotAdapt(f"{len(by_hash)} images are too many to adapt to: train, or take {MAX_IMAGES} at most")
+    if len(by_hash) < MIN_IMAGES:
+        raise CanNotAdapt(f"{len(by_hash)} different images are too few to adapt to: it takes {MIN_IMAGES}")
     return tuple(by_hash[digest] for digest in sorted(by_hash))
 
 
-def parent_of(order: Order) -> Parent:
-    """The version that serves, as its training left it. Raises CanNotAdapt, StoreError, BundleError."""
-    current = order.state.read_current(order.product)
+def load_base_version(request: PublishRequest) -> BaseVersion:
+    """Load the serving version with its training files. Raises CanNotAdapt, StoreError, BundleError."""
+    current = request.state.read_current(request.product)
     if current is None:
-        raise NothingActive(order.product)
-    bundle = order.store.load_bundle(order.product, current.version)
-    folder = order.store.training_folder(order.product, current.version)
-    kept = kept_parts(folder / CALIBRATION_FEATURES, num_scales=len(bundle.manifest.scales))
+        raise NothingActive(request.product)
+    bundle = request.store.load_bundle(request.product, current.version)
+    folder = request.store.training_folder(request.product, current.version)
+    kept = read_calibration_features(folder / CALIBRATION_FEATURES, num_scales=len(bundle.manifest.scales))
     try:
         settings = TrainSettings.model_validate_json(paths.read_immutable(folder / SETTINGS, SETTINGS))
         student = load(paths.read_immutable(folder / STUDENT_WEIGHTS, STUDENT_WEIGHTS))
@@ -269,12 +273,12 @@ def parent_of(order: Order) -> Parent:
         raise CanNotAdapt(f"what training kept of version {current.version} can't be read: {error}") from error
     if kept is None:
         raise CanNotAdapt(f"training kept no features of version {current.version}; train it anew")
-    return Parent(bundle, settings, networks_of(settings, student, compare), kept)
+    return BaseVersion(bundle, settings, restore_networks(settings, student, compare), kept)
 
 
-def networks_of(settings: TrainSettings, student: Mapping[str, Tensor], compare: Mapping[str, Tensor]) -> Networks:
-    """The networks with these weights, on the CPU, ready to judge. Raises BadWeights."""
-    networks = new_networks(settings)
+def restore_networks(settings: TrainSettings, student: Mapping[str, Tensor], compare: Mapping[str, Tensor]) -> Networks:
+    """Create the networks with these weights, on the CPU. Raises BadWeights."""
+    networks = create_networks(settings)
     networks.student.recall.write(keys=student["recall.keys"], values=student["recall.values"])
     networks.student.load_state_dict(dict(student))
     networks.compare.load_state_dict(dict(compare))

@@ -1,4 +1,4 @@
-"""The trainer's subcommands of ``goodpart``. What is heavy is imported when a command is called."""
+"""The trainer's subcommands of ``goodpart``. Heavy imports happen when a command is called."""
 
 # ruff: noqa: PLC0415  # a call of `goodpart serve` or `--help` must not pay for torch
 import sys
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from app.bootstrap import OpenStore
-    from training.progress import Narrator
-    from training.release.publish import Order, Published
+    from training.progress import ProgressReporter
+    from training.release.publish import Published, PublishRequest
 
 CONFIG = click.option("--config", type=click.Path(path_type=Path), help="Settings as a YAML file.")
 ASSIGNMENTS = click.option(
@@ -48,7 +48,7 @@ LOCAL = click.option(
     envvar="GOODPART_LOCAL",
     help="Folder of this machine to work in, where the store is on object storage.",
 )
-MOST_COPIED = click.option(
+COPIES_GIB = click.option(
     "--most-copied-gib",
     type=click.FloatRange(min=0, min_open=True),
     default=DEFAULT_COPIES_GIB,
@@ -62,7 +62,7 @@ SIGN_KEY = click.option(
     "--sign-key", type=click.Path(path_type=Path), help="Sign the version with this key of `keygen`'s."
 )
 # Published, but the gate did not let it serve; or images that somebody should look at.
-NEEDS_A_PERSON = 3
+NEEDS_REVIEW = 3
 # How wide tables are where there is no terminal.
 COLUMNS = 200
 
@@ -78,7 +78,7 @@ COLUMNS = 200
 @STORE
 @STATE
 @LOCAL
-@MOST_COPIED
+@COPIES_GIB
 @click.option("--quick", is_flag=True, default=None, help="Fill the memory and calibrate; no gradient step.")
 @click.option("--activate/--no-activate", "activates", default=True, help="Whether the version serves at once.")
 @FORCE
@@ -110,14 +110,18 @@ def train_command(  # noqa: PLR0913  # click hands over one argument an option
     """
     from app.bootstrap import open_store_at
     from app.settings import read_train_variables
-    from training.job import Job, Manner
+    from training.job import RunOptions, TrainingJob
     from training.settings import read_train_settings
 
     settings = read_train_settings(config, assignments, quick=quick, variables=read_train_variables())
     stored = open_store_at(store, state, local=local, most_copied_gib=most_copied_gib)
-    order = order_of(product, stored, activates=activates, force=force, sign_key=sign_key)
-    with narrator() as telling:
-        tell(Job(data, order, settings, telling, manner=Manner(resume, skip_bad)).run(), order, telling)
+    request = make_request(product, stored, activates=activates, force=force, sign_key=sign_key)
+    with open_reporter() as reporter:
+        print_published(
+            TrainingJob(data, request, settings, reporter, options=RunOptions(resume, skip_bad)).run(),
+            request,
+            reporter,
+        )
 
 
 @click.command("adapt")
@@ -126,7 +130,7 @@ def train_command(  # noqa: PLR0913  # click hands over one argument an option
 @STORE
 @STATE
 @LOCAL
-@MOST_COPIED
+@COPIES_GIB
 @click.option("--activate/--no-activate", "activates", default=True, help="Whether the version serves at once.")
 @FORCE
 @SIGN_KEY
@@ -150,12 +154,12 @@ def adapt_command(  # noqa: PLR0913  # click hands over one argument an option
     from training.adapt import Adaptation
 
     stored = open_store_at(store, state, local=local, most_copied_gib=most_copied_gib)
-    order = order_of(product, stored, activates=activates, force=force, sign_key=sign_key, why="adapted")
-    with narrator() as telling:
-        tell(Adaptation(images, order, telling).run(), order, telling)
+    request = make_request(product, stored, activates=activates, force=force, sign_key=sign_key, why="adapted")
+    with open_reporter() as reporter:
+        print_published(Adaptation(images, request, reporter).run(), request, reporter)
 
 
-def order_of(  # one argument an option
+def make_request(  # one argument an option
     product: str,
     stored: "OpenStore",
     *,
@@ -163,14 +167,14 @@ def order_of(  # one argument an option
     force: str | None,
     sign_key: Path | None,
     why: str = "trained",
-) -> "Order":
-    """What is to be made. Raises BadSigningKey."""
+) -> "PublishRequest":
+    """Return what to train and where to publish. Raises BadSigningKey."""
     from app.store.signing import read_private_key
-    from training.release.publish import Order
+    from training.release.publish import PublishRequest
 
     if force is not None and not force.strip():
         raise click.BadParameter("say why", param_hint="--force")
-    return Order(
+    return PublishRequest(
         product=product,
         store=stored.store,
         state=stored.state,
@@ -182,34 +186,34 @@ def order_of(  # one argument an option
 
 
 @contextmanager
-def narrator() -> Iterator["Narrator"]:
-    """Who tells of a run, which SIGTERM and Ctrl-C end between two steps."""
+def open_reporter() -> Iterator["ProgressReporter"]:
+    """Yield a progress reporter; SIGTERM and Ctrl-C end the run between two steps."""
     from rich.console import Console
 
-    from training.job import reporting_lack_of_memory
-    from training.progress import Interruption, Narrator
+    from training.job import translate_memory_errors
+    from training.progress import Interruption, ProgressReporter
 
     interruption = Interruption()
-    with interruption.listening(), reporting_lack_of_memory():
-        yield Narrator(Console(stderr=True), interruption)
+    with interruption.handle_signals(), translate_memory_errors():
+        yield ProgressReporter(Console(stderr=True), interruption)
 
 
-def tell(done: "Published", order: "Order", narrator: "Narrator") -> None:
-    """Print figures and the version's name; ends the program with 3 where it was to serve and does not."""
-    from training.report.report import figures_in_words
+def print_published(published: "Published", request: "PublishRequest", reporter: "ProgressReporter") -> None:
+    """Print figures and the version's name; exit with 3 where it was to serve and does not."""
+    from training.report.report import describe_metrics
 
-    for line in figures_in_words(done.metrics):
-        narrator.say(line)
-    for reason in done.ruling.reasons:
-        narrator.say(f"gate: {reason}")
-    narrator.say("It serves from now on." if done.is_active else "It is published, not activated.")
-    click.echo(done.version)
-    if order.activates and not done.is_active:
-        sys.exit(NEEDS_A_PERSON)
+    for line in describe_metrics(published.metrics):
+        reporter.print_line(line)
+    for reason in published.gate_result.reasons:
+        reporter.print_line(f"gate: {reason}")
+    reporter.print_line("It serves from now on." if published.is_active else "It is published, not activated.")
+    click.echo(published.version)
+    if request.activates and not published.is_active:
+        sys.exit(NEEDS_REVIEW)
 
 
-def show(*tables: "Table") -> None:
-    """Print tables; where there is no terminal, wide ones."""
+def print_tables(*tables: "Table") -> None:
+    """Print tables; without a terminal, wide ones."""
     from rich.console import Console
 
     console = Console()
@@ -238,9 +242,9 @@ def check_data_command(
     from training.settings import read_train_settings
 
     settings = read_train_settings(config, assignments, variables=read_train_variables())
-    with narrator() as telling:
-        found = DataCheck(data, settings, telling).found(looks_for_outliers=looks_for_outliers)
-    show(*found.tables())
+    with open_reporter() as reporter:
+        found = DataCheck(data, settings, reporter).run(looks_for_outliers=looks_for_outliers)
+    print_tables(*found.make_tables())
     if sheet is not None:
         write_contact_sheet(sheet, found)
         click.echo(f"the contact sheet is {sheet}")
@@ -255,7 +259,7 @@ def settings_command(*, of: str, as_json: bool) -> None:
     import json
 
     from app.settings import PREFIX, TRAIN_PREFIX, Settings
-    from training.settings import TrainSettings, known_settings
+    from training.settings import TrainSettings, list_settings
 
     kind: type[BaseModel] = TrainSettings if of == "train" else Settings
     if as_json:
@@ -263,7 +267,7 @@ def settings_command(*, of: str, as_json: bool) -> None:
         return
     named = f"{TRAIN_PREFIX}<NAME>, two underscores for a dot" if of == "train" else f"{PREFIX}<NAME>"
     click.echo(f"as variables: {named}")
-    for setting in known_settings(kind):
+    for setting in list_settings(kind):
         click.echo(f"{setting.name} (default: {setting.default})\n    {setting.description}")
 
 
@@ -275,11 +279,11 @@ def model_info_command(*, config: Path | None, assignments: tuple[str, ...]) -> 
     from rich.console import Console
 
     from app.settings import read_train_variables
-    from training.model_info import tables
+    from training.model_info import make_tables
     from training.settings import read_train_settings
 
     console = Console()
-    for table in tables(read_train_settings(config, assignments, variables=read_train_variables())):
+    for table in make_tables(read_train_settings(config, assignments, variables=read_train_variables())):
         console.print(table)
 
 
@@ -291,9 +295,9 @@ def sample_data_command(*, folder: Path, seed: int) -> None:
     from rich.console import Console
 
     from training.demo.sample_data import NUM_IMAGES, write_sample_data
-    from training.progress import Narrator
+    from training.progress import ProgressReporter
 
-    with Narrator(Console(stderr=True)).step("drawing the sample product", total=NUM_IMAGES) as advance:
+    with ProgressReporter(Console(stderr=True)).step("drawing the sample product", total=NUM_IMAGES) as advance:
         write_sample_data(folder, seed=seed, on_image=advance)
     click.echo(folder)
 
@@ -309,7 +313,7 @@ def demo_command(*, folder: Path, port: int, stops: bool) -> None:
     if stops:
         demo.stop(folder)
     else:
-        demo.demonstrate(folder, port=port)
+        demo.run_demo(folder, port=port)
 
 
 @click.command("train-all")
@@ -327,18 +331,18 @@ def train_all_command(*, plan: Path, address: str | None, as_json: Path | None) 
     from app.store.files import replace_file
     from training.many.plan import read_plan
     from training.many.ray import train_on_ray
-    from training.many.train_all import Outcome, summary, train_here
+    from training.many.train_all import Outcome, make_summary, train_locally
 
     read = read_plan(plan)
     outcomes: list[Outcome] = []
     try:
-        with narrator() as telling:
+        with open_reporter() as reporter:
             outcomes.extend(
-                train_here(read, telling) if address is None else train_on_ray(read, telling, address=address)
+                train_locally(read, reporter) if address is None else train_on_ray(read, reporter, address=address)
             )
     finally:  # what was stopped has done something, too
-        show(summary(outcomes))
+        print_tables(make_summary(outcomes))
         if as_json is not None:
             replace_file(as_json, json.dumps([asdict(one) for one in outcomes], indent=1).encode() + b"\n")
     came = {one.what for one in outcomes}
-    sys.exit(1 if "failed" in came else NEEDS_A_PERSON if "held back" in came else 0)
+    sys.exit(1 if "failed" in came else NEEDS_REVIEW if "held back" in came else 0)

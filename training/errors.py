@@ -142,7 +142,7 @@ class CanNotAdapt(TrainingError):
 
 
 class Stopped(TrainingError):
-    """SIGTERM or Ctrl-C. ``exit_code``: as the shell has it for a signal."""
+    """Stopped by SIGTERM or Ctrl-C. ``exit_code``: as the shell has it for a signal."""
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(f"stopped by {number.name}")

@@ -1,4 +1,4 @@
-"""What a version is made of: layers, shapes, parameters, and multiply-adds for one image."""
+"""Layers, shapes, parameters and multiply-adds of the networks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.fit.networks import new_networks
+from training.fit.networks import create_networks
 from training.settings import TrainSettings
 
 
@@ -24,7 +24,7 @@ class LayerInfo:
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """A network by its parts, and in all."""
+    """A network by its parts, and in total."""
 
     name: str
     layers: tuple[LayerInfo, ...]
@@ -32,29 +32,33 @@ class NetworkInfo:
     macs: int
 
 
-def networks_info(settings: TrainSettings) -> tuple[NetworkInfo, NetworkInfo, NetworkInfo]:
-    """Teacher, student and comparison of these settings, measured on a black image. Raises TrainingError."""
-    networks = new_networks(settings)
+def describe_networks(settings: TrainSettings) -> tuple[NetworkInfo, NetworkInfo, NetworkInfo]:
+    """Describe teacher, student and comparison by these settings, measured on a black image. Raises TrainingError."""
+    networks = create_networks(settings)
     teacher, student, compare = networks.teacher, networks.student, networks.compare
     pixels = torch.zeros(1, settings.height, settings.width, 3, dtype=torch.uint8)
     valid = torch.ones(1, *settings.map_size)
     with torch.no_grad():
         seen = teacher(pixels)
-        rebuilt = student(*seen)
+        reconstruction = student(*seen)
     return (
-        info("teacher", teacher, lambda: teacher(pixels)),
-        info("student", student, lambda: student(*seen)),
-        info("comparison", compare, lambda: compare(seen, rebuilt.features, rebuilt.usual_distances, valid)),
+        describe_network("teacher", teacher, lambda: teacher(pixels)),
+        describe_network("student", student, lambda: student(*seen)),
+        describe_network(
+            "comparison",
+            compare,
+            lambda: compare(seen, reconstruction.features, reconstruction.expected_distances, valid),
+        ),
     )
 
 
-def info(name: str, network: nn.Module, forward: Callable[[], object]) -> NetworkInfo:
-    """A network's parts, to a depth of three names, as one forward pass shows them."""
+def describe_network(name: str, network: nn.Module, forward: Callable[[], object]) -> NetworkInfo:
+    """Describe a network's parts, to a depth of three names, by one forward pass."""
     shapes: dict[str, str] = {}
     names = {module: path for path, module in network.named_modules() if path}
 
     def note(module: nn.Module, _: object, output: object) -> None:
-        shapes[names[module]] = shape_of(output)
+        shapes[names[module]] = format_shape(output)
 
     hooks = [module.register_forward_hook(note) for module in names]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -64,44 +68,44 @@ def info(name: str, network: nn.Module, forward: Callable[[], object]) -> Networ
     counts = counter.get_flop_counts()
     root = type(network).__name__
     layers = tuple(
-        LayerInfo(path, shapes[path], parameters_of(module), total(counts.get(f"{root}.{path}", {})))
+        LayerInfo(path, shapes[path], count_parameters(module), sum_macs(counts.get(f"{root}.{path}", {})))
         for module, path in names.items()
-        if path in shapes and path.count(".") <= most_dots(path)
+        if path in shapes and path.count(".") <= get_max_dots(path)
     )
-    return NetworkInfo(name, layers, parameters_of(network), total(counts["Global"]))
+    return NetworkInfo(name, layers, count_parameters(network), sum_macs(counts["Global"]))
 
 
-def most_dots(path: str) -> int:
-    """How deep a path may be to have a row of its own: a teacher's blocks, a student's modules."""
+def get_max_dots(path: str) -> int:
+    """Return the depth of the rows: a teacher's blocks, a student's modules."""
     return 2 if path.startswith("network.") else 1
 
 
-def total(counts: dict[object, int]) -> int:
-    """Multiply-adds out of torch's counts, which take a multiply-add for two operations."""
+def sum_macs(counts: dict[object, int]) -> int:
+    """Return multiply-adds from torch's counts, which count two operations each."""
     return sum(counts.values()) // 2
 
 
-def parameters_of(module: nn.Module) -> int:
-    """How many parameters a module holds."""
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def shape_of(output: object) -> str:
-    """The shape of a tensor or the shapes of several, the batch left out."""
+def format_shape(output: object) -> str:
+    """Return the shape of a tensor, or the shapes of several, without the batch."""
     if isinstance(output, Tensor):
         return " x ".join(map(str, output.shape[1:]))
     if isinstance(output, tuple):
-        return ", ".join(shape_of(one) for one in output)
+        return ", ".join(format_shape(one) for one in output)
     return ""
 
 
-def tables(settings: TrainSettings) -> list[Table]:
-    """A table a network."""
-    return [table(network) for network in networks_info(settings)]
+def make_tables(settings: TrainSettings) -> list[Table]:
+    """Return a table for each network."""
+    return [make_table(network) for network in describe_networks(settings)]
 
 
-def table(network: NetworkInfo) -> Table:
-    """Rows for the parts, the last row for the whole."""
+def make_table(network: NetworkInfo) -> Table:
+    """Return a table of the parts, with the total in the last row."""
     shown = Table(title=f"{network.name}, one image", title_justify="left")
     for name in ("layer", "output (channels x height x width)"):
         shown.add_column(name)

@@ -1,4 +1,4 @@
-"""What a person sees while a training runs: a bar a step on a terminal, plain lines elsewhere."""
+"""Progress of a training: a bar for each step on a terminal, plain lines elsewhere."""
 
 import signal
 import time
@@ -18,24 +18,24 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interruption:
-    """Whether somebody asked the training to end; a second signal ends it at once."""
+    """Whether the training was asked to stop; a second signal ends it at once."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
 
     @property
-    def is_asked(self) -> bool:
-        """Whether it was asked to end."""
+    def is_requested(self) -> bool:
+        """Whether it was asked to stop."""
         return self.signal is not None
 
     def check(self) -> None:
-        """Raise Stopped where it was asked to end."""
+        """Raise Stopped where it was asked to stop."""
         if self.signal is not None:
             raise Stopped(self.signal)
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take the signals meanwhile."""
+    def handle_signals(self) -> Iterator[None]:
+        """Handle the signals meanwhile."""
         before = {number: signal.getsignal(number) for number in SIGNALS}
 
         def note(number: int, _: FrameType | None) -> None:
@@ -51,23 +51,20 @@ class Interruption:
                 signal.signal(number, handler)
 
 
-class Narrator:
-    """Tells of each step of a training on a console. ``interruption``: who asked it to end, if anybody."""
+class ProgressReporter:
+    """Reports the steps of a training on a console, and raises Stopped where ``interruption`` is requested."""
 
     def __init__(self, console: Console, interruption: Interruption | None = None) -> None:
         self.console = console
         self.interruption = interruption or Interruption()
 
-    def is_stopped(self) -> bool:
-        """Whether the training was asked to end, which the next piece of a step will do."""
-        return self.interruption.is_asked
+    def is_stopping(self) -> bool:
+        """Whether the training was asked to stop; the next advance raises Stopped."""
+        return self.interruption.is_requested
 
     @contextmanager
     def step(self, name: str, *, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
-        """A step of ``total`` pieces. The value is called with how many more are done, and maybe a ``note``.
-
-        It raises Stopped where the training was asked to end.
-        """
+        """A step of ``total`` pieces. Yields ``advance(pieces, note=None)``, which raises Stopped on request."""
         columns = (
             TextColumn("{task.description:<28}"),
             BarColumn(),
@@ -76,9 +73,9 @@ class Narrator:
             TextColumn("{task.fields[note]}"),
         )
         self.interruption.check()
-        lines = Lines(name, total=total, done=done, say=self.say)
+        lines = ProgressLines(name, total=total, done=done, print_line=self.print_line)
         if not self.console.is_terminal:
-            self.say(name)
+            self.print_line(name)
         with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as bar:
             task = bar.add_task(name, total=total, completed=done, note="")
 
@@ -92,27 +89,27 @@ class Narrator:
 
             yield advance
 
-    def say(self, line: str) -> None:
-        """A line for people."""
+    def print_line(self, line: str) -> None:
+        """Print a line."""
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-class Lines:
-    """One step as lines of a log, a few a minute: how far, how long still."""
+class ProgressLines:
+    """Reports one step as log lines, a few a minute: progress and remaining time."""
 
-    def __init__(self, name: str, *, total: int, done: int, say: Callable[[str], None]) -> None:
+    def __init__(self, name: str, *, total: int, done: int, print_line: Callable[[str], None]) -> None:
         self.name = name
         self.total = total
         self.first = self.done = done
-        self.say = say
+        self.print_line = print_line
         self.began = self.last = time.monotonic()
 
     def advance(self, pieces: int, note: str | None) -> None:
-        """Count, and say so now and then."""
+        """Count, and print from time to time."""
         self.done += pieces
         now = time.monotonic()
         if now - self.last < LINE_INTERVAL_S or self.done == self.first:
             return
         self.last = now
         left_s = (now - self.began) / (self.done - self.first) * (self.total - self.done)
-        self.say(f"{self.name}: {self.done} of {self.total}, {left_s:.0f} s left{f', {note}' if note else ''}")
+        self.print_line(f"{self.name}: {self.done} of {self.total}, {left_s:.0f} s left{f', {note}' if note else ''}")

@@ -1,4 +1,4 @@
-"""Everything that a person chooses about a training: one frozen object, from YAML and flags."""
+"""The settings of a training: one frozen object, from YAML, variables and flags."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticUndefined
 
 from model.bundle import InputRecord
-from model.teacher import teacher_spec
+from model.teacher import get_teacher_spec
 from training.errors import BadSettings
 
 HIDDEN_CHANNELS = {4: 16, 8: 32, 16: 64, 32: 96}
@@ -34,14 +34,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Emphasis:
-    """What each scale counts, the first scale first: in the score in units of its spread, and in the map."""
+    """The weight of each scale, the first scale first: in the score in units of its spread, and in the map."""
 
     score: tuple[float, ...]
     map: tuple[float, ...]
 
 
 class MemorySettings(BaseModel):
-    """How the filled memory is taught: ``normality_weight L_NM + orthogonality_weight L_orth``."""
+    """How the filled memory is trained: ``normality_weight L_NM + orthogonality_weight L_orth``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,7 +58,7 @@ class MemorySettings(BaseModel):
 
 
 class LearningSettings(BaseModel):
-    """How the student learns to extract from its memory: ``L_KD + usual_weight L_usual``."""
+    """How the student is trained to extract from its memory: ``L_KD + usual_weight L_usual``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -83,7 +83,7 @@ class LearningSettings(BaseModel):
 
 
 class GateSettings(BaseModel):
-    """What a new version is held to before it may serve (``training/release/gate.py``)."""
+    """The conditions of the release gate (``training/release/gate.py``)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -107,7 +107,7 @@ class Rectangle(BaseModel):
 
 
 class TrainSettings(BaseModel):
-    """What a person chooses; ``strides`` names the first scale first."""
+    """The settings of a training; ``strides`` names the first scale first."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -187,7 +187,7 @@ class TrainSettings(BaseModel):
 
     @model_validator(mode="after")
     def _fits_the_teacher(self) -> Self:
-        spec = teacher_spec(self.teacher)  # UnknownTeacher is a ValueError, which pydantic reports
+        spec = get_teacher_spec(self.teacher)  # UnknownTeacher is a ValueError, which pydantic reports
         for stride in self.strides:
             if stride not in spec.taps:
                 message = f"{self.teacher} has no tap at stride {stride}; it has {sorted(spec.taps)}"
@@ -210,10 +210,10 @@ class TrainSettings(BaseModel):
             white_level=self.white_level,
         )
 
-    def shown(self) -> dict[str, Any]:
-        """For reports: addresses without names, keys and queries in them."""
+    def to_report(self) -> dict[str, Any]:
+        """Return the settings for reports, without credentials in URLs."""
         secretive = {"teacher_weights": self.teacher_weights, "mlflow_uri": self.mlflow_uri}
-        return {**self.model_dump(mode="json"), **{name: without_secrets(one) for name, one in secretive.items()}}
+        return {**self.model_dump(mode="json"), **{name: redact_url(one) for name, one in secretive.items()}}
 
     @property
     def map_size(self) -> tuple[int, int]:
@@ -222,7 +222,7 @@ class TrainSettings(BaseModel):
 
     @property
     def emphasis(self) -> Emphasis:
-        """What each scale counts; without a gradient step only the first has anything to say."""
+        """The weight of each scale; without gradient steps only the first has one."""
         later_score, later_map = (0.0, 0.0) if self.quick else (self.later_score_weight, 1.0)
         later = self.strides[1:]
         return Emphasis(score=(1.0, *(later_score for _ in later)), map=(1.0, *(later_map for _ in later)))
@@ -251,51 +251,51 @@ def read_train_settings(
         assign(given, assignment)
     if quick is not None:
         given["quick"] = quick
-    return settings_of(given)
+    return parse_settings(given)
 
 
-def settings_of(given: Mapping[str, Any]) -> TrainSettings:
-    """Settings from nested names and values; what is not given is the preset's, or the default. Raises BadSettings."""
+def parse_settings(given: Mapping[str, Any]) -> TrainSettings:
+    """Validate nested names and values; missing ones are the preset's, or the default. Raises BadSettings."""
     preset = PRESETS.get(str(given.get("preset")), {})
     try:
         return TrainSettings.model_validate({**preset, **given})
     except ValidationError as error:
-        raise BadSettings(in_one_line(error)) from None
+        raise BadSettings(summarise_error(error)) from None
 
 
-def in_one_line(error: ValidationError) -> str:
-    """The first thing that is wrong, with the nearest known name where a name is unknown."""
+def summarise_error(error: ValidationError) -> str:
+    """Return the first error, with the nearest known name for an unknown one."""
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
-        near = get_close_matches(where, [setting.name for setting in known_settings()], n=1, cutoff=0.5)
+        near = get_close_matches(where, [setting.name for setting in list_settings()], n=1, cutoff=0.5)
         return f"no setting is called '{where}'" + (f"; did you mean {near[0]}?" if near else "")
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: {message}" if where else message
 
 
 @dataclass(frozen=True)
-class Known:
-    """One setting: its dotted name, its default, and what it is."""
+class SettingInfo:
+    """One setting: its dotted name, its default and its description."""
 
     name: str
     default: object
     description: str
 
 
-def known_settings(kind: type[BaseModel] = TrainSettings, prefix: str = "") -> Iterator[Known]:
-    """Every setting there is, nested ones by their dotted names."""
+def list_settings(kind: type[BaseModel] = TrainSettings, prefix: str = "") -> Iterator[SettingInfo]:
+    """Yield every setting, nested ones by their dotted names."""
     for name, field in kind.model_fields.items():
         nested = field.annotation
         if isinstance(nested, type) and issubclass(nested, BaseModel):
-            yield from known_settings(nested, f"{prefix}{name}.")
+            yield from list_settings(nested, f"{prefix}{name}.")
         else:
             default = "as the machine has it" if field.default is PydanticUndefined else field.default
-            yield Known(f"{prefix}{name}", default, field.description or "")
+            yield SettingInfo(f"{prefix}{name}", default, field.description or "")
 
 
 def assign(settings: dict[str, Any], assignment: str) -> None:
-    """Put ``learning.num_steps=500`` into nested settings; the value is read as YAML. Raises BadSettings."""
+    """Set ``learning.num_steps=500`` in nested settings; the value is parsed as YAML. Raises BadSettings."""
     name, equals, value = assignment.partition("=")
     if not equals or not name:
         raise BadSettings(f"'{assignment}' is not of the form NAME=VALUE")
@@ -311,7 +311,7 @@ def assign(settings: dict[str, Any], assignment: str) -> None:
 
 
 def read_yaml(config: Path | None) -> dict[str, Any]:
-    """The mapping in a YAML file, empty where there is no file. Raises BadSettings."""
+    """Return the mapping in a YAML file, empty without a file. Raises BadSettings."""
     if config is None:
         return {}
     try:
@@ -325,8 +325,8 @@ def read_yaml(config: Path | None) -> dict[str, Any]:
     return content
 
 
-def without_secrets(address: str | None) -> str | None:
-    """A URL without user, password and query; anything else as it is."""
+def redact_url(address: str | None) -> str | None:
+    """Return a URL without user, password and query; other text is unchanged."""
     if address is None or "://" not in address:
         return address
     parts = urlsplit(address)

@@ -32,13 +32,13 @@ class Method(Protocol):
         """What has to be kept to judge, the teacher not counted, as float32."""
 
 
-def enlarged(maps: Tensor, *, size: int = MAP_SIZE) -> Tensor:
-    """Maps (images, h, w) at another size, bilinear."""
+def enlarge(maps: Tensor, *, size: int = MAP_SIZE) -> Tensor:
+    """Resize maps (images, h, w), bilinear."""
     return functional.interpolate(maps[:, None], size=(size, size), mode="bilinear", align_corners=False)[:, 0]
 
 
-def smoothed(maps: Tensor, *, sigma: float = 4.0) -> Tensor:
-    """Maps convolved with a Gaussian; sigma 4 of 256 is what the papers of all baselines use."""
+def smooth(maps: Tensor, *, sigma: float = 4.0) -> Tensor:
+    """Convolve maps with a Gaussian; sigma 4 of 256 is what the papers of all baselines use."""
     kernel = gaussian(sigma)
     margin = len(kernel) // 2
     padded = functional.pad(maps[:, None], (margin,) * 4, mode="replicate")

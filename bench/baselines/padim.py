@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from baselines.method import Features, Judged, enlarged, smoothed, top_mean
-from model.fusion import resized
+from baselines.method import Features, Judged, enlarge, smooth, top_mean
+from model.fusion import resize
 
 NUM_CHANNELS = 100
 RIDGE = 0.01
@@ -20,18 +20,18 @@ class PaDiM:
         self.mean = torch.empty(0)
         self.whitening = torch.empty(0)
 
-    def embedded(self, features: Features) -> Tensor:
-        """The drawn channels of all scales: (images, channels, h, w)."""
+    def embed(self, features: Features) -> Tensor:
+        """Return the drawn channels of all scales: (images, channels, h, w)."""
         first = features[self.strides[0]]
         size = (first.shape[-2], first.shape[-1])
-        return torch.cat([resized(features[stride], size) for stride in self.strides], dim=1)[:, self.channels]
+        return torch.cat([resize(features[stride], size) for stride in self.strides], dim=1)[:, self.channels]
 
     def fit(self, train: Features, *, seed: int) -> None:
         """Mean and covariance of every position."""
         total = sum(train[stride].shape[1] for stride in self.strides)
         generator = torch.Generator().manual_seed(seed)
         self.channels = torch.randperm(total, generator=generator)[:NUM_CHANNELS].sort().values
-        rows = self.embedded(train).flatten(2).permute(2, 0, 1)  # (positions, images, channels)
+        rows = self.embed(train).flatten(2).permute(2, 0, 1)  # (positions, images, channels)
         self.mean = rows.mean(1, keepdim=True)
         whitening = []
         for position in rows - self.mean:
@@ -45,12 +45,12 @@ class PaDiM:
             self.distances({stride: scale[i : i + 16] for stride, scale in features.items()})
             for i in range(0, len(features[self.strides[0]]), 16)
         ]
-        smooth = smoothed(enlarged(torch.cat(maps)))
-        return Judged(top_mean(smooth, share=self.score_share), smooth)
+        smoothed = smooth(enlarge(torch.cat(maps)))
+        return Judged(top_mean(smoothed, share=self.score_share), smoothed)
 
     def distances(self, features: Features) -> Tensor:
         """Of one batch, (images, h, w)."""
-        embedded = self.embedded(features)
+        embedded = self.embed(features)
         centred = embedded.flatten(2).permute(2, 0, 1) - self.mean
         white = centred @ self.whitening.mT
         return torch.linalg.vector_norm(white, dim=2).mT.unflatten(1, embedded.shape[-2:])

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from baselines.method import Features, Judged, enlarged, smoothed
-from model.fusion import resized
-from model.teacher import locally_aware
+from baselines.method import Features, Judged, enlarge, smooth
+from model.fusion import resize
+from model.teacher import average_neighbours
 
 PROJECTED_CHANNELS = 64
 NUM_NEIGHBOURS = 9
@@ -38,9 +38,9 @@ class PatchCore:
 
     def patches(self, features: Features) -> Tensor:
         """Locally aware patch features (images, channels, h, w)."""
-        first = locally_aware(features[self.strides[0]])
+        first = average_neighbours(features[self.strides[0]])
         size = (first.shape[-2], first.shape[-1])
-        return torch.cat([first, *(resized(locally_aware(features[s]), size) for s in self.strides[1:])], dim=1)
+        return torch.cat([first, *(resize(average_neighbours(features[s]), size) for s in self.strides[1:])], dim=1)
 
     def fit(self, train: Features, *, seed: int) -> None:
         """Remember a coreset of all patches."""
@@ -56,10 +56,10 @@ class PatchCore:
         shape = (len(patches), *patches.shape[-2:])
         distances = torch.cat([one.values for one in nearest]).view(shape)
         indices = torch.cat([one.indices for one in nearest]).view(shape)
-        return Judged(self.reweighted(patches, distances, indices), smoothed(enlarged(distances)))
+        return Judged(self.reweight(patches, distances, indices), smooth(enlarge(distances)))
 
-    def reweighted(self, patches: Tensor, distances: Tensor, indices: Tensor) -> Tensor:
-        """Equation 7 of the paper: the largest distance, less where its item's own neighbours are as far."""
+    def reweight(self, patches: Tensor, distances: Tensor, indices: Tensor) -> Tensor:
+        """Apply equation 7 of the paper: the largest distance, less where its item's own neighbours are as far."""
         worst = distances.flatten(1).argmax(1)
         rows = torch.arange(len(patches))
         largest = distances.flatten(1)[rows, worst]

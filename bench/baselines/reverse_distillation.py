@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from baselines.method import Features, Judged, enlarged, parameters_bytes, smoothed, top_mean
+from baselines.method import Features, Judged, enlarge, parameters_bytes, smooth, top_mean
 from model.standardise import Standardiser
-from model.student import convolution
+from model.student import make_convolution
 
 BOTTLENECK_CHANNELS = 256
 LEARNING_RATE, BETAS = 2e-3, (0.5, 0.999)
 BATCH_SIZE = 16
 
 
-def halved(num_in: int, num_out: int) -> nn.Sequential:
-    """A 3 x 3 convolution of stride 2."""
+def make_downsampling(num_in: int, num_out: int) -> nn.Sequential:
+    """Return a 3 x 3 convolution of stride 2."""
     return nn.Sequential(
         nn.Conv2d(num_in, num_out, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(num_out), nn.ReLU()
     )
@@ -39,7 +39,7 @@ class Decoder(nn.Module):
             {
                 str(stride): nn.Sequential(
                     *(
-                        halved(channels[stride] if i == 0 else width, width)
+                        make_downsampling(channels[stride] if i == 0 else width, width)
                         for i in range((coarsest // stride).bit_length() - 1)
                     )
                 )
@@ -48,14 +48,14 @@ class Decoder(nn.Module):
         )
         fused = width * len(self.strides)
         self.embed = nn.Sequential(
-            convolution(fused, width, kernel_size=1),
-            halved(width, BOTTLENECK_CHANNELS),
-            convolution(BOTTLENECK_CHANNELS, BOTTLENECK_CHANNELS),
+            make_convolution(fused, width, kernel_size=1),
+            make_downsampling(width, BOTTLENECK_CHANNELS),
+            make_convolution(BOTTLENECK_CHANNELS, BOTTLENECK_CHANNELS),
         )
         widths = [BOTTLENECK_CHANNELS, *(max(48, channels[stride]) for stride in self.strides)]
         self.grow = nn.ModuleList(
             nn.Sequential(
-                nn.ConvTranspose2d(a, b, 2, stride=2, bias=False), nn.BatchNorm2d(b), nn.ReLU(), convolution(b, b)
+                nn.ConvTranspose2d(a, b, 2, stride=2, bias=False), nn.BatchNorm2d(b), nn.ReLU(), make_convolution(b, b)
             )
             for a, b in itertools.pairwise(widths)
         )
@@ -67,11 +67,11 @@ class Decoder(nn.Module):
         """Teacher features by stride to student features by stride."""
         fused = torch.cat([self.bring[str(stride)](features[stride]) for stride in self.strides], dim=1)
         hidden = self.embed(fused)
-        rebuilt: Features = {}
+        reconstruction: Features = {}
         for grow, extract, stride in zip(self.grow, self.extract, self.strides, strict=True):
             hidden = grow(hidden)
-            rebuilt[stride] = extract(hidden)
-        return rebuilt
+            reconstruction[stride] = extract(hidden)
+        return reconstruction
 
 
 class ReverseDistillation:
@@ -92,8 +92,8 @@ class ReverseDistillation:
         everywhere = torch.ones(len(train[self.strides[0]]), 1, 1)
         for stride in self.strides:
             valid = everywhere.expand(-1, *train[stride].shape[-2:])
-            self.standardisers[stride] = Standardiser.fitted(train[stride], valid)
-        train = self.standardised(train)
+            self.standardisers[stride] = Standardiser.fit(train[stride], valid)
+        train = self.standardise(train)
         self.decoder = Decoder({stride: scale.shape[1] for stride, scale in train.items()}).train()
         optimiser = torch.optim.Adam(self.decoder.parameters(), lr=LEARNING_RATE, betas=BETAS)
         num_images = len(train[self.strides[0]])
@@ -106,23 +106,23 @@ class ReverseDistillation:
             optimiser.step()
         self.decoder.eval()
 
-    def standardised(self, features: Features) -> Features:
-        """The scales that are used, with mean 0 and spread 1 in each channel."""
+    def standardise(self, features: Features) -> Features:
+        """Return the used scales, with mean 0 and spread 1 in each channel."""
         return {stride: standardise(features[stride]) for stride, standardise in self.standardisers.items()}
 
     def distances(self, features: Features) -> dict[int, Tensor]:
         """1 - cos at every position of every scale."""
-        rebuilt = self.decoder(features)
-        return {s: 1 - functional.cosine_similarity(features[s], rebuilt[s], dim=1) for s in self.strides}
+        reconstruction = self.decoder(features)
+        return {s: 1 - functional.cosine_similarity(features[s], reconstruction[s], dim=1) for s in self.strides}
 
     @torch.no_grad()
     def judge(self, features: Features) -> Judged:
         """Maps of all scales, enlarged and summed."""
         pieces = []
         for first in range(0, len(features[self.strides[0]]), BATCH_SIZE):
-            batch = self.standardised({s: features[s][first : first + BATCH_SIZE] for s in self.strides})
-            pieces.append(torch.stack([enlarged(one) for one in self.distances(batch).values()]).sum(0))
-        maps = smoothed(torch.cat(pieces))
+            batch = self.standardise({s: features[s][first : first + BATCH_SIZE] for s in self.strides})
+            pieces.append(torch.stack([enlarge(one) for one in self.distances(batch).values()]).sum(0))
+        maps = smooth(torch.cat(pieces))
         return Judged(top_mean(maps, share=self.score_share), maps)
 
     def size_bytes(self) -> int:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from baselines.method import Features, Judged, enlarged, parameters_bytes, top_mean
-from model.teacher import Teacher, teacher_spec
+from baselines.method import Features, Judged, enlarge, parameters_bytes, top_mean
+from model.teacher import Teacher, get_teacher_spec
 
 PIXELS = 1
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-4
@@ -36,7 +36,7 @@ class STFPM:
     def fit(self, train: Features, *, seed: int) -> None:
         """Train the student on pixels."""
         torch.manual_seed(seed)
-        self.student = Teacher(self.teacher, teacher_spec(self.teacher).network(), strides=self.strides)
+        self.student = Teacher(self.teacher, get_teacher_spec(self.teacher).make_network(), strides=self.strides)
         network = self.student.network.train().requires_grad_()
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -53,8 +53,8 @@ class STFPM:
 
     def distances(self, batch: Features) -> list[Tensor]:
         """Half the squared distance of unit vectors, at every position of every scale."""
-        pixels = self.student.normalised(batch[PIXELS]).contiguous(memory_format=torch.channels_last)
-        seen = self.student.network.tapped(pixels, self.student.taps)
+        pixels = self.student.normalise(batch[PIXELS]).contiguous(memory_format=torch.channels_last)
+        seen = self.student.network.forward_taps(pixels, self.student.taps)
         return [
             0.5 * (functional.normalize(batch[stride]) - functional.normalize(scale)).square().sum(1)
             for stride, scale in zip(self.strides, seen, strict=True)
@@ -66,7 +66,7 @@ class STFPM:
         pieces = []
         for first in range(0, len(features[PIXELS]), BATCH_SIZE):
             batch = {stride: features[stride][first : first + BATCH_SIZE] for stride in (PIXELS, *self.strides)}
-            pieces.append(torch.stack([enlarged(one) for one in self.distances(batch)]).prod(0))
+            pieces.append(torch.stack([enlarge(one) for one in self.distances(batch)]).prod(0))
         maps = torch.cat(pieces)
         return Judged(top_mean(maps, share=self.score_share), maps)
 

@@ -111,8 +111,8 @@ async def until(moment: float) -> None:
         await asyncio.sleep(max(0.0, wait_s - SLEEP_IS_LATE_S))
 
 
-async def closed(line: Line, *, num_clients: int, seconds: float) -> list[Outcome]:
-    """So many clients that each wait for their answer before they send again: what the service can do at most."""
+async def run_closed_loop(line: Line, *, num_clients: int, seconds: float) -> list[Outcome]:
+    """Run clients that each wait for their answer before they send again: the maximum rate."""
     began = time.perf_counter()
 
     async def client(first: int) -> list[Outcome]:

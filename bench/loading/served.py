@@ -55,8 +55,8 @@ class Served:
 
 
 @contextmanager
-def served(store: Path, *, processor: int | None = None, stub: bool = False, **settings: object) -> Iterator[Served]:
-    """A service over a store, ready, on one processor or on all; a stub answers without running a graph."""
+def serve(store: Path, *, processor: int | None = None, stub: bool = False, **settings: object) -> Iterator[Served]:
+    """Yield a ready service over a store, on one processor or on all; a stub answers without running a graph."""
     named = {"port": 0, "drain_s": 0, **settings}
     environment = {**os.environ, **{f"GOODPART_{name.upper()}": str(value) for name, value in named.items()}}
     program = [sys.executable, str(STUB)] if stub else [str(GOODPART), "serve"]
@@ -66,7 +66,7 @@ def served(store: Path, *, processor: int | None = None, stub: bool = False, **s
         log = Path(folder) / "log"
         with log.open("wb") as stream, subprocess.Popen(command, stderr=stream, env=environment) as process:
             try:
-                running = Served(process, listened(process, log))
+                running = Served(process, read_address(process, log))
                 wait_until_ready(running)
                 yield running
             finally:
@@ -74,8 +74,8 @@ def served(store: Path, *, processor: int | None = None, stub: bool = False, **s
                 process.wait(PATIENCE_S)
 
 
-def listened(process: subprocess.Popen[bytes], log: Path) -> str:
-    """The address at which a service says that it listens."""
+def read_address(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Return the address on which a service says that it listens."""
     ends = time.monotonic() + PATIENCE_S
     while time.monotonic() < ends and process.poll() is None:
         for line in log.read_text().splitlines():

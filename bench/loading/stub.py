@@ -40,25 +40,25 @@ class StubDetector:
         return [self.comparison] * len(batch.pixels)
 
 
-def stubbed(bundle: Bundle, *, loader: object, max_batch: int) -> Version:  # noqa: ARG001  # as ``load_verified`` is called
-    """A version as it is loaded, but for its graphs."""
+def load_stubbed(bundle: Bundle, *, loader: object, max_batch: int) -> Version:  # noqa: ARG001  # as ``load_verified`` is called
+    """Load a version and replace its graphs."""
     version: Version = loader.load(bundle)  # type: ignore[attr-defined]
     return replace(version, detector=StubDetector(version))  # type: ignore[arg-type]
 
 
-def remembering() -> Callable[..., Image]:
-    """A decoder that decodes an image when it first comes, and knows it from then on."""
+def make_caching_decoder() -> Callable[..., Image]:
+    """Return a decoder that decodes each image once."""
     known: dict[bytes, Image] = {}
 
-    def remembered(data: bytes, rule: InputRecord, *, max_pixels: int) -> Image:
+    def decode_once(data: bytes, rule: InputRecord, *, max_pixels: int) -> Image:
         if data not in known:
             known[data] = decode(data, rule, max_pixels=max_pixels)
         return known[data]
 
-    return remembered
+    return decode_once
 
 
 if __name__ == "__main__":
-    pipeline.decode = remembering()  # type: ignore[assignment]
-    service.load_verified = stubbed  # type: ignore[assignment]
+    pipeline.decode = make_caching_decoder()  # type: ignore[assignment]
+    service.load_verified = load_stubbed  # type: ignore[assignment]
     main.commands(["serve", *sys.argv[1:]])

@@ -33,13 +33,13 @@ class Candidate:
     program: str
     folder: Path
 
-    def deployed(self, batch: int) -> Path:
-        """The files that a machine needs to judge such batches."""
+    def list_deployed(self, batch: int) -> Path:
+        """Return the files that a machine needs to inspect such batches."""
         return self.folder / str(batch)
 
     def size_mb(self, batch: int) -> float:
         """How much they take on disk."""
-        files = (path for path in self.deployed(batch).rglob("*") if path.is_file())
+        files = (path for path in self.list_deployed(batch).rglob("*") if path.is_file())
         return sum(path.stat().st_size for path in files) / 1e6
 
 
@@ -70,7 +70,7 @@ def peers() -> list[Candidate]:
     ]
 
 
-def chosen(candidates: Sequence[Candidate], words: Sequence[str]) -> list[Candidate]:
-    """Those whose name or form is among the words, or all; always the first, which the others are compared with."""
+def select(candidates: Sequence[Candidate], words: Sequence[str]) -> list[Candidate]:
+    """Return the candidates named by the words, or all; always the first, which is the reference."""
     first, *others = candidates
     return [first, *(one for one in others if not words or {one.name, one.form} & set(words))]

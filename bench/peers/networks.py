@@ -89,10 +89,10 @@ def new_peer(name: str) -> AnomalibModule:
 def without_weights(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     """The builder of backbones, which never asks a hub for weights."""
 
-    def built(*names: object, **settings: object) -> nn.Module:
+    def build(*names: object, **settings: object) -> nn.Module:
         return build(*names, **{**settings, "pretrained": False})
 
-    return built
+    return build
 
 
 def wake(model: nn.Module) -> None:

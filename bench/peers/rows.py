@@ -49,14 +49,14 @@ class Row:
     runs: int
 
 
-def rows_of(candidates: Sequence[Candidate], setting: Setting, rounds: Sequence[Sequence[Measured]]) -> list[Row]:
-    """A row a candidate. ``rounds``: in each, a turn a candidate; the first is what ratios refer to."""
+def make_rows(candidates: Sequence[Candidate], setting: Setting, rounds: Sequence[Sequence[Measured]]) -> list[Row]:
+    """Return a row a candidate. ``rounds``: in each, a turn a candidate; ratios refer to the first candidate."""
     reference, *_ = turns_of_each = list(zip(*rounds, strict=True))
-    return [row_of(one, setting, turns, reference) for one, turns in zip(candidates, turns_of_each, strict=True)]
+    return [make_row(one, setting, turns, reference) for one, turns in zip(candidates, turns_of_each, strict=True)]
 
 
-def row_of(one: Candidate, setting: Setting, turns: Sequence[Measured], reference: Sequence[Measured]) -> Row:
-    """The figures of all its turns, one a round."""
+def make_row(one: Candidate, setting: Setting, turns: Sequence[Measured], reference: Sequence[Measured]) -> Row:
+    """Return the figures of all its turns, one a round."""
     spent_ms = [spent for turn in turns for spent in turn.spent_ms]
     p50_ms = statistics.median(spent_ms)
     return Row(
@@ -75,8 +75,8 @@ def row_of(one: Candidate, setting: Setting, turns: Sequence[Measured], referenc
     )
 
 
-def rounded(row: Row) -> dict[str, object]:
-    """A row with no more digits than it means."""
+def round_row(row: Row) -> dict[str, object]:
+    """Round a row to its significant digits."""
     return {key: round(value, 3) if isinstance(value, float) else value for key, value in asdict(row).items()}
 
 

@@ -46,8 +46,8 @@ def open_graphs(folder: Path, threads: int) -> Detector:
 FORMS = {"float32": Form(lay_graphs, open_graphs)}
 
 
-def opened(turn: Turn) -> Judge:
-    """Pixels to comparisons, and their maps brought to the size of the image, as the peers' are."""
+def open_runner(turn: Turn) -> Judge:
+    """Open pixels to comparisons, with maps at the size of the image, as the peers' are."""
     manifest = read_manifest((turn.folder / MANIFEST).read_bytes())
     detector = FORMS[turn.form].open(turn.folder, turn.threads)
 
@@ -72,4 +72,4 @@ def over(map_: Floats, image: Image) -> Floats:
 
 
 if __name__ == "__main__":
-    main(opened)
+    main(open_runner)

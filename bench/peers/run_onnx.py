@@ -5,8 +5,8 @@ import onnxruntime as ort
 from peers.timing import Floats, Judge, Pixels, Turn, main, planes
 
 
-def opened(turn: Turn) -> Judge:
-    """The exported graph; every other option is ONNX Runtime's own choice."""
+def open_runner(turn: Turn) -> Judge:
+    """Open the exported graph; every other option is ONNX Runtime's own choice."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = turn.threads
     session = ort.InferenceSession(turn.file("*.onnx"), options, providers=["CPUExecutionProvider"])
@@ -19,4 +19,4 @@ def opened(turn: Turn) -> Judge:
 
 
 if __name__ == "__main__":
-    main(opened)
+    main(open_runner)

@@ -5,8 +5,11 @@ import openvino as ov
 from peers.timing import Floats, Judge, Pixels, Turn, main, planes
 
 
-def opened(turn: Turn) -> Judge:
-    """The exported model, compiled for one request at a time; compiled code is kept, as anomalib's inferencer does."""
+def open_runner(turn: Turn) -> Judge:
+    """Open the exported model, compiled for one request at a time.
+
+    The code is cached, as anomalib's inferencer does.
+    """
     core = ov.Core()
     core.set_property({"CACHE_DIR": str(turn.folder.parents[2] / "compiled")})
     settings = {"INFERENCE_NUM_THREADS": turn.threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
@@ -20,4 +23,4 @@ def opened(turn: Turn) -> Judge:
 
 
 if __name__ == "__main__":
-    main(opened)
+    main(open_runner)

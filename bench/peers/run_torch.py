@@ -11,8 +11,8 @@ declare_operators()
 from anomalib.deploy import TorchInferencer  # noqa: E402  # needs the operators
 
 
-def opened(turn: Turn) -> Judge:
-    """The whole model out of its pickle, by anomalib's own inferencer; we wrote that pickle ourselves."""
+def open_runner(turn: Turn) -> Judge:
+    """Open the whole model from its pickle, by anomalib's own inferencer; this project wrote that pickle."""
     torch.set_num_threads(turn.threads)
     os.environ["TRUST_REMOTE_CODE"] = "1"
     model = TorchInferencer(turn.file("*.pt"), device="cpu").model
@@ -26,4 +26,4 @@ def opened(turn: Turn) -> Judge:
 
 
 if __name__ == "__main__":
-    main(opened)
+    main(open_runner)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 # What is measured; the peers are exported for it.
 SIZE_PX = 256
 BATCHES = (1, 8)
-FEWEST_RUNS = 3
+MIN_RUNS = 3
 WARM_UP_SHARE = 0.1  # of the time that is measured
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -49,19 +49,19 @@ class BadAnswer(Exception):
 
 def main(opened: Callable[[Turn], Judge]) -> None:
     """Open, judge once, then measure; one line of JSON on standard output."""
-    turn = asked()
+    turn = parse_turn()
     batches = endlessly(np.load(turn.images), turn.batch)
     judge = opened(turn)
     first = next(batches)
     check(judge(first), first)
     ready_at_s = time.monotonic()
-    measured(judge, batches, seconds=WARM_UP_SHARE * turn.seconds, fewest=1)
-    spent_ms = measured(judge, batches, seconds=turn.seconds, fewest=FEWEST_RUNS)
+    measure(judge, batches, seconds=WARM_UP_SHARE * turn.seconds, fewest=1)
+    spent_ms = measure(judge, batches, seconds=turn.seconds, fewest=MIN_RUNS)
     print(json.dumps({"ready_at_s": ready_at_s, "spent_ms": spent_ms, "peak_mb": peak_mb()}))
 
 
-def asked() -> Turn:
-    """The turn that the command line describes."""
+def parse_turn() -> Turn:
+    """Return the turn of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--form", required=True)
@@ -87,8 +87,8 @@ def check(answer: tuple[Floats, Floats], pixels: Pixels) -> None:
         raise BadAnswer("not finite")
 
 
-def measured(judge: Judge, batches: Iterator[Pixels], *, seconds: float, fewest: int) -> list[float]:
-    """Milliseconds of each run, for so long and no fewer runs than that."""
+def measure(judge: Judge, batches: Iterator[Pixels], *, seconds: float, fewest: int) -> list[float]:
+    """Return milliseconds of each run, for a minimum time and number of runs."""
     spent_ms: list[float] = []
     ends = time.monotonic() + seconds
     while len(spent_ms) < fewest or time.monotonic() < ends:

@@ -23,12 +23,12 @@ def remember(student, features):
 
 
 def test_a_student_has_one_feature_map_per_teacher_feature_map_of_the_same_shape(make_student, features):
-    rebuilt = make_student(0)(*features)
-    assert [scale.shape for scale in rebuilt.features] == [scale.shape for scale in features]
+    reconstruction = make_student(0)(*features)
+    assert [scale.shape for scale in reconstruction.features] == [scale.shape for scale in features]
 
 
 def test_a_student_says_at_every_position_how_far_good_parts_usually_are(make_student, features):
-    usual = make_student(0)(*features).usual_distances
+    usual = make_student(0)(*features).expected_distances
     assert [scale.shape for scale in usual] == [(2, 4, 5), (2, 8, 10)]
     assert all((scale > 0).all() for scale in usual)
 
@@ -46,9 +46,11 @@ def test_each_products_own_student_finds_its_parts_ordinary_and_the_others_not(m
     with torch.no_grad():
         for i, student in enumerate(students):
             for j, part in enumerate(parts):
-                rebuilt = student(*part)
+                reconstruction = student(*part)
                 everywhere = torch.ones(1, *MAP_SIZE)
-                answer = comparison_for(student)(part, rebuilt.features, rebuilt.usual_distances, everywhere)
+                answer = comparison_for(student)(
+                    part, reconstruction.features, reconstruction.expected_distances, everywhere
+                )
                 scores[i, j] = answer.scale_scores[0, 0]
     own, other = scores.diagonal(), scores.flip(1).diagonal()
     assert (other > 10 * own.clamp_min(1e-4)).all()
@@ -58,8 +60,8 @@ def test_a_scale_is_compared_with_itself_alone(make_student, features):
     student = make_student(0)
     compare = comparison_for(student)
     with torch.no_grad():
-        rebuilt = student(*features).features
-        before = compare.distances(features, rebuilt)
-        after = compare.distances((features[0], features[1] + 1), rebuilt)
+        reconstruction = student(*features).features
+        before = compare.distances(features, reconstruction)
+        after = compare.distances((features[0], features[1] + 1), reconstruction)
     assert torch.equal(before[0], after[0])
     assert not torch.allclose(before[1], after[1])

@@ -3,10 +3,10 @@ import torch
 
 def test_the_first_feature_starts_as_what_was_recalled(make_student, features):
     student = make_student(0)
-    recalled = student.recall(student.fusion(*student.standardised(features)))
+    recalled = student.recall(student.fusion(*student.standardise(features)))
     extraction = student.extract(recalled, [(8, 10)])
     assert torch.equal(extraction.features[0], recalled.features)
-    assert torch.equal(extraction.usual_distances[0], recalled.usual_distance)
+    assert torch.equal(extraction.expected_distances[0], recalled.expected_distance)
 
 
 def test_images_that_recall_the_same_have_the_same_features(make_student, features):

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from model.recall import FADE, LEAST, RecallMemory
+from model.recall import FADE, MIN_FADE, RecallMemory
 
 
-def memory_of(*, num_read=4, temperature=0.003, regularisation=1.0):
+def make_memory(*, num_read=4, temperature=0.003, regularisation=1.0):
     return RecallMemory(
         num_items=9, num_channels=5, num_read=num_read, temperature=temperature, regularisation=regularisation
     )
@@ -26,7 +26,7 @@ def slow_recall(memory, query):
         similarity = [asked @ slow_direction(key, memory.regularisation) for key in keys]
         logits = np.array(similarity) / memory.temperature
         *_, first_not_read = [-np.inf, *np.sort(logits)[: -memory.num_read]]
-        fade = np.clip((logits - first_not_read) / FADE, LEAST, 1)
+        fade = np.clip((logits - first_not_read) / FADE, MIN_FADE, 1)
         weights = np.exp(logits) * fade
         read = np.argsort(similarity)[-memory.num_read :]
         for item in read:
@@ -39,18 +39,18 @@ def slow_recall(memory, query):
 @pytest.mark.parametrize("num_read", [1, 4, 9])
 def test_recall_is_the_slow_recall(num_read):
     torch.manual_seed(2)
-    memory = memory_of(num_read=num_read, temperature=0.05, regularisation=0.7)
+    memory = make_memory(num_read=num_read, temperature=0.05, regularisation=0.7)
     memory.usual_distances.uniform_()
     query = torch.randn(2, 5, 3, 4)
     features, usual = slow_recall(memory, query.double().numpy())
     # float32 against float64; the temperature divides cosines, so rounding grows twentyfold.
     np.testing.assert_allclose(memory(query).features.detach().numpy(), features, atol=2e-5)
-    np.testing.assert_allclose(memory(query).usual_distance.detach().numpy(), usual, atol=2e-5)
+    np.testing.assert_allclose(memory(query).expected_distance.detach().numpy(), usual, atol=2e-5)
 
 
 def test_weights_sum_to_one_at_every_position():
     torch.manual_seed(3)
-    items, weights = memory_of().read(torch.randn(2, 5, 3, 4))
+    items, weights = make_memory().read(torch.randn(2, 5, 3, 4))
     assert items.shape == weights.shape == (2, 12, 4)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 12))
 
@@ -58,7 +58,7 @@ def test_weights_sum_to_one_at_every_position():
 def test_where_two_items_are_as_like_the_last_bit_decides_nothing():
     """A query on the line between two keys, a hair to either side: another item is the last one read."""
     torch.manual_seed(5)
-    memory = memory_of(num_read=2, regularisation=0.0)
+    memory = make_memory(num_read=2, regularisation=0.0)
     keys = torch.randn(9, 5)
     keys[:3] = torch.tensor([[1.0, 0, 0, 0, 0], [0.9, 0.05, 0, 0, 0], [0.9, -0.05, 0, 0, 0]])
     keys[3:, 0] = -1
@@ -71,7 +71,7 @@ def test_where_two_items_are_as_like_the_last_bit_decides_nothing():
 
 def test_a_written_item_is_recalled_by_its_own_key():
     torch.manual_seed(4)
-    memory = memory_of()
+    memory = make_memory()
     items = torch.randn(9, 5)
     memory.write(keys=items, values=items)
     query = items[4][None, :, None, None]
@@ -79,5 +79,5 @@ def test_a_written_item_is_recalled_by_its_own_key():
 
 
 def test_what_is_remembered_is_saved():
-    memory = memory_of()
+    memory = make_memory()
     assert {"keys", "values", "usual_distances"} == set(memory.state_dict())

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.fusion import QueryFusion, resized
+from model.fusion import QueryFusion, resize
 
 
 @pytest.fixture
@@ -42,4 +42,4 @@ def test_every_scale_reaches_the_query_once_it_has_learned(fusion, features):
 
 
 def test_a_smaller_scale_is_interpolated_to_the_querys_size():
-    assert resized(torch.randn(1, 3, 2, 2), (4, 6)).shape == (1, 3, 4, 6)
+    assert resize(torch.randn(1, 3, 2, 2), (4, 6)).shape == (1, 3, 4, 6)

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from model.measure import distance
-from training.fit.distillation import Lesson, learn, num_steps_for
-from training.fit.memory import Exemplars, fill_memory, recalled_by, teach_memory, tell_usual_distances
+from model.similarity import distance
+from training.fit.distillation import TrainingSet, choose_num_steps, distill
+from training.fit.memory import FeatureDataset, fill_memory, fit_expected_distances, recall_all, train_memory
 from training.settings import LearningSettings, MemorySettings
 
 TEACHING = {"num_steps": 3, "batch_size": 4, "num_orthogonal_keys": 5, "learning_rate": 0.01}
@@ -19,18 +19,18 @@ def good_parts():
     )
 
 
-def exemplars_of(student, good_parts, generator):
+def make_dataset(student, good_parts, generator):
     valid = tuple(torch.ones(len(scale), *scale.shape[-2:]) for scale in good_parts)
-    return Exemplars(
+    return FeatureDataset(
         good_parts, valid, fill_memory(student, good_parts[0], valid[0], num_candidates=50, generator=generator)
     )
 
 
-def taught(student, good_parts, **settings):
+def train_memory_of_student(student, good_parts, **settings):
     generator = torch.Generator().manual_seed(0)
-    exemplars = exemplars_of(student, good_parts, generator)
+    exemplars = make_dataset(student, good_parts, generator)
     filled = {name: value.clone() for name, value in student.state_dict().items()}
-    teach_memory(
+    train_memory(
         student,
         exemplars,
         settings=MemorySettings(**{**TEACHING, **settings}),
@@ -40,14 +40,14 @@ def taught(student, good_parts, **settings):
     return filled, {name: value.clone() for name, value in student.state_dict().items()}
 
 
-def trained(student, good_parts, *, on_step=lambda *_: None, **settings):
+def train_student(student, good_parts, *, on_step=lambda *_: None, **settings):
     generator = torch.Generator().manual_seed(0)
-    exemplars = exemplars_of(student, good_parts, generator)
-    tell_usual_distances(student, exemplars)
+    exemplars = make_dataset(student, good_parts, generator)
+    fit_expected_distances(student, exemplars)
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    learn(
+    distill(
         student,
-        Lesson(exemplars, recalled_by(student, exemplars)),
+        TrainingSet(exemplars, recall_all(student, exemplars)),
         settings=LearningSettings(**{**STEPS, **settings}),
         generator=generator,
         on_step=on_step,
@@ -72,22 +72,22 @@ def test_filling_writes_features_of_good_parts_into_the_memory(make_student, goo
 
 
 def test_teaching_changes_keys_values_and_query(make_student, good_parts):
-    filled, learned = taught(make_student(0), good_parts)
+    filled, learned = train_memory_of_student(make_student(0), good_parts)
     for name in ("recall.keys", "recall.values", "fusion.add.weight"):
         assert not torch.equal(filled[name], learned[name]), name
 
 
 def test_values_are_kept_where_the_setting_says_so(make_student, good_parts):
-    filled, learned = taught(make_student(0), good_parts, learn_values=False)
+    filled, learned = train_memory_of_student(make_student(0), good_parts, learn_values=False)
     assert torch.equal(filled["recall.values"], learned["recall.values"])
     assert not torch.equal(filled["recall.keys"], learned["recall.keys"])
 
 
 def test_teaching_lowers_how_far_good_parts_are_from_what_they_recall(make_student, good_parts):
     student = make_student(0)
-    exemplars = exemplars_of(student, good_parts, torch.Generator().manual_seed(0))
+    exemplars = make_dataset(student, good_parts, torch.Generator().manual_seed(0))
     losses = []
-    teach_memory(
+    train_memory(
         student,
         exemplars,
         settings=MemorySettings(**{**TEACHING, "num_steps": 40, "orthogonality_weight": 0.0}),
@@ -101,11 +101,11 @@ def test_an_items_usual_distance_is_the_mean_over_its_readings(make_student, goo
     """Reading one item each, with a prior of five readings of the overall mean."""
     student = make_student(0)
     student.recall.num_read = 1
-    exemplars = exemplars_of(student, good_parts, torch.Generator().manual_seed(0))
-    tell_usual_distances(student, exemplars)
+    exemplars = make_dataset(student, good_parts, torch.Generator().manual_seed(0))
+    fit_expected_distances(student, exemplars)
     gathered = [[] for _ in range(student.recall.num_items)]
     for image in range(6):
-        hidden = exemplars.origins.hidden_from(torch.tensor([image]))
+        hidden = exemplars.origins.find_own_items(torch.tensor([image]))
         one = good_parts[0][image : image + 1]
         (items,) = student.recall.read(one, hidden_items=hidden).items[:, :, 0]
         off = distance(one, student.recall(one, hidden_items=hidden).features, regularisation=0.5).flatten()
@@ -117,7 +117,7 @@ def test_an_items_usual_distance_is_the_mean_over_its_readings(make_student, goo
 
 
 def test_learning_keeps_the_memory_and_changes_what_extracts_from_it(make_student, good_parts):
-    before, learned = trained(make_student(0), good_parts)
+    before, learned = train_student(make_student(0), good_parts)
     changed = {name for name in before if not torch.equal(before[name], learned[name])}
     assert not [name for name in changed if name.startswith(("recall.", "fusion.", "standardisers."))]
     assert {"first.correction.weight", "first.usual.weight", "later.0.memory.redimension.weight"} <= changed
@@ -125,7 +125,7 @@ def test_learning_keeps_the_memory_and_changes_what_extracts_from_it(make_studen
 
 def test_learning_lowers_the_distance_to_the_teacher(make_student, good_parts):
     losses = []
-    trained(
+    train_student(
         make_student(0),
         good_parts,
         num_steps=60,
@@ -138,13 +138,13 @@ def test_learning_lowers_the_distance_to_the_teacher(make_student, good_parts):
 
 @pytest.mark.parametrize(("num_images", "expected"), [(20, 400), (800, 600), (10_000, 2000)])
 def test_the_number_of_steps_follows_the_number_of_images(num_images, expected):
-    assert num_steps_for(num_images, LearningSettings()) == expected
-    assert num_steps_for(num_images, LearningSettings(num_steps=7)) == 7
+    assert choose_num_steps(num_images, LearningSettings()) == expected
+    assert choose_num_steps(num_images, LearningSettings(num_steps=7)) == 7
 
 
 def test_two_trainings_of_one_seed_end_alike(make_student, good_parts):
-    _, first = trained(make_student(0), good_parts)
-    _, second = trained(make_student(0), good_parts)
+    _, first = train_student(make_student(0), good_parts)
+    _, second = train_student(make_student(0), good_parts)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -161,7 +161,9 @@ def test_positions_outside_the_region_of_interest_are_not_remembered(make_studen
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 9, 10, 11, 20, 25])
 def test_any_number_of_steps_can_be_learned(make_student, good_parts, num_steps):
     done = []
-    trained(make_student(0), good_parts, num_steps=num_steps, batch_size=2, on_step=lambda step, _: done.append(step))
+    train_student(
+        make_student(0), good_parts, num_steps=num_steps, batch_size=2, on_step=lambda step, _: done.append(step)
+    )
     assert done == list(range(1, num_steps + 1))
 
 

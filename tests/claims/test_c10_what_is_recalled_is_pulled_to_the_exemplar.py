@@ -1,8 +1,8 @@
 import numpy as np
 import torch
 
-from model.losses import distillation_loss, normality_loss, usual_loss
-from model.measure import distance
+from model.losses import distillation_loss, expected_distance_loss, normality_loss
+from model.similarity import distance
 
 
 def slow_distance(a, b, regularisation):
@@ -35,7 +35,7 @@ def test_gradients_reach_what_was_recalled_and_not_the_exemplar():
     assert exemplars.grad is None
 
 
-def pair_of(seed=0):
+def make_pair(seed=0):
     torch.manual_seed(seed)
     return torch.randn(2, 2, 5, 3, 3)
 
@@ -51,14 +51,14 @@ def test_distillation_sums_the_scales_mean_distances():
 
 
 def test_hard_positions_weigh_by_their_distance():
-    teacher, student = pair_of()
+    teacher, student = make_pair()
     distances = slow_distances(teacher.numpy(), student.numpy(), 0.5)
     loss = distillation_loss((distance(teacher, student, regularisation=0.5),), (torch.ones(2, 3, 3),), hardness=1.0)
     assert abs(loss.item() - (distances**2).sum() / distances.sum()) < 1e-6
 
 
 def test_what_lies_outside_the_region_of_interest_costs_nothing():
-    teacher, student = pair_of()
+    teacher, student = make_pair()
     valid = torch.zeros(2, 3, 3)
     valid[:, 1] = 1
     expected = slow_distances(teacher.numpy(), student.numpy(), 0.5)[:, 1].mean()
@@ -72,7 +72,7 @@ def test_the_usual_loss_is_least_where_usual_distances_are_the_mean_ones():
     distances = torch.rand(3, 4, 4)
     valid = torch.ones(3, 4, 4)
     losses = {
-        factor: usual_loss(distances, torch.full((3, 4, 4), factor * distances.mean().item()), valid).item()
+        factor: expected_distance_loss(distances, torch.full((3, 4, 4), factor * distances.mean().item()), valid).item()
         for factor in (0.5, 0.9, 1.0, 1.1, 2.0)
     }
     assert min(losses, key=losses.get) == 1.0
@@ -81,6 +81,6 @@ def test_the_usual_loss_is_least_where_usual_distances_are_the_mean_ones():
 def test_the_usual_loss_moves_the_usual_distances_and_not_the_distances():
     distances = torch.rand(1, 3, 3, requires_grad=True)
     usual = torch.rand(1, 3, 3, requires_grad=True)
-    usual_loss(distances, usual, torch.ones(1, 3, 3)).backward()
+    expected_distance_loss(distances, usual, torch.ones(1, 3, 3)).backward()
     assert distances.grad is None
     assert usual.grad.abs().sum() > 0

@@ -71,7 +71,7 @@ def compose(name="docker-compose.yml"):
     return yaml.safe_load((ROOT / name).read_text())
 
 
-def copied():
+def list_copied():
     """The paths that the Dockerfile takes from the folder that it is built in."""
     own = [rest.split() for _, done in BUILT.values() for word, rest in done if word == "COPY" and "--from" not in rest]
     return {source for words in own for source in words[:-1]}
@@ -101,13 +101,13 @@ def test_the_base_image_has_a_python_that_the_project_runs_on():
     assert tuple(map(int, found)) >= tuple(map(int, least))
 
 
-def listed(image):
+def list_packages(image):
     """The packages of an image's list, by name."""
     lines = (ROOT / f"requirements/{image}.txt").read_text().splitlines()
     return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
 
 
-def wanted(*extras):
+def list_requirements(*extras):
     """What the project asks for, with these extras."""
     project = PROJECT["project"]
     asked = [*project["dependencies"], *(one for extra in extras for one in project["optional-dependencies"][extra])]
@@ -129,23 +129,25 @@ def test_an_image_installs_its_list(stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_list_has_the_versions_that_the_tests_run_on(stage):
-    tested = listed("constraints")
-    own = {name for name in listed(stage) if name.startswith("nvidia-") or name == "onnxruntime-gpu"}
-    assert {name: version for name, version in listed(stage).items() if tested.get(name) != version}.keys() == own
+    tested = list_packages("constraints")
+    own = {name for name in list_packages(stage) if name.startswith("nvidia-") or name == "onnxruntime-gpu"}
+    assert {
+        name: version for name, version in list_packages(stage).items() if tested.get(name) != version
+    }.keys() == own
     assert bool(own) == (stage == "service-gpu")
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_list_has_what_the_project_allows(stage):
-    found = listed(stage)
-    for requirement in wanted(*EXTRAS[stage]):
+    found = list_packages(stage)
+    for requirement in list_requirements(*EXTRAS[stage]):
         if requirement.name != "torch":
             assert found[canonicalize_name(requirement.name)] in requirement.specifier
 
 
 @pytest.mark.parametrize("stage", SERVICE_STAGES)
 def test_the_services_images_have_no_torch_and_no_training_packages(stage):
-    assert not {"torch", "onnx", "onnxscript", "scikit-learn", "scipy", "matplotlib"} & set(listed(stage))
+    assert not {"torch", "onnx", "onnxscript", "scikit-learn", "scipy", "matplotlib"} & set(list_packages(stage))
     for _, rest in whole(stage):
         assert "torch" not in rest.lower()
 
@@ -217,12 +219,12 @@ def test_code_is_copied_after_the_packages_are_installed():
 def test_what_is_copied_is_what_the_ignore_file_lets_through():
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     assert "*" in lines
-    assert {line.removeprefix("!") for line in lines if line.startswith("!")} == copied()
-    assert all((ROOT / path).exists() for path in copied())
+    assert {line.removeprefix("!") for line in lines if line.startswith("!")} == list_copied()
+    assert all((ROOT / path).exists() for path in list_copied())
 
 
 def test_every_package_of_the_wheel_is_copied():
-    assert set(PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) <= copied()
+    assert set(PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) <= list_copied()
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -17,7 +17,7 @@ import yaml
 from serving import Service, until
 
 from app.settings import PREFIX, Settings
-from training.demo.demo import free_port
+from training.demo.demo import find_free_port
 
 K8S = Path(__file__).parents[2] / "docker/k8s"
 OVERLAYS = ("cpu", "gpu", "line", "s3", "retrain")
@@ -41,7 +41,7 @@ def documents(name):
     return [one for one in yaml.safe_load_all((K8S / "base" / name).read_text()) if one]
 
 
-def rendered(overlay):
+def render(overlay):
     done = subprocess.run(
         ["kubectl", "kustomize", K8S / "overlays" / overlay], capture_output=True, text=True, check=False
     )
@@ -54,7 +54,7 @@ def of_kind(found, kind, name=None):
     return one
 
 
-def pod_of(workload):
+def find_pod(workload):
     inner = workload
     for key in WORKLOADS[workload["kind"]]:
         inner = inner[key]
@@ -91,7 +91,7 @@ def test_a_misspelt_field_would_be_found():
 @needs_kubectl
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_each_overlay_is_what_kubernetes_takes(overlay):
-    checked = [one for one in rendered(overlay) if one["kind"] not in CUSTOM]
+    checked = [one for one in render(overlay) if one["kind"] not in CUSTOM]
     assert checked
     for one in checked:
         for version in VERSIONS:
@@ -101,7 +101,7 @@ def test_each_overlay_is_what_kubernetes_takes(overlay):
 @needs_kubectl
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_pod_is_restricted_and_writes_to_its_volumes_only(overlay):
-    pods = [pod_of(one)["spec"] for one in rendered(overlay) if one["kind"] in WORKLOADS]
+    pods = [find_pod(one)["spec"] for one in render(overlay) if one["kind"] in WORKLOADS]
     assert pods
     for pod in pods:
         assert pod["automountServiceAccountToken"] is False
@@ -120,16 +120,17 @@ def test_every_pod_is_restricted_and_writes_to_its_volumes_only(overlay):
 
 @needs_kubectl
 def test_the_overlays_differ_in_what_they_are_for():
-    cpu, gpu, line = map(rendered, ("cpu", "gpu", "line"))
+    cpu, gpu, line = map(render, ("cpu", "gpu", "line"))
     image = "goodpart:service-{}".format
     for found, kind, name in (
         (cpu, "Deployment", image("cpu")),
         (gpu, "Deployment", image("gpu")),
         (line, "StatefulSet", image("cpu")),
     ):
-        assert pod_of(of_kind(found, kind))["spec"]["containers"][0]["image"] == name
+        assert find_pod(of_kind(found, kind))["spec"]["containers"][0]["image"] == name
     limits = [
-        pod_of(of_kind(gpu, kind))["spec"]["containers"][0]["resources"]["limits"] for kind in ("Deployment", "CronJob")
+        find_pod(of_kind(gpu, kind))["spec"]["containers"][0]["resources"]["limits"]
+        for kind in ("Deployment", "CronJob")
     ]
     assert [one["nvidia.com/gpu"] for one in limits] == [1, 1]
     assert not {one["kind"] for one in line} & {"Deployment", "HorizontalPodAutoscaler", "PodDisruptionBudget"}
@@ -144,12 +145,12 @@ def test_the_overlays_differ_in_what_they_are_for():
 @needs_kubectl
 @pytest.mark.parametrize("overlay", ["cpu", "gpu", "line", "s3"])
 def test_what_is_named_is_there(overlay):
-    found = rendered(overlay)
+    found = render(overlay)
     names = {(one["kind"], one["metadata"]["name"]) for one in found}
     for one in found:
         if one["kind"] not in WORKLOADS:
             continue
-        pod = pod_of(one)["spec"]
+        pod = find_pod(one)["spec"]
         assert ("ServiceAccount", pod["serviceAccountName"]) in names
         for volume in pod["volumes"]:
             if "persistentVolumeClaim" in volume:
@@ -164,8 +165,8 @@ def test_what_is_named_is_there(overlay):
 @needs_kubectl
 @pytest.mark.parametrize("overlay", ["cpu", "gpu", "line", "s3"])
 def test_what_is_selected_is_there(overlay):
-    found = rendered(overlay)
-    labels = {tuple(sorted(pod_of(one)["metadata"]["labels"].items())) for one in found if one["kind"] in WORKLOADS}
+    found = render(overlay)
+    labels = {tuple(sorted(find_pod(one)["metadata"]["labels"].items())) for one in found if one["kind"] in WORKLOADS}
     for policy in (one for one in found if one["kind"] == "NetworkPolicy"):
         selected = set(policy["spec"]["podSelector"]["matchLabels"].items())
         assert any(selected <= set(pod) for pod in labels)
@@ -177,19 +178,19 @@ def test_what_is_selected_is_there(overlay):
 
 @needs_kubectl
 def test_on_object_storage_service_and_trainer_share_addresses_and_no_volume():
-    found = rendered("s3")
+    found = render("s3")
     names = {one["metadata"]["name"] for one in found if one["kind"] == "PersistentVolumeClaim"}
     assert names == {"goodpart-data", "goodpart-trainer"}
     told = [one["data"] for one in found if one["kind"] == "ConfigMap" and "GOODPART_STORE" in one["data"]]
-    (train,) = pod_of(of_kind(found, "CronJob"))["spec"]["containers"]
+    (train,) = find_pod(of_kind(found, "CronJob"))["spec"]["containers"]
     variables = {one["name"]: one["value"] for one in train["env"]}
     for name in ("GOODPART_STORE", "GOODPART_STATE"):
         assert [told[0][name]] == [variables[name]]
         assert variables[name].startswith("s3://")
     for workload in (of_kind(found, "Deployment"), of_kind(found, "CronJob")):
-        (container,) = pod_of(workload)["spec"]["containers"]
+        (container,) = find_pod(workload)["spec"]["containers"]
         assert {"secretRef": {"name": "goodpart-s3"}} in container["envFrom"]
-        volumes = {volume["name"] for volume in pod_of(workload)["spec"]["volumes"]}
+        volumes = {volume["name"] for volume in find_pod(workload)["spec"]["volumes"]}
         assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
         assert not {"store", "state"} & volumes
 
@@ -226,18 +227,18 @@ def test_the_grace_period_covers_hook_drain_and_what_is_in_hand(container):
 def deployed(store_folder, container):
     """A real service with the manifest's numbers, and what its health port answers."""
     _, drain_s, grace_s = seconds_to_leave(container)
-    port = free_port()
+    port = find_free_port()
     with (
         Service(store_folder, drain_s=drain_s, grace_s=grace_s, health_port=port) as service,
         httpx2.Client(base_url=f"http://127.0.0.1:{port}") as client,
     ):
 
-        def probed(name):
+        def probe(name):
             probe = container[name]
             assert probe["httpGet"]["port"] == "health"
             return client.get(probe["httpGet"]["path"], timeout=probe["timeoutSeconds"]).status_code
 
-        yield SimpleNamespace(service=service, probed=probed, metrics=lambda: client.get("/metrics").text)
+        yield SimpleNamespace(service=service, probed=probe, metrics=lambda: client.get("/metrics").text)
 
 
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")

@@ -25,7 +25,7 @@ SMALL = tuple(
 )
 
 
-def typed(text):
+def list_commands(text):
     """Every line that a page tells to type."""
     return [line for block in CONSOLE.findall(text) for line in block.splitlines() if line]
 
@@ -42,7 +42,7 @@ def test_every_link_leads_somewhere(page):
 
 
 def test_every_line_to_type_is_a_make_target_or_a_command_that_is_run_below():
-    for line in typed(README):
+    for line in list_commands(README):
         first = shlex.split(line)[0]
         assert first in {"make", ".venv/bin/goodpart", "curl"}, line
         if first == "make":
@@ -51,15 +51,15 @@ def test_every_line_to_type_is_a_make_target_or_a_command_that_is_run_below():
 
 def test_the_readmes_commands_work_as_typed(tmp_path, monkeypatch):
     """Learn, inspect, doctor, serve, curl: in the README's order, but for the service, which must run first."""
-    from drawing import defective_part, encoded, write_mvtec
+    from drawing import defective_part, encode, write_mvtec
 
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     monkeypatch.chdir(tmp_path)
     write_mvtec(tmp_path / "DATA", num_train=60)
-    (tmp_path / "part.png").write_bytes(encoded(defective_part(5)))
-    lines = {shlex.split(line)[1]: line for line in typed(README) if line.startswith(".venv/bin/goodpart")}
-    curl = next(line for line in typed(README) if line.startswith("curl"))
+    (tmp_path / "part.png").write_bytes(encode(defective_part(5)))
+    lines = {shlex.split(line)[1]: line for line in list_commands(README) if line.startswith(".venv/bin/goodpart")}
+    curl = next(line for line in list_commands(README) if line.startswith("curl"))
     assert set(lines) == {"train", "serve", "inspect", "doctor"}
 
     def run(line, *more):
@@ -112,7 +112,7 @@ def test_the_readmes_tree_is_the_tree():
 
 
 def test_every_option_in_the_readme_exists():
-    for line in typed(README):
+    for line in list_commands(README):
         name, *words = shlex.split(line)
         if name == ".venv/bin/goodpart":
             known = {option for parameter in commands.get_command(None, words[0]).params for option in parameter.opts}

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.compare import Compare, CompareSpec, gaussian, top_mean
-from model.measure import distance
+from model.similarity import distance
 
 SPEC = CompareSpec(map_size=(8, 8), smoothing_sigma=0.8, top_share=0.1, regularisation=0.5)
 
@@ -37,14 +37,14 @@ def test_the_score_is_the_mean_of_the_highest_share_of_valid_positions(seed, sha
 
 def test_the_joint_map_is_the_weighted_sum_of_the_scale_maps(compare):
     torch.manual_seed(0)
-    answer = compare.judge(torch.rand(2, 2, 8, 8), torch.ones(2, 8, 8))
+    answer = compare.score(torch.rand(2, 2, 8, 8), torch.ones(2, 8, 8))
     expected = 0.6 * answer.scale_maps[:, 0] + 0.4 * answer.scale_maps[:, 1]
     torch.testing.assert_close(answer.map, expected)
 
 
 def test_the_score_is_the_weighted_sum_of_the_scales_own_scores(compare):
     torch.manual_seed(0)
-    answer = compare.judge(torch.rand(2, 2, 8, 8), torch.ones(2, 8, 8))
+    answer = compare.score(torch.rand(2, 2, 8, 8), torch.ones(2, 8, 8))
     torch.testing.assert_close(answer.score, 0.7 * answer.scale_scores[:, 0] + 0.3 * answer.scale_scores[:, 1])
 
 
@@ -62,7 +62,7 @@ def test_a_position_is_as_wrong_as_it_is_far_off_against_what_is_usual_for_it(co
 def test_a_scale_map_is_the_distance_in_spreads_of_good_positions(compare):
     torch.manual_seed(0)
     distances = torch.rand(2, 2, 8, 8)
-    answer = compare.judge(distances, torch.ones(2, 8, 8))
+    answer = compare.score(distances, torch.ones(2, 8, 8))
     expected = (distances.numpy() - np.array([0.2, 0.4]).reshape(2, 1, 1)) / np.array([0.1, 0.3]).reshape(2, 1, 1)
     np.testing.assert_allclose(answer.scale_maps.numpy(), expected, rtol=1e-5)
 
@@ -71,17 +71,17 @@ def test_shares_are_what_each_scale_put_into_the_score(compare):
     """A defect that only scale 1 sees is scale 1's."""
     distances = torch.tensor([0.2, 0.4])[None, :, None, None].repeat(1, 1, 8, 8)
     distances[0, 0, 3:5, 3:5] = 1.0
-    answer = compare.judge(distances, torch.ones(1, 8, 8))
+    answer = compare.score(distances, torch.ones(1, 8, 8))
     torch.testing.assert_close(answer.scale_shares, torch.tensor([[1.0, 0.0]]))
 
 
 def test_invalid_positions_count_nowhere(compare):
     distances = torch.full((1, 2, 8, 8), 0.3)
     valid = torch.ones(1, 8, 8)
-    before = compare.judge(distances, valid)
+    before = compare.score(distances, valid)
     distances[0, :, 2, 2] = 100
     valid[0, 2, 2] = 0
-    after = compare.judge(distances, valid)
+    after = compare.score(distances, valid)
     torch.testing.assert_close(before.score, after.score)
     assert after.map[0, 2, 2] == 0
 
@@ -95,7 +95,7 @@ def test_smoothing_is_the_slow_convolution_with_repeated_edges(compare):
     expected = np.zeros((8, 8))
     for y, x in np.ndindex(8, 8):
         expected[y, x] = (padded[y : y + len(kernel), x : x + len(kernel)] * np.outer(kernel, kernel)).sum()
-    np.testing.assert_allclose(compare.smoothed(maps)[0, 0].numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(compare.smooth(maps)[0, 0].numpy(), expected, atol=1e-6)
 
 
 def test_flat_features_are_alike_whatever_their_noise():

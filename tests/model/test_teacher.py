@@ -10,9 +10,9 @@ from model.teacher import (
     UntappedStride,
     WrongArchitecture,
     WrongTap,
-    loaded_network,
-    packaged_weights,
-    teacher_spec,
+    find_packaged_weights,
+    get_teacher_spec,
+    load_network,
 )
 
 LITES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
@@ -20,8 +20,8 @@ RESNETS = ("resnet18", "resnet34", "resnet50", "wide_resnet50_2")
 PALACE = 698
 
 
-def state_of(name):
-    return torch.load(packaged_weights(name), weights_only=True)  # the package's own file
+def make_state(name):
+    return torch.load(find_packaged_weights(name), weights_only=True)  # the package's own file
 
 
 def photograph(name, size):
@@ -36,18 +36,18 @@ def photograph(name, size):
 @pytest.mark.parametrize("name", LITES)
 def test_the_photograph_of_a_chinese_palace_is_classified_as_one(name):
     """Which proves weights, normalisation and padding together."""
-    state = state_of(name)
-    classifier = loaded_network(name, state).eval()
+    state = make_state(name)
+    classifier = load_network(name, state).eval()
     teacher = Teacher.with_weights(name, state, strides=(16,))
     with torch.no_grad():
-        logits = classifier(teacher.normalised(photograph("china.jpg", 224)))
+        logits = classifier(teacher.normalise(photograph("china.jpg", 224)))
     assert logits.argmax().item() == PALACE
 
 
 @pytest.mark.parametrize("name", LITES)
 def test_features_have_the_registrys_channels_at_every_stride(name):
     strides = tuple(TEACHERS[name].taps)
-    teacher = Teacher.with_weights(name, state_of(name), strides=strides)
+    teacher = Teacher.with_weights(name, make_state(name), strides=strides)
     features = teacher(torch.zeros(2, 64, 96, 3, dtype=torch.uint8))
     assert [tuple(scale.shape) for scale in features] == [
         (2, TEACHERS[name].taps[stride].channels, 64 // stride, 96 // stride) for stride in strides
@@ -57,7 +57,7 @@ def test_features_have_the_registrys_channels_at_every_stride(name):
 @pytest.mark.parametrize("name", RESNETS)
 def test_a_checkpoint_of_torchvisions_keys_loads_and_is_tapped(name):
     torch.manual_seed(0)
-    state = teacher_spec(name).network().state_dict()
+    state = get_teacher_spec(name).make_network().state_dict()
     teacher = Teacher.with_weights(name, state, strides=(16, 8))
     features = teacher(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
     channels = [TEACHERS[name].taps[stride].channels for stride in (16, 8)]
@@ -75,12 +75,12 @@ PUBLISHED_PARAMETERS = {
 
 @pytest.mark.parametrize("name", RESNETS)
 def test_a_resnet_has_the_published_number_of_parameters(name):
-    network = teacher_spec(name).network()
+    network = get_teacher_spec(name).make_network()
     assert sum(parameter.numel() for parameter in network.parameters()) == PUBLISHED_PARAMETERS[name]
 
 
 def test_a_resnets_keys_are_torchvisions():
-    keys = set(teacher_spec("resnet50").network().state_dict())
+    keys = set(get_teacher_spec("resnet50").make_network().state_dict())
     assert {
         "conv1.weight",
         "bn1.running_mean",
@@ -93,20 +93,20 @@ def test_a_resnets_keys_are_torchvisions():
 
 
 def test_a_checkpoint_of_another_network_is_refused_with_what_differs():
-    state = teacher_spec("resnet18").network().state_dict()
+    state = get_teacher_spec("resnet18").make_network().state_dict()
     with pytest.raises(WrongArchitecture, match=r"not of resnet34: missing keys: layer1\.2"):
-        loaded_network("resnet34", state)
+        load_network("resnet34", state)
     with pytest.raises(WrongArchitecture, match=r"different shapes: .*layer1\.0\.conv1\.weight is"):
-        loaded_network("wide_resnet50_2", teacher_spec("resnet50").network().state_dict())
+        load_network("wide_resnet50_2", get_teacher_spec("resnet50").make_network().state_dict())
 
 
 def test_a_stride_without_a_tap_is_refused():
     with pytest.raises(UntappedStride, match="stride 2; it has 4, 8, 16, 32"):
-        Teacher.with_weights("efficientnet_lite0", state_of("efficientnet_lite0"), strides=(2,))
+        Teacher.with_weights("efficientnet_lite0", make_state("efficientnet_lite0"), strides=(2,))
 
 
 def test_a_teacher_is_frozen_even_when_told_to_train():
-    teacher = Teacher.with_weights("efficientnet_lite0", state_of("efficientnet_lite0"), strides=(8,))
+    teacher = Teacher.with_weights("efficientnet_lite0", make_state("efficientnet_lite0"), strides=(8,))
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     teacher.train()
     teacher(torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8))
@@ -116,7 +116,7 @@ def test_a_teacher_is_frozen_even_when_told_to_train():
 
 def test_another_block_of_the_same_stride_can_be_tapped():
     name = "efficientnet_lite0"
-    teacher = Teacher.with_weights(name, state_of(name), strides=(16,), taps={16: 7})
+    teacher = Teacher.with_weights(name, make_state(name), strides=(16,), taps={16: 7})
     (feature,) = teacher(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
     assert teacher.channels == (80,)
     assert tuple(feature.shape) == (1, 80, 4, 4)
@@ -126,4 +126,4 @@ def test_another_block_of_the_same_stride_can_be_tapped():
 def test_a_block_that_does_not_fit_its_stride_is_refused(tap, message):
     name = "efficientnet_lite0"
     with pytest.raises(WrongTap, match=message):
-        Teacher.with_weights(name, state_of(name), strides=(16,), taps={16: tap})
+        Teacher.with_weights(name, make_state(name), strides=(16,), taps={16: tap})

@@ -6,14 +6,14 @@ import subprocess
 
 import numpy as np
 import pytest
-from drawing import defective_part, encoded, good_part, write_mvtec
+from drawing import defective_part, encode, good_part, write_mvtec
 from PIL import Image, ImageEnhance
 from serving import GOODPART
 
 from app.store.labels import LabelDecision, LabelStore
 from app.store.state import State
 from app.store.store import Store
-from training.export.calibration_features import NOBODY, Kept
+from training.export.calibration_features import NO_OWNER, CalibrationFeatures
 
 SMALL = ("height=64", "width=64", "num_recall_items=300", "false_alarm_rate=0.06", "learning.num_steps=40")
 
@@ -61,7 +61,7 @@ def another_lamp(picture):
 def write(folder, pictures):
     folder.mkdir()
     for index, picture in enumerate(pictures):
-        (folder / f"{index:02}.png").write_bytes(encoded(picture))
+        (folder / f"{index:02}.png").write_bytes(encode(picture))
     return folder
 
 
@@ -113,7 +113,7 @@ def with_defects(data, folder, *, count):
     shutil.copytree(data, folder)
     for seed in range(count):
         part = defective_part(6000 + seed, centre=(35 + seed, 28 + seed))
-        (folder / "train/good" / f"d{seed}.png").write_bytes(encoded(part))
+        (folder / "train/good" / f"d{seed}.png").write_bytes(encode(part))
     return folder
 
 
@@ -146,7 +146,7 @@ def test_what_was_confirmed_trains_the_next_version_and_is_named(store, data):
     for seed, label in ((7000, "ok"), (7001, "ok"), (7002, "ng")):
         said = LabelDecision(at="2026-11-25T00:00:00Z", by="ann", why="", label=label)
         draw = defective_part if label == "ng" else good_part
-        feedback.add("disc", encoded(draw(seed)), suffix=".png", decision=said)
+        feedback.add("disc", encode(draw(seed)), suffix=".png", decision=said)
     done = train(data, store)
     assert done.returncode == 0, done.stderr
     assert "100 good images and 2 confirmed: 74 to learn from" in done.stderr
@@ -167,6 +167,8 @@ def test_pruning_by_the_command_line_keeps_what_serves(store):
 
 
 def test_parts_that_are_left_out_own_no_items_any_more():
-    kept = Kept((np.zeros((4, 1, 1, 1), np.float16),), np.ones((4, 1, 1), np.float32), np.array([NOBODY, 0, 2, 3]))
-    assert kept.newest(2).owners.tolist() == [NOBODY, NOBODY, 0, 1]
-    assert len(kept.newest(10)) == 4
+    kept = CalibrationFeatures(
+        (np.zeros((4, 1, 1, 1), np.float16),), np.ones((4, 1, 1), np.float32), np.array([NO_OWNER, 0, 2, 3])
+    )
+    assert kept.take_newest(2).owners.tolist() == [NO_OWNER, NO_OWNER, 0, 1]
+    assert len(kept.take_newest(10)) == 4

@@ -5,7 +5,7 @@ import resource
 import subprocess
 
 import pytest
-from drawing import encoded, good_part
+from drawing import encode, good_part
 from serving import GOODPART
 
 SMALL = ("height=64", "width=64", "num_recall_items=300", "false_alarm_rate=0.06")
@@ -14,7 +14,7 @@ SMALL = ("height=64", "width=64", "num_recall_items=300", "false_alarm_rate=0.06
 def fill(folder, files=None, *, count=24):
     folder.mkdir()
     for index in range(count):
-        (folder / f"{index:02}.png").write_bytes(encoded(good_part(index)))
+        (folder / f"{index:02}.png").write_bytes(encode(good_part(index)))
     for name, content in (files or {}).items():
         (folder / name).write_bytes(content)
     return folder
@@ -40,14 +40,14 @@ def train(data, store, *flags, settings=(), **options):
 
 FILES = {
     "a text named .png": ({"text.png": b"hello"}, "text.png: these bytes are not an image"),
-    "an image cut short": ({"cut.png": encoded(good_part(50))[:900]}, "cut.png: the PNG image is truncated"),
+    "an image cut short": ({"cut.png": encode(good_part(50))[:900]}, "cut.png: the PNG image is truncated"),
     "an empty file": ({"empty.png": b""}, "empty.png: the image is empty (0 bytes)"),
     "colours for print": (
-        {"cmyk.jpg": encoded(good_part(51).convert("CMYK"), "JPEG")},
+        {"cmyk.jpg": encode(good_part(51).convert("CMYK"), "JPEG")},
         "cmyk.jpg: mode CMYK can't be judged",
     ),
-    "16 bits among 8": ({"deep.png": encoded(good_part(52).convert("I;16"))}, "deep.png: the image has 16 bits"),
-    "another size": ({"odd.png": encoded(good_part(53, size=(50, 40)))}, "1 images are not 96 x 80 pixels"),
+    "16 bits among 8": ({"deep.png": encode(good_part(52).convert("I;16"))}, "deep.png: the image has 16 bits"),
+    "another size": ({"odd.png": encode(good_part(53, size=(50, 40)))}, "1 images are not 96 x 80 pixels"),
     "a region that is none": ({"region.png": b"hello"}, "region.png: the region is no PNG image"),
 }
 

@@ -5,14 +5,14 @@ import pytest
 from rich.console import Console
 
 from training.errors import Stopped
-from training.progress import Interruption, Lines, Narrator
+from training.progress import Interruption, ProgressLines, ProgressReporter
 
 
 def test_where_there_is_no_terminal_a_step_is_a_line_now_and_then(monkeypatch):
     said = []
     times = iter([0.0, 5.0, 12.0])
     monkeypatch.setattr("training.progress.time.monotonic", lambda: next(times))
-    lines = Lines("learning", total=100, done=40, say=said.append)
+    lines = ProgressLines("learning", total=100, done=40, print_line=said.append)
     lines.advance(10, "loss 0.5")
     lines.advance(20, "loss 0.4")
     assert said == ["learning: 70 of 100, 12 s left, loss 0.4"]
@@ -20,12 +20,12 @@ def test_where_there_is_no_terminal_a_step_is_a_line_now_and_then(monkeypatch):
 
 def test_a_signal_ends_a_run_at_the_next_piece_and_a_second_one_at_once():
     interruption = Interruption()
-    told = Narrator(Console(file=io.StringIO()), interruption)
+    told = ProgressReporter(Console(file=io.StringIO()), interruption)
     before = signal.getsignal(signal.SIGTERM)
-    with interruption.listening(), told.step("learning", total=3) as advance:
+    with interruption.handle_signals(), told.step("learning", total=3) as advance:
         advance(1)
         signal.raise_signal(signal.SIGTERM)
-        assert told.is_stopped()
+        assert told.is_stopping()
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         with pytest.raises(Stopped) as caught:
             advance(1)

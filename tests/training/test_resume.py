@@ -38,17 +38,17 @@ def command(data, store, *flags):
     return [str(GOODPART), "train", "--data", data, "--product", "disc", "--store", store, *chosen, *flags]
 
 
-def started(data, store, *flags):
+def start(data, store, *flags):
     return subprocess.Popen(command(data, store, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finished(data, store, *flags):
+def finish(data, store, *flags):
     done = subprocess.run(command(data, store, *flags), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done
 
 
-def weights_of(store):
+def read_weights(store):
     """Digests of what was learned."""
     (name,) = Store(store).list_versions("disc")
     folder = Store(store).training_folder("disc", name)
@@ -58,11 +58,11 @@ def weights_of(store):
 @pytest.fixture(scope="module")
 def undisturbed(data, tmp_path_factory):
     store = tmp_path_factory.mktemp("undisturbed")
-    finished(data, store)
-    return weights_of(store)
+    finish(data, store)
+    return read_weights(store)
 
 
-def step_of(store, course):
+def read_step(store, course):
     """The step at which the checkpoint stands, 0 before the course's first."""
     for path in store.glob("work/disc/*/checkpoint.safetensors"):
         with safe_open(path, framework="np") as file:
@@ -74,21 +74,21 @@ def step_of(store, course):
 @pytest.mark.parametrize("course", STEPS)
 def test_resume_after_a_kill_at_a_random_step_gives_the_same_weights(course, data, undisturbed, tmp_path):
     at = random.randrange(1, STEPS[course] - 10)  # noqa: S311  # no secret
-    process = started(data, tmp_path)
-    until(lambda: step_of(tmp_path, course) >= at)
+    process = start(data, tmp_path)
+    until(lambda: read_step(tmp_path, course) >= at)
     process.kill()
     process.communicate()
     assert [path.name for path in tmp_path.iterdir()] == ["work"], "it was not over yet"
-    done = finished(data, tmp_path, "--resume")
+    done = finish(data, tmp_path, "--resume")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["products", "state", "teachers"], "nothing is left"
     assert f"{course} goes on at step " in done.stderr
-    assert weights_of(tmp_path) == undisturbed, f"killed at step {at} of {course}"
+    assert read_weights(tmp_path) == undisturbed, f"killed at step {at} of {course}"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_resume_after_a_signal_which_ends_it_in_one_line(number, data, undisturbed, tmp_path):
-    process = started(data, tmp_path, "--resume")  # of nothing: it begins at the beginning
-    until(lambda: step_of(tmp_path, "learning") >= 3)
+    process = start(data, tmp_path, "--resume")  # of nothing: it begins at the beginning
+    until(lambda: read_step(tmp_path, "learning") >= 3)
     process.send_signal(number)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 128 + number
@@ -96,13 +96,13 @@ def test_resume_after_a_signal_which_ends_it_in_one_line(number, data, undisturb
         "a checkpoint is kept: the same command with --resume goes on from it",
         f"goodpart: error: stopped by {number.name}",
     ]
-    finished(data, tmp_path, "--resume")
-    assert weights_of(tmp_path) == undisturbed
+    finish(data, tmp_path, "--resume")
+    assert read_weights(tmp_path) == undisturbed
 
 
 def test_resume_of_a_damaged_checkpoint_is_one_line(data, tmp_path):
-    process = started(data, tmp_path)
-    until(lambda: step_of(tmp_path, "teaching") >= 1)
+    process = start(data, tmp_path)
+    until(lambda: read_step(tmp_path, "teaching") >= 1)
     process.kill()
     process.communicate()
     (path,) = tmp_path.glob("work/disc/*/checkpoint.safetensors")
@@ -113,8 +113,8 @@ def test_resume_of_a_damaged_checkpoint_is_one_line(data, tmp_path):
 
 
 def test_a_second_training_of_the_same_data_and_settings_is_refused(data, tmp_path):
-    first = started(data, tmp_path)
-    until(lambda: step_of(tmp_path, "teaching") >= 1)
+    first = start(data, tmp_path)
+    until(lambda: read_step(tmp_path, "teaching") >= 1)
     os.kill(first.pid, signal.SIGSTOP)
     second = subprocess.run(command(data, tmp_path), capture_output=True, text=True, check=False)
     first.kill()
@@ -125,7 +125,7 @@ def test_a_second_training_of_the_same_data_and_settings_is_refused(data, tmp_pa
 
 def test_learning_ends_early_where_the_held_out_loss_has_settled(data, tmp_path):
     early = ("--set", "learning.least_gain=0.9", "--set", "learning.patience=2")
-    finished(data, tmp_path, *early)
+    finish(data, tmp_path, *early)
     (name,) = Store(tmp_path).list_versions("disc")
     metrics = json.loads(Store(tmp_path).load_bundle("disc", name).files["metrics.json"])
     assert metrics["curves"]["learning: loss"][-1][0] == 30, "looked at 10, 20 and 30: two without a gain"

@@ -1,7 +1,7 @@
 import pytest
 
 from training.errors import BadSettings
-from training.settings import TrainSettings, known_settings, read_train_settings
+from training.settings import TrainSettings, list_settings, read_train_settings
 
 
 def test_defaults_are_valid_and_frozen():
@@ -72,13 +72,13 @@ def test_variables_lie_over_the_file_and_under_the_flags(tmp_path):
 
 
 def test_every_setting_has_a_sentence():
-    known = list(known_settings())
+    known = list(list_settings())
     assert {"seed", "learning.patience", "gate.synthetic_margin"} <= {setting.name for setting in known}
     assert all(setting.description.endswith(".") for setting in known)
 
 
 def test_reports_show_addresses_without_their_secrets():
     settings = read_train_settings(None, ["mlflow_uri=https://ann:token@host:5000/api?key=1", "teacher_weights=a.pth"])
-    assert settings.shown()["mlflow_uri"] == "https://host:5000/api"
-    assert settings.shown()["teacher_weights"] == "a.pth"
+    assert settings.to_report()["mlflow_uri"] == "https://host:5000/api"
+    assert settings.to_report()["teacher_weights"] == "a.pth"
     assert settings.mlflow_uri.endswith("key=1")

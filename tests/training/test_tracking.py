@@ -4,10 +4,10 @@ import pytest
 
 from app.store.state import State
 from training.errors import BadSettings
-from training.release.gate import Ruling
-from training.release.publish import Order, Published
+from training.release.gate import GateResult
+from training.release.publish import Published, PublishRequest
 from training.settings import read_train_settings
-from training.tracking import check_tracking, tracked
+from training.tracking import check_tracking, track
 
 METRICS = {"image_auroc": 0.97, "num_train": 72, "curves": {"learning: loss": [(1, 0.5), (2, 0.4)]}}
 
@@ -15,9 +15,9 @@ METRICS = {"image_auroc": 0.97, "num_train": 72, "curves": {"learning: loss": [(
 def test_a_run_is_told_to_mlflow_with_settings_curves_figures_and_report(store, republished):
     mlflow = pytest.importorskip("mlflow")
     version = republished(files={"metrics.json": b"{}", "report.html": b"<html>"})
-    order = Order("disc", store, State(store.root / "state"))
+    order = PublishRequest("disc", store, State(store.root / "state"))
     settings = read_train_settings(None, ["tracking=mlflow", "seed=3"])
-    tracked(Published(version, is_active=True, ruling=Ruling((), None), metrics=METRICS), order, settings)
+    track(Published(version, is_active=True, gate_result=GateResult((), None), metrics=METRICS), order, settings)
     client = mlflow.MlflowClient(f"sqlite:///{store.root.absolute() / 'mlflow/runs.db'}")
     (run,) = client.search_runs([client.get_experiment_by_name("disc").experiment_id])
     assert json.loads(run.data.params["seed"]) == 3
@@ -28,7 +28,7 @@ def test_a_run_is_told_to_mlflow_with_settings_curves_figures_and_report(store, 
 
 
 def test_nothing_is_told_where_nobody_asked(store):
-    tracked(None, Order("disc", store, State(store.root / "state")), read_train_settings(None))
+    track(None, PublishRequest("disc", store, State(store.root / "state")), read_train_settings(None))
     assert not (store.root / "mlflow").exists()
 
 

@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from drawing import defective_part, encoded, good_part
+from drawing import defective_part, encode, good_part
 from playwright.sync_api import expect, sync_playwright
 from serving import Service, until
 
 from app.api.keys import generate_key
-from training.demo.demo import free_port
+from training.demo.demo import find_free_port
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium (Debian: chromium) is not here")
@@ -85,7 +85,7 @@ def say_yes(page, why="a test"):
     page.click("#asking-yes")
 
 
-def size_of(locator):
+def measure_size(locator):
     return float(locator.evaluate("(element) => getComputedStyle(element).fontSize").removesuffix("px"))
 
 
@@ -101,7 +101,7 @@ def test_a_good_and_a_defective_part_are_dropped_and_judged(service, opened, goo
     expect(page.locator("#verdict")).to_contain_text(f"Part {size} · Score {told['score']:,.2f}")
     expect(page.locator("#reasons")).to_contain_text(f"of {told['promise']['num_calibration']} good parts")
     assert page.locator("#stage rect").count() == len(told["regions"]) > 0
-    assert size_of(page.locator("#verdict .word")) >= 50
+    assert measure_size(page.locator("#verdict .word")) >= 50
     expect(page.locator("#strip button").first).to_contain_text(size)
     page.locator("#strip button").nth(1).click()
     expect(page.locator("#verdict")).to_contain_text("GOOD")
@@ -156,7 +156,7 @@ def test_a_candidate_judges_beside_until_its_trial_is_ended(service, opened):
 
 def test_a_threshold_is_previewed_over_the_last_parts_and_then_holds(service, opened):
     for number in range(12):
-        post(service, encoded((defective_part if number % 4 == 0 else good_part)(100 + number)), f"preview-{number}")
+        post(service, encode((defective_part if number % 4 == 0 else good_part)(100 + number)), f"preview-{number}")
     until(lambda: service.client.get("/v1/inspections", params={"part_id": "preview-11"}).json()["items"])
     scores = [one["score"] for one in service.client.get("/v1/inspections", params={"limit": 12}).json()["items"]]
     chosen = sorted(scores)[5] + 1e-6
@@ -181,7 +181,7 @@ def test_a_threshold_is_previewed_over_the_last_parts_and_then_holds(service, op
 
 
 def test_a_part_is_confirmed_however_large_its_image(service, two_versions, opened):
-    image = encoded(defective_part(7).resize((96 * 6, 80 * 6)), compress_level=0)
+    image = encode(defective_part(7).resize((96 * 6, 80 * 6)), compress_level=0)
     assert len(image) > 100_000
     page = opened(service)
     choose(page, image)
@@ -209,7 +209,7 @@ def test_the_page_follows_the_line(service, opened, good_bytes, defective_bytes)
 
 
 def test_a_line_that_is_gone_is_told_and_what_came_meanwhile_is_there_again(store_folder, opened, good_bytes, tmp_path):
-    settings = {"local": tmp_path / "local", "port": free_port()}
+    settings = {"local": tmp_path / "local", "port": find_free_port()}
     with Service(store_folder, **settings) as service:
         page = opened(service)
         page.click("#follow")

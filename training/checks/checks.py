@@ -1,4 +1,4 @@
-"""What is wrong with a folder of good images, before an hour is spent on it."""
+"""Checks of a folder of good images, before training."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,27 +18,27 @@ from app.imaging.input_check import measure
 from app.inference.calibration import min_calibration_parts
 from model.bundle import InputRecord, MeasureName
 from model.standardise import Standardiser
-from training.checks.duplicates import Look, look_of, twins
-from training.checks.outliers import SPREAD_OF_DEVIATION, Suspicion, suspicion
+from training.checks.duplicates import ImageFingerprint, compute_fingerprint, find_duplicates
+from training.checks.outliers import SPREAD_OF_DEVIATION, OutlierScores, score_outliers
 from training.data.dataset import (
-    FEWEST_GOOD,
     GREY_MODES,
+    MIN_GOOD,
     Dataset,
     Sample,
-    channels_of,
+    count_held_out,
+    detect_channels,
     find_images,
-    good_images_needed,
-    held_out,
-    odd_sizes,
+    find_odd_sizes,
+    min_good_images,
 )
-from training.data.roi import region_of_interest
+from training.data.roi import read_region_of_interest
 from training.errors import BadImage
-from training.evaluation.evaluate import opened_mask
-from training.fit.feature_store import GIB, Bound, Standardised
-from training.fit.features import Reader, teacher_features, valid_at_scales
-from training.fit.trainer import MOST_FOR_STATISTICS
+from training.evaluation.evaluate import open_mask
+from training.fit.feature_store import GIB, MemoryLimit, StandardisedRows
+from training.fit.features import ImageReader, extract_features, resize_valid
+from training.fit.trainer import MAX_STATISTICS_IMAGES
 from training.fit.weights import load_teacher
-from training.progress import Narrator
+from training.progress import ProgressReporter
 from training.settings import TrainSettings
 
 Level = Literal["bad", "look"]
@@ -48,12 +48,12 @@ ODD_SPREADS = 6.0
 # Whatever teacher the training takes: this one sees outliers best of those that come as packages (`docs/log.md`).
 TEACHER, STRIDE = "efficientnet_lite2", 16
 # Above this share of suspects there are more than good data have.
-MOST_SUSPECTS = 0.15
+MAX_SUSPECT_SHARE = 0.15
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing about one image. ``bad`` stops a training, ``look`` is for somebody to look at."""
+    """One finding about one image. ``bad`` stops a training, ``look`` needs a review."""
 
     path: Path
     kind: str
@@ -62,58 +62,58 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Looks:
-    """One good image as it was decoded: its measures, its mode and its hash."""
+class ImageSummary:
+    """One decoded good image: its measures, mode and fingerprint."""
 
     path: Path
     measures: dict[MeasureName, float]
     mode: str
-    look: Look
+    fingerprint: ImageFingerprint
 
 
 @dataclass(frozen=True)
-class Checked:
-    """All that was found. ``suspects``: good parts that are probably none, the oddest first."""
+class DataReport:
+    """All findings. ``suspects``: good parts that are probably defective, the oddest first."""
 
     dataset: Dataset
     findings: tuple[Finding, ...]
     suspects: tuple[Finding, ...]
-    looks: tuple[Looks, ...]
+    summaries: tuple[ImageSummary, ...]
     promise: Finding | None
 
     @property
     def exit_code(self) -> int:
-        """1 where images would stop a training, 3 where somebody should look, else 0."""
+        """1 where images would stop a training, 3 where a review is needed, else 0."""
         if any(finding.level == "bad" for finding in self.findings):
             return 1
-        has_many = len(self.suspects) > MOST_SUSPECTS * max(1, len(self.looks))
+        has_many = len(self.suspects) > MAX_SUSPECT_SHARE * max(1, len(self.summaries))
         return 3 if self.findings or has_many or self.promise else 0
 
-    def tables(self) -> Iterator[Table]:
-        """What was found, for people."""
+    def make_tables(self) -> Iterator[Table]:
+        """Yield the findings as tables."""
         yield self._numbers()
         if self.findings or self.promise:
             rows = [*self.findings, *([self.promise] if self.promise else [])]
-            yield table("To be mended", [(one.path.name, one.kind, one.says) for one in rows])
+            yield make_table("To be mended", [(one.path.name, one.kind, one.says) for one in rows])
         if self.suspects:
-            title = f"Suspects: probably defective, the oddest first ({len(self.suspects)} of {len(self.looks)})"
-            yield table(title, [(one.path.name, one.kind, one.says) for one in self.suspects])
+            title = f"Suspects: probably defective, the oddest first ({len(self.suspects)} of {len(self.summaries)})"
+            yield make_table(title, [(one.path.name, one.kind, one.says) for one in self.suspects])
 
     def _numbers(self) -> Table:
         rows = [
-            ("good images", str(len(self.dataset.good)), f"{len(self.looks)} can be read"),
+            ("good images", str(len(self.dataset.good)), f"{len(self.summaries)} can be read"),
             ("test images", str(len(self.dataset.test)), ""),
         ]
         for name in WATCHED:
-            values = sorted(one.measures[name] for one in self.looks)
+            values = sorted(one.measures[name] for one in self.summaries)
             if values:
                 middle = values[len(values) // 2]
                 rows.append((name, f"{middle:.1f}", f"{values[0]:.1f} to {values[-1]:.1f}"))
-        return table("Data", rows)
+        return make_table("Data", rows)
 
 
-def table(title: str, rows: Sequence[tuple[str, str, str]]) -> Table:
-    """Three columns without a head."""
+def make_table(title: str, rows: Sequence[tuple[str, str, str]]) -> Table:
+    """Return a table of three columns without a head."""
     made = Table(title=title, title_justify="left", show_header=False)
     for row in rows:
         made.add_row(*map(Text, row))
@@ -123,66 +123,66 @@ def table(title: str, rows: Sequence[tuple[str, str, str]]) -> Table:
 class DataCheck:
     """The checks, in order."""
 
-    def __init__(self, folder: Path, settings: TrainSettings, narrator: Narrator) -> None:
+    def __init__(self, folder: Path, settings: TrainSettings, reporter: ProgressReporter) -> None:
         self.folder = folder
         self.settings = settings
-        self.narrator = narrator
+        self.reporter = reporter
         self.dataset = find_images(folder)
 
-    def found(self, *, looks_for_outliers: bool) -> Checked:
-        """Every check; raises TrainingError for what makes all others impossible."""
-        looks, findings = self.readable()
+    def run(self, *, looks_for_outliers: bool) -> DataReport:
+        """Run every check. Raises TrainingError where the others are impossible."""
+        looks, findings = self.read_all()
         good = [one.path for one in looks]
-        findings += self.sizes(good)
-        findings += modes(looks)
-        findings += odd_looks(looks)
-        findings += self.copies(looks)
+        findings += self.find_odd_sizes(good)
+        findings += find_odd_modes(looks)
+        findings += find_odd_measures(looks)
+        findings += self.find_copies(looks)
         suspects: list[Finding] = []
-        if looks_for_outliers and len(good) >= FEWEST_GOOD:
-            suspects = self.outliers(good)
-        return Checked(self.dataset, tuple(findings), tuple(suspects), tuple(looks), self.promise(len(good)))
+        if looks_for_outliers and len(good) >= MIN_GOOD:
+            suspects = self.find_outliers(good)
+        return DataReport(self.dataset, tuple(findings), tuple(suspects), tuple(looks), self.check_promise(len(good)))
 
-    def readable(self) -> tuple[list[Looks], list[Finding]]:
-        """Every good image that can be decoded, and what is wrong with the others, test images among them."""
+    def read_all(self) -> tuple[list[ImageSummary], list[Finding]]:
+        """Decode all images; return summaries of the good ones, and a finding for each that can't be decoded."""
         looks, findings = [], []
-        with self.narrator.step("reading", total=len(self.dataset.good) + len(self.dataset.test)) as advance:
+        with self.reporter.step("reading", total=len(self.dataset.good) + len(self.dataset.test)) as advance:
             for path in self.dataset.good:
                 try:
-                    looks.append(self.look(path))
+                    looks.append(self.read_image(path))
                 except (ImageError, OSError) as error:
                     findings.append(Finding(path, "unreadable", str(error), "bad"))
                 advance(1)
             for sample in self.dataset.test:
                 try:
-                    self.look_at_sample(sample)
+                    self.read_sample(sample)
                 except (ImageError, BadImage, OSError) as error:
                     findings.append(Finding(sample.path, "unreadable", str(error), "bad"))
                 advance(1)
         return looks, findings
 
-    def look(self, path: Path) -> Looks:
-        """One image; raises ImageError, BadImage."""
+    def read_image(self, path: Path) -> ImageSummary:
+        """Summarise one image. Raises ImageError, OSError."""
         picture = load_upright(open_image(path.read_bytes(), max_pixels=self.settings.max_pixels))
         try:
-            image = self.reader("grey" if picture.mode in GREY_MODES else "rgb").decoded(path)
+            image = self.make_reader("grey" if picture.mode in GREY_MODES else "rgb").decode(path)
         except BadImage as error:
             raise OSError(str(error).removeprefix(f"{path}: ")) from error
-        return Looks(path, measure(image), picture.mode, look_of(path, picture))
+        return ImageSummary(path, measure(image), picture.mode, compute_fingerprint(path, picture))
 
-    def look_at_sample(self, sample: Sample) -> None:
-        """A test image and its mask; raises ImageError, BadImage, OSError."""
-        image = self.reader("rgb").decoded(sample.path)
+    def read_sample(self, sample: Sample) -> None:
+        """Decode a test image and its mask. Raises ImageError, BadImage, OSError."""
+        image = self.make_reader("rgb").decode(sample.path)
         if sample.mask is not None:
-            opened_mask(sample.mask, size=(image.width, image.height))
+            open_mask(sample.mask, size=(image.width, image.height))
 
-    def reader(self, channels: Literal["grey", "rgb"]) -> Reader:
-        """As training reads."""
+    def make_reader(self, channels: Literal["grey", "rgb"]) -> ImageReader:
+        """Return a reader as training uses it."""
         rule: InputRecord = self.settings.input_record(channels=channels)
-        return Reader(rule, self.settings.max_pixels, self.settings.map_size)
+        return ImageReader(rule, self.settings.max_pixels, self.settings.map_size)
 
-    def sizes(self, good: Sequence[Path]) -> list[Finding]:
-        """Images of another size than the rest."""
-        trouble = None if self.settings.allow_odd_sizes else odd_sizes(good, max_pixels=self.settings.max_pixels)
+    def find_odd_sizes(self, good: Sequence[Path]) -> list[Finding]:
+        """Find images of another size than the rest."""
+        trouble = None if self.settings.allow_odd_sizes else find_odd_sizes(good, max_pixels=self.settings.max_pixels)
         if trouble is None:
             return []
         usual = f"{trouble.usual[0]} x {trouble.usual[1]}"
@@ -191,19 +191,19 @@ class DataCheck:
             for path, (width, height) in trouble.odd.items()
         ]
 
-    def copies(self, looks: Sequence[Looks]) -> list[Finding]:
-        """Images that show nearly the same: among the good ones, and between those and the test images."""
-        good = [one.look for one in looks]
+    def find_copies(self, looks: Sequence[ImageSummary]) -> list[Finding]:
+        """Find near duplicates among the good images, and between those and the test images."""
+        good = [one.fingerprint for one in looks]
         test = []
         for sample in self.dataset.test:
             try:
                 picture = load_upright(open_image(sample.path.read_bytes(), max_pixels=self.settings.max_pixels))
             except (ImageError, OSError):
                 continue
-            test.append(look_of(sample.path, picture))
+            test.append(compute_fingerprint(sample.path, picture))
         within = [
             Finding(pair.first, "near twin", f"shows nearly what {pair.second.name} does ({pair.num_bits} of 256 bits)")
-            for pair in twins(good)
+            for pair in find_duplicates(good)
         ]
         across = [
             Finding(
@@ -211,50 +211,50 @@ class DataCheck:
                 "test twin",
                 f"shows nearly what the good {pair.first.name} does ({pair.num_bits} of 256 bits); figures flatter",
             )
-            for pair in twins(good, test)
+            for pair in find_duplicates(good, test)
         ]
         return [*within, *across]
 
-    def outliers(self, good: Sequence[Path]) -> list[Finding]:
-        """Good parts that the others do not explain, by the teacher's features."""
-        odd = self.suspicion(good)
+    def find_outliers(self, good: Sequence[Path]) -> list[Finding]:
+        """Find good parts that the others do not explain, by the teacher's features."""
+        odd = self.score_outliers(good)
         return [
             Finding(good[part], "suspect", f"{odd.oddness[part]:.1f} spreads odder than the median part")
             for part in odd.suspects
         ]
 
-    def suspicion(self, good: Sequence[Path]) -> Suspicion:
-        """How odd each good part is."""
+    def score_outliers(self, good: Sequence[Path]) -> OutlierScores:
+        """Return how odd each good part is."""
         settings = self.settings
-        rule = settings.input_record(channels=channels_of(good, max_pixels=settings.max_pixels))
-        interest = region_of_interest(self.folder, settings)
-        reader = Reader(rule, settings.max_pixels, settings.map_size, interest, settings.num_workers)
+        rule = settings.input_record(channels=detect_channels(good, max_pixels=settings.max_pixels))
+        interest = read_region_of_interest(self.folder, settings)
+        reader = ImageReader(rule, settings.max_pixels, settings.map_size, interest, settings.num_workers)
         with TemporaryDirectory(prefix="goodpart-") as folder:
-            bound = Bound(settings.feature_memory_gib * GIB, Path(folder))
-            with self.narrator.step("features", total=len(good)) as advance:
+            bound = MemoryLimit(settings.feature_memory_gib * GIB, Path(folder))
+            with self.reporter.step("features", total=len(good)) as advance:
                 teacher = load_teacher(TEACHER, weights=None, sha256=None, strides=(STRIDE,), taps={})
-                features = teacher_features(teacher, good, reader=reader, bound=bound, on_images=advance)
-            (valid,) = valid_at_scales(reader.valid(good), features)
-            some = torch.arange(min(len(good), MOST_FOR_STATISTICS))
-            standard = Standardised(features[0], Standardiser.fitted(features[0][some], valid[some]))
-            with self.narrator.step("outliers", total=3 * len(good)) as advance:
-                return suspicion(standard, valid, settings, on_images=advance)
+                features = extract_features(teacher, good, reader=reader, limit=bound, on_images=advance)
+            (valid,) = resize_valid(reader.compute_valid(good), features)
+            some = torch.arange(min(len(good), MAX_STATISTICS_IMAGES))
+            standard = StandardisedRows(features[0], Standardiser.fit(features[0][some], valid[some]))
+            with self.reporter.step("outliers", total=3 * len(good)) as advance:
+                return score_outliers(standard, valid, settings, on_images=advance)
 
-    def promise(self, num_good: int) -> Finding | None:
-        """Whether so many images support the false-alarm rate that is asked."""
+    def check_promise(self, num_good: int) -> Finding | None:
+        """Check whether the number of images supports the requested false-alarm rate."""
         asked = self.settings.false_alarm_rate
-        num_calibrate, needed = held_out(num_good)[1], min_calibration_parts(asked)
+        num_calibrate, needed = count_held_out(num_good)[1], min_calibration_parts(asked)
         if num_calibrate >= needed:
             return None
         says = (
             f"{num_good} good images leave {num_calibrate} to calibrate, which support {1 / (num_calibrate + 1):.2%}; "
-            f"{asked:.2%} takes {needed}, of {good_images_needed(needed)} good images in all"
+            f"{asked:.2%} takes {needed}, of {min_good_images(needed)} good images in all"
         )
         return Finding(self.folder, "too few", says)
 
 
-def modes(looks: Sequence[Looks]) -> list[Finding]:
-    """Images of another mode than most."""
+def find_odd_modes(looks: Sequence[ImageSummary]) -> list[Finding]:
+    """Find images of another mode than most."""
     counts = Counter(one.mode for one in looks)
     if len(counts) < 2:
         return []
@@ -262,8 +262,8 @@ def modes(looks: Sequence[Looks]) -> list[Finding]:
     return [Finding(one.path, "odd mode", f"mode {one.mode}, most have {usual}") for one in looks if one.mode != usual]
 
 
-def odd_looks(looks: Sequence[Looks]) -> list[Finding]:
-    """Images whose light or focus lies far from the others'."""
+def find_odd_measures(looks: Sequence[ImageSummary]) -> list[Finding]:
+    """Find images whose brightness, contrast or sharpness is far from the median."""
     findings = []
     for name in WATCHED:
         values = np.array([one.measures[name] for one in looks])

@@ -1,4 +1,4 @@
-"""A product's region of interest, out of pictures beside the data and rectangles in the settings."""
+"""A product's region of interest, from pictures beside the data and rectangles in the settings."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,14 +15,14 @@ from training.settings import Rectangle, TrainSettings
 SIZE = (512, 512)
 
 
-def region_of_interest(folder: Path, settings: TrainSettings) -> RegionOfInterest | None:
-    """Where to look, None where everywhere. Raises BadImage, BadSettings.
+def read_region_of_interest(folder: Path, settings: TrainSettings) -> RegionOfInterest | None:
+    """Return the region of interest, or None for the whole image. Raises BadImage, BadSettings.
 
     It is the white of ``region.png`` and the ``inspect`` rectangles, less the white of ``ignore.png`` and the
     ``ignore`` rectangles.
     """
-    inspected = [*pictured(folder / INSPECT_FILE), *drawn(settings.inspect)]
-    ignored = [*pictured(folder / IGNORE_FILE), *drawn(settings.ignore)]
+    inspected = [*read_mask(folder / INSPECT_FILE), *draw_rectangles(settings.inspect)]
+    ignored = [*read_mask(folder / IGNORE_FILE), *draw_rectangles(settings.ignore)]
     if not inspected and not ignored:
         return None
     inside = np.any(inspected, axis=0) if inspected else np.ones(SIZE, dtype=bool)
@@ -33,8 +33,8 @@ def region_of_interest(folder: Path, settings: TrainSettings) -> RegionOfInteres
     return RegionOfInterest(inside)
 
 
-def pictured(path: Path) -> list[NDArray[np.bool_]]:
-    """The white of a picture at ``SIZE``, nothing where there is no picture. Raises BadImage."""
+def read_mask(path: Path) -> list[NDArray[np.bool_]]:
+    """Return the white of a picture at ``SIZE``, or nothing. Raises BadImage."""
     if not path.is_file():
         return []
     try:
@@ -45,8 +45,8 @@ def pictured(path: Path) -> list[NDArray[np.bool_]]:
     return [region.contains(*middles)]
 
 
-def drawn(rectangles: Iterable[Rectangle]) -> list[NDArray[np.bool_]]:
-    """The union of rectangles at ``SIZE``, nothing where there is none."""
+def draw_rectangles(rectangles: Iterable[Rectangle]) -> list[NDArray[np.bool_]]:
+    """Return the union of rectangles at ``SIZE``, or nothing."""
     masks = []
     y, x = ((np.arange(length) + 0.5) / length for length in SIZE)
     for box in rectangles:

@@ -1,6 +1,6 @@
-"""The demonstration: draws a product, learns it, serves it, and posts one good and one defective part.
+"""The demonstration: creates a product, trains and serves it, and posts a good and a defective part.
 
-Every step is the command that a user would type, in a process of its own. What is there already is used again.
+Every step is a command, in a process of its own. Existing results are reused.
 """
 
 import base64
@@ -33,12 +33,12 @@ SHOWN_CHARACTERS = 32
 
 
 class DemoFailed(TrainingError):
-    """A step of the demonstration that did not end well."""
+    """A step of the demonstration failed."""
 
 
 @dataclass(frozen=True)
-class Running:
-    """A service that was left running."""
+class DemoService:
+    """A service that runs in the background."""
 
     pid: int
     url: str
@@ -51,62 +51,62 @@ class Running:
             return False
 
 
-def demonstrate(folder: Path, *, port: int) -> None:
-    """Draw, learn, serve, judge; leaves the service running. Raises DemoFailed."""
+def run_demo(folder: Path, *, port: int) -> None:
+    """Create data, train, serve, inspect; the service keeps running. Raises DemoFailed."""
     data, store = folder / "data", folder / "store"
     if not data.exists():
-        run("sample-data", str(data))
+        run_command("sample-data", str(data))
     if not (store / "state" / PRODUCT / "current.json").exists():
         chosen = [word for setting in SETTINGS for word in ("--set", setting)]
-        run("train", "--data", str(data), "--product", PRODUCT, "--store", str(store), *chosen)
-    service = running(folder) or started(folder, store, port=port)
+        run_command("train", "--data", str(data), "--product", PRODUCT, "--store", str(store), *chosen)
+    service = find_service(folder) or start_service(folder, store, port=port)
     for name, part in PARTS.items():
-        answer = posted(service.url, data / part)
+        answer = post_image(service.url, data / part)
         saved = folder / f"{name}.heatmap.png"
         saved.write_bytes(base64.b64decode(answer["heatmap"]["data"]))
         click.echo(f"\n{name} part, {data / part}; heat-map in {saved}")
-        click.echo(json.dumps(shortened(answer), indent=1))
-        (folder / f"{name}.json").write_text(json.dumps(shortened(answer), indent=1) + "\n")
+        click.echo(json.dumps(shorten(answer), indent=1))
+        (folder / f"{name}.json").write_text(json.dumps(shorten(answer), indent=1) + "\n")
     write_picture(folder)
     click.echo(f"\nThe service runs on; open {service.url}/ for its console. `make demo-stop` ends it.")
 
 
 def stop(folder: Path) -> None:
-    """End the service that was left running, if it is."""
-    service = running(folder)
+    """Stop the running service, if there is one."""
+    service = find_service(folder)
     if service is None:
         click.echo("no demonstration is running")
         return
     os.kill(service.pid, signal.SIGTERM)
-    note_of(folder).unlink()
+    get_service_file(folder).unlink()
     click.echo(f"the service at {service.url} has been ended")
 
 
-def run(*arguments: str) -> None:
-    """One ``goodpart`` command, its output shown; raises DemoFailed."""
+def run_command(*arguments: str) -> None:
+    """Run one ``goodpart`` command. Raises DemoFailed."""
     click.echo(f"$ goodpart {' '.join(arguments)}", err=True)
     done = subprocess.run([str(GOODPART), *arguments], check=False)  # noqa: S603  # our own command
     if done.returncode != 0:
         raise DemoFailed(f"`goodpart {arguments[0]}` ended with exit code {done.returncode}")
 
 
-def note_of(folder: Path) -> Path:
-    """Where it is written which service was left running."""
+def get_service_file(folder: Path) -> Path:
+    """Return the path of the file with the running service."""
     return folder / "service.json"
 
 
-def running(folder: Path) -> Running | None:
-    """The service that an earlier demonstration left, if it still answers."""
+def find_service(folder: Path) -> DemoService | None:
+    """Return the service of an earlier demonstration, if it still answers."""
     try:
-        service = Running(**json.loads(note_of(folder).read_text()))
+        service = DemoService(**json.loads(get_service_file(folder).read_text()))
     except (OSError, ValueError, TypeError):
         return None
     return service if service.is_alive() else None
 
 
-def started(folder: Path, store: Path, *, port: int) -> Running:
-    """A new service in the background, ready to judge. Raises DemoFailed."""
-    free = port if is_free(port) else free_port()
+def start_service(folder: Path, store: Path, *, port: int) -> DemoService:
+    """Start a service in the background and wait until it answers. Raises DemoFailed."""
+    free = port if is_free(port) else find_free_port()
     if free != port:
         click.echo(f"port {port} is in use; taking {free}", err=True)
     command = [str(GOODPART), "serve", "--store", str(store), "--local", str(folder / "local"), "--port", str(free)]
@@ -115,8 +115,8 @@ def started(folder: Path, store: Path, *, port: int) -> Running:
         process = subprocess.Popen(  # noqa: S603  # our own command
             command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
         )
-    service = Running(process.pid, f"http://127.0.0.1:{free}")
-    note_of(folder).write_text(json.dumps({"pid": service.pid, "url": service.url}))
+    service = DemoService(process.pid, f"http://127.0.0.1:{free}")
+    get_service_file(folder).write_text(json.dumps({"pid": service.pid, "url": service.url}))
     deadline = time.monotonic() + START_TIMEOUT_S
     while not service.is_alive():
         if process.poll() is not None or time.monotonic() > deadline:
@@ -126,7 +126,7 @@ def started(folder: Path, store: Path, *, port: int) -> Running:
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on a port of this machine."""
+    """Whether a local port is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -136,16 +136,16 @@ def is_free(port: int) -> bool:
     return True
 
 
-def free_port() -> int:
-    """A port that is free now."""
+def find_free_port() -> int:
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         number: int = probe.getsockname()[1]
     return number
 
 
-def posted(url: str, part: Path) -> dict[str, Any]:
-    """The service's answer to an image, with an overlay for a heat-map. Raises DemoFailed."""
+def post_image(url: str, part: Path) -> dict[str, Any]:
+    """Post an image and return the response, with an overlay as heat-map. Raises DemoFailed."""
     address = f"{url}/v1/products/{PRODUCT}/inspect"
     response = httpx2.post(
         address,
@@ -160,14 +160,14 @@ def posted(url: str, part: Path) -> dict[str, Any]:
     return answer
 
 
-def shortened(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer with the beginning of its heat-map."""
+def shorten(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the response with its heat-map cut off."""
     heatmap = answer["heatmap"]
     return {**answer, "heatmap": {**heatmap, "data": heatmap["data"][:SHOWN_CHARACTERS] + "..."}}
 
 
 def write_picture(folder: Path) -> None:
-    """``picture.png``: each part beside its heat-map."""
+    """Write ``picture.png``: each part beside its heat-map."""
     pairs = [(folder / "data" / part, folder / f"{name}.heatmap.png") for name, part in PARTS.items()]
     pictures = [Image.open(io.BytesIO(path.read_bytes())).convert("RGB") for pair in pairs for path in pair]
     gap, (width, height) = 8, pictures[0].size

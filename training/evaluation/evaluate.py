@@ -1,4 +1,4 @@
-"""How well a version judges a test set, through the service's own engine."""
+"""Evaluation of a version on a test set, through the service's own pipeline."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,12 +18,12 @@ from training.errors import BadImage
 from training.evaluation.metrics import image_metrics, pixel_metrics
 
 # Pixel metrics hold every pixel of the test set in memory; larger images are measured at this size.
-MOST_SIDE_PX = 512
+MAX_SIDE_PX = 512
 
 
 @dataclass(frozen=True)
 class TestScore:
-    """One test image's judgement."""
+    """The score of one test image."""
 
     __test__ = False  # pytest takes a class of this name for a test otherwise
 
@@ -42,37 +42,39 @@ def evaluate(
     max_pixels: int,
     on_image: Callable[[int], None],
 ) -> dict[str, object]:
-    """Metrics of a test set, as plain values for ``metrics.json``. Raises BadImage."""
+    """Return the metrics of a test set, as plain values for ``metrics.json``. Raises BadImage."""
     scores: list[TestScore] = []
     maps: list[NDArray[np.float32]] = []
     masks: list[NDArray[np.bool_]] = []
     has_masks = all(sample.mask is not None for sample in samples if sample.is_defective)
-    for sample, inspection in inspected(version, samples, max_pixels=max_pixels):
-        scores.append(test_score(sample, inspection, folder))
+    for sample, inspection in inspect_samples(version, samples, max_pixels=max_pixels):
+        scores.append(to_test_score(sample, inspection, folder))
         if has_masks:
-            masks.append(mask_of(sample, inspection))
-            maps.append(map_over(inspection, masks[-1].shape))
+            masks.append(load_mask(sample, inspection))
+            maps.append(resize_map(inspection, masks[-1].shape))
         on_image(1)
     return {
-        **image_figures(scores),
+        **compute_image_metrics(scores),
         **(asdict(pixel_metrics(maps, masks)) if has_masks and any_defect(masks) else {}),
         "test_scores": [asdict(score) for score in scores],
     }
 
 
-def image_level(
+def evaluate_images(
     version: Version, samples: Sequence[Sample], *, folder: Path, max_pixels: int, on_image: Callable[[int], None]
 ) -> dict[str, object]:
-    """The figures that scores alone give. Raises BadImage."""
+    """Return the metrics that need scores alone. Raises BadImage."""
     scores = []
-    for sample, inspection in inspected(version, samples, max_pixels=max_pixels):
-        scores.append(test_score(sample, inspection, folder))
+    for sample, inspection in inspect_samples(version, samples, max_pixels=max_pixels):
+        scores.append(to_test_score(sample, inspection, folder))
         on_image(1)
-    return image_figures(scores)
+    return compute_image_metrics(scores)
 
 
-def inspected(version: Version, samples: Sequence[Sample], *, max_pixels: int) -> Iterator[tuple[Sample, Inspection]]:
-    """Each sample with its inspection; raises BadImage."""
+def inspect_samples(
+    version: Version, samples: Sequence[Sample], *, max_pixels: int
+) -> Iterator[tuple[Sample, Inspection]]:
+    """Yield each sample with its inspection. Raises BadImage."""
     for sample in samples:
         try:
             yield sample, inspect(sample.path.read_bytes(), version, max_pixels=max_pixels)
@@ -80,8 +82,8 @@ def inspected(version: Version, samples: Sequence[Sample], *, max_pixels: int) -
             raise BadImage(sample.path, str(error)) from error
 
 
-def test_score(sample: Sample, inspection: Inspection, folder: Path) -> TestScore:
-    """What is kept of an inspection."""
+def to_test_score(sample: Sample, inspection: Inspection, folder: Path) -> TestScore:
+    """Return what is kept of an inspection."""
     return TestScore(
         path=sample.path.relative_to(folder).as_posix(),
         kind=sample.kind,
@@ -91,8 +93,8 @@ def test_score(sample: Sample, inspection: Inspection, folder: Path) -> TestScor
     )
 
 
-def image_figures(scores: Sequence[TestScore]) -> dict[str, object]:
-    """Metrics of the scores, as far as both kinds of parts are there, and the two costs at the threshold."""
+def compute_image_metrics(scores: Sequence[TestScore]) -> dict[str, object]:
+    """Return metrics of the scores, as far as both kinds of parts exist, and both error rates at the threshold."""
     values = np.array([score.score for score in scores])
     defective = np.array([score.kind != "good" for score in scores])
     judged_ng = np.array([score.verdict == "ng" for score in scores])
@@ -109,19 +111,22 @@ def image_figures(scores: Sequence[TestScore]) -> dict[str, object]:
     return figures
 
 
-def mask_of(sample: Sample, inspection: Inspection) -> NDArray[np.bool_]:
-    """Where the defect is, nowhere for a good part; of the image's size, up to ``MOST_SIDE_PX``. Raises BadImage."""
+def load_mask(sample: Sample, inspection: Inspection) -> NDArray[np.bool_]:
+    """Return the mask of a defect, empty for a good part; of the image's size, up to ``MAX_SIDE_PX``.
+
+    Raises BadImage.
+    """
     size = (inspection.image.width, inspection.image.height)
-    scale = min(1.0, MOST_SIDE_PX / max(size))
+    scale = min(1.0, MAX_SIDE_PX / max(size))
     width, height = (max(1, round(side * scale)) for side in size)
     if sample.mask is None:
         return np.zeros((height, width), dtype=bool)
-    picture = opened_mask(sample.mask, size=size)
+    picture = open_mask(sample.mask, size=size)
     return np.asarray(picture.resize((width, height), Pillow.Resampling.NEAREST)) > 0
 
 
-def opened_mask(path: Path, *, size: tuple[int, int]) -> Pillow.Image:
-    """A mask of its image's ``(width, height)`` in mode L, decoded. Raises BadImage."""
+def open_mask(path: Path, *, size: tuple[int, int]) -> Pillow.Image:
+    """Open a mask of its image's ``(width, height)`` in mode L. Raises BadImage."""
     try:
         with Pillow.open(path) as picture:
             mask = picture.convert("L")
@@ -132,8 +137,8 @@ def opened_mask(path: Path, *, size: tuple[int, int]) -> Pillow.Image:
     return mask
 
 
-def map_over(inspection: Inspection, size: tuple[int, ...]) -> NDArray[np.float32]:
-    """The anomaly map at the size (height, width) of the image."""
+def resize_map(inspection: Inspection, size: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return the anomaly map at the size (height, width) of the image."""
     image = inspection.image
     canvas = image.pixels.shape[:2]
     return enlarge(inspection.map, image.content, canvas=canvas, size=(size[1], size[0]))

@@ -1,7 +1,7 @@
-"""What a version can see: synthetic defects of known size and contrast on good parts that nothing was learned from.
+"""Sensitivity: which synthetic defects of known size and contrast a version finds on held-out good parts.
 
-It works before any real defect is at hand, which is how most lines start, and never sets a threshold: synthetic
-defects pick the best model in few products only, but a version that misses them misses more than them.
+It works before any real defect is available, and never sets a threshold: synthetic defects select the best model in few
+products only, but a version that misses them misses real ones too.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,16 +14,16 @@ from PIL import Image as Pillow
 from app.imaging.decode import load_upright, open_image
 from app.inference.version import Version
 from app.inspection.pipeline import inspect
-from training.evaluation.synthetic import KINDS, Defect, as_png, with_defect
+from training.evaluation.synthetic import KINDS, Defect, add_defect, to_png
 
 SIZES = (0.02, 0.04, 0.08, 0.16, 0.32)
 CONTRASTS = (0.25, 0.5, 1.0)
 # Good parts that every kind, size and contrast is put onto.
 NUM_PARTS = 6
 # Larger parts are tried at this size: the network sees them smaller still, and time goes with the pixels.
-MOST_SIDE_PX = 1024
+MAX_SIDE_PX = 1024
 # Of a defect at least this share must lie where the part is looked at; so many places are tried for it.
-INSIDE_SHARE, MOST_TRIES = 0.5, 50
+INSIDE_SHARE, MAX_TRIES = 0.5, 50
 # A size is found if this share of its defects is judged ng.
 FOUND_SHARE = 0.9
 JUDGED_MODES = ("L", "RGB")
@@ -40,12 +40,12 @@ class Cell:
     num_drawn: int
 
 
-def sensitivity(
+def measure_sensitivity(
     version: Version, parts: Sequence[bytes], *, seed: int, max_pixels: int, on_defect: Callable[[int], None]
 ) -> tuple[Cell, ...]:
-    """Every kind, size and contrast on some good parts; none where no part is grey or RGB of 8 bits."""
+    """Try every kind, size and contrast on some good parts; empty where no part is grey or RGB of 8 bits."""
     generator = np.random.default_rng(seed)
-    pictures = pictures_of(parts[:NUM_PARTS], max_pixels=max_pixels)
+    pictures = open_parts(parts[:NUM_PARTS], max_pixels=max_pixels)
     if not pictures:
         return ()
     cells = []
@@ -62,39 +62,39 @@ def sensitivity(
 def is_found(
     version: Version, picture: Pillow.Image, defect: Defect, generator: np.random.Generator, *, max_pixels: int
 ) -> bool:
-    """Whether the part is judged ng with this defect on it, where it is looked at."""
-    inside = looked_at(version, picture)
-    for _ in range(MOST_TRIES):
-        defective, mask = with_defect(picture, defect, generator=generator)
+    """Whether the part is ng with this defect in the inspected area."""
+    inside = make_inspected_mask(version, picture)
+    for _ in range(MAX_TRIES):
+        defective, mask = add_defect(picture, defect, generator=generator)
         if inside[mask].mean() >= INSIDE_SHARE:
             break
-    return inspect(as_png(defective), version, max_pixels=max_pixels).verdict == "ng"
+    return inspect(to_png(defective), version, max_pixels=max_pixels).verdict == "ng"
 
 
-def pictures_of(parts: Sequence[bytes], *, max_pixels: int) -> list[Pillow.Image]:
-    """Good parts that can be drawn upon, upright, of ``MOST_SIDE_PX`` at most."""
+def open_parts(parts: Sequence[bytes], *, max_pixels: int) -> list[Pillow.Image]:
+    """Open good parts that can be drawn on, upright, of at most ``MAX_SIDE_PX``."""
     pictures = [load_upright(open_image(data, max_pixels=max_pixels)) for data in parts]
     pictures = [picture for picture in pictures if picture.mode in JUDGED_MODES]
     for picture in pictures:
-        picture.thumbnail((MOST_SIDE_PX, MOST_SIDE_PX), Pillow.Resampling.BILINEAR)
+        picture.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX), Pillow.Resampling.BILINEAR)
     return pictures
 
 
-def looked_at(version: Version, picture: Pillow.Image) -> NDArray[np.bool_]:
-    """Where the part is inspected, bool (height, width)."""
+def make_inspected_mask(version: Version, picture: Pillow.Image) -> NDArray[np.bool_]:
+    """Return where the part is inspected, bool (height, width)."""
     if version.roi is None:
         return np.ones((picture.height, picture.width), dtype=bool)
     rows, columns = (np.arange(picture.height) + 0.5) / picture.height, (np.arange(picture.width) + 0.5) / picture.width
     return version.roi.contains(rows, columns)
 
 
-def num_defects(num_parts: int) -> int:
-    """How many defects are drawn, for the progress."""
+def count_defects(num_parts: int) -> int:
+    """Return the number of defects, for the progress."""
     return len(KINDS) * len(SIZES) * len(CONTRASTS) * min(num_parts, NUM_PARTS)
 
 
-def smallest_found(cells: Sequence[Cell], *, kind: str, contrast: float) -> float | None:
-    """The smallest size from which on every size is found, as a share of the shorter side; None where none is."""
+def find_smallest(cells: Sequence[Cell], *, kind: str, contrast: float) -> float | None:
+    """Return the smallest size from which on every size is found, as a share of the shorter side, or None."""
     smallest = None
     for cell in sorted(cells, key=lambda one: -one.size):
         if (cell.kind, cell.contrast) != (kind, contrast):

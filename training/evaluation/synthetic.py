@@ -1,6 +1,6 @@
-"""Defects of known kind, size and contrast put onto good parts: for golden images and sensitivity, never a threshold.
+"""Synthetic defects of known kind, size and contrast on good parts: for golden images and sensitivity.
 
-Each is a mask and what is put there: the part's own pixels are blended into it by the contrast.
+Each is a mask and its content, blended into the part by the contrast.
 """
 
 import io
@@ -29,8 +29,11 @@ class Defect:
     contrast: float
 
 
-def with_defect(picture: Pillow.Image, defect: Defect, *, generator: np.random.Generator) -> tuple[Pillow.Image, Mask]:
-    """An 8-bit image of mode L or RGB with a defect at a random place, and where it is; raises KeyError."""
+def add_defect(picture: Pillow.Image, defect: Defect, *, generator: np.random.Generator) -> tuple[Pillow.Image, Mask]:
+    """Add a defect at a random place of an 8-bit image of mode L or RGB; return the image and the mask.
+
+    Raises KeyError.
+    """
     pixels = np.asarray(picture, dtype=np.float32)
     extent = max(2, round(defect.size * min(picture.size)))
     mask, put = KINDS[defect.kind](picture, extent, generator)
@@ -41,8 +44,8 @@ def with_defect(picture: Pillow.Image, defect: Defect, *, generator: np.random.G
     return Pillow.fromarray(np.rint(blended).astype(np.uint8)), mask
 
 
-def scratch(picture: Pillow.Image, extent: int, generator: np.random.Generator) -> tuple[Mask, Pixels]:
-    """A bent line a tenth as wide as it is long, brighter or darker than what it crosses."""
+def make_scratch(picture: Pillow.Image, extent: int, generator: np.random.Generator) -> tuple[Mask, Pixels]:
+    """Return a bent line a tenth as wide as it is long, brighter or darker than what it crosses."""
     point = np.array(generator.uniform(0.2, 0.8, 2)) * picture.size
     angle, bend = generator.uniform(0, 2 * np.pi), generator.normal(0, 0.15)
     points = [tuple(point)]
@@ -53,78 +56,78 @@ def scratch(picture: Pillow.Image, extent: int, generator: np.random.Generator) 
     canvas = Pillow.new("1", picture.size)
     ImageDraw.Draw(canvas).line(points, fill=1, width=max(1, round(extent / 10)), joint="curve")
     mask = np.asarray(canvas)
-    return mask, opposite(picture, mask)
+    return mask, fill_contrasting(picture, mask)
 
 
-def spot(picture: Pillow.Image, extent: int, generator: np.random.Generator) -> tuple[Mask, Pixels]:
-    """A disc, brighter or darker than what it covers."""
-    left, top = corner(picture, extent, generator)
+def make_spot(picture: Pillow.Image, extent: int, generator: np.random.Generator) -> tuple[Mask, Pixels]:
+    """Return a disc, brighter or darker than what it covers."""
+    left, top = choose_corner(picture, extent, generator)
     canvas = Pillow.new("1", picture.size)
     ImageDraw.Draw(canvas).ellipse((left, top, left + extent - 1, top + extent - 1), fill=1)
     mask = np.asarray(canvas)
-    return mask, opposite(picture, mask)
+    return mask, fill_contrasting(picture, mask)
 
 
-def pasted_patch(picture: Pillow.Image, extent: int, generator: np.random.Generator) -> tuple[Mask, Pixels]:
-    """A square of the part itself, turned by a right angle, from another place (CutPaste, Li et al., 2021)."""
-    left, top = corner(picture, extent, generator)
-    from_left, from_top = corner(picture, extent, generator)
+def make_pasted_patch(picture: Pillow.Image, extent: int, generator: np.random.Generator) -> tuple[Mask, Pixels]:
+    """Return a square of the part itself, turned by a right angle, from another place (CutPaste, Li et al., 2021)."""
+    left, top = choose_corner(picture, extent, generator)
+    from_left, from_top = choose_corner(picture, extent, generator)
     piece = picture.crop((from_left, from_top, from_left + extent, from_top + extent)).transpose(
         Pillow.Transpose.ROTATE_90
     )
     put = picture.copy()
     put.paste(piece, (left, top))
-    return square(picture, left, top, extent), np.asarray(put, dtype=np.float32)
+    return make_square(picture, left, top, extent), np.asarray(put, dtype=np.float32)
 
 
-def texture_patch(picture: Pillow.Image, extent: int, generator: np.random.Generator) -> tuple[Mask, Pixels]:
-    """A square whose pixels are shuffled: the same colours in another texture."""
-    left, top = corner(picture, extent, generator)
+def make_texture_patch(picture: Pillow.Image, extent: int, generator: np.random.Generator) -> tuple[Mask, Pixels]:
+    """Return a square with shuffled pixels: the same colours in another texture."""
+    left, top = choose_corner(picture, extent, generator)
     put = np.asarray(picture, dtype=np.float32).copy()
     piece = put[top : top + extent, left : left + extent]
     flat = piece.reshape(-1, *piece.shape[2:])
     put[top : top + extent, left : left + extent] = generator.permutation(flat).reshape(piece.shape)
-    return square(picture, left, top, extent), put
+    return make_square(picture, left, top, extent), put
 
 
-def missing_area(picture: Pillow.Image, extent: int, generator: np.random.Generator) -> tuple[Mask, Pixels]:
-    """A square without what was on it: the part blurred over three times its extent."""
-    left, top = corner(picture, extent, generator)
+def make_missing_area(picture: Pillow.Image, extent: int, generator: np.random.Generator) -> tuple[Mask, Pixels]:
+    """Return a square without its content: the part blurred over three times its extent."""
+    left, top = choose_corner(picture, extent, generator)
     blurred = picture.filter(ImageFilter.GaussianBlur(1.5 * extent))
-    return square(picture, left, top, extent), np.asarray(blurred, dtype=np.float32)
+    return make_square(picture, left, top, extent), np.asarray(blurred, dtype=np.float32)
 
 
 KINDS: Final[dict[str, Callable[[Pillow.Image, int, np.random.Generator], tuple[Mask, Pixels]]]] = {
-    "scratch": scratch,
-    "spot": spot,
-    "pasted patch": pasted_patch,
-    "texture patch": texture_patch,
-    "missing area": missing_area,
+    "scratch": make_scratch,
+    "spot": make_spot,
+    "pasted patch": make_pasted_patch,
+    "texture patch": make_texture_patch,
+    "missing area": make_missing_area,
 }
 
 
-def corner(picture: Pillow.Image, extent: int, generator: np.random.Generator) -> tuple[int, int]:
-    """The upper left corner of a square that lies in the image, at random."""
+def choose_corner(picture: Pillow.Image, extent: int, generator: np.random.Generator) -> tuple[int, int]:
+    """Return the upper left corner of a random square in the image."""
     width, height = picture.size
     return int(generator.integers(0, max(1, width - extent))), int(generator.integers(0, max(1, height - extent)))
 
 
-def square(picture: Pillow.Image, left: int, top: int, extent: int) -> Mask:
-    """A square's mask."""
+def make_square(picture: Pillow.Image, left: int, top: int, extent: int) -> Mask:
+    """Return a square's mask."""
     mask = np.zeros((picture.height, picture.width), dtype=bool)
     mask[top : top + extent, left : left + extent] = True
     return mask
 
 
-def opposite(picture: Pillow.Image, mask: Mask) -> Pixels:
-    """White where the covered pixels are dark on the average, else black."""
+def fill_contrasting(picture: Pillow.Image, mask: Mask) -> Pixels:
+    """Return white where the covered pixels are dark on average, else black."""
     covered = np.asarray(picture.convert("L"))[mask]
     tone = WHITE_8_BIT if len(covered) and covered.mean() < WHITE_8_BIT / 2 else 0
     return np.full(np.asarray(picture).shape, tone, dtype=np.float32)
 
 
-def as_png(picture: Pillow.Image) -> bytes:
-    """The image as PNG bytes."""
+def to_png(picture: Pillow.Image) -> bytes:
+    """Return the image as PNG bytes."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""A trained version as files: what goes into the bundle, and what the trainer keeps beside it."""
+"""A trained version as files: the bundle, and the trainer's own files beside it."""
 
 import io
 import json
@@ -34,16 +34,16 @@ from model.bundle import (
     RegionRecord,
     ScaleRecord,
     TeacherRecord,
-    file_records,
+    make_file_records,
     sha256_hex,
 )
 from model.compare import Compare
 from model.student import Student
-from model.teacher import teacher_spec
-from training.evaluation.synthetic import Defect, as_png, with_defect
-from training.export.calibrate import Calibrated
-from training.export.calibration_features import CALIBRATION_FEATURES, Kept
-from training.report.report import Findings, report_html
+from model.teacher import get_teacher_spec
+from training.evaluation.synthetic import Defect, add_defect, to_png
+from training.export.calibrate import Calibration
+from training.export.calibration_features import CALIBRATION_FEATURES, CalibrationFeatures
+from training.report.report import ReportContent, render_report
 from training.settings import TrainSettings
 
 TOOLS = ("goodpart", "torch", "onnx", "onnxruntime", "numpy", "pillow")
@@ -54,55 +54,55 @@ GOLDEN_DEFECT = Defect("scratch", size=0.3, contrast=1.0)
 
 
 @dataclass(frozen=True)
-class Looks:
-    """What good parts look like: in numbers, for the service's guard, and in pictures, for its explanations."""
+class Appearance:
+    """What good parts look like: ranges for the input check, and pictures for explanations."""
 
     expects: ExpectsRecord | None
     patches: bytes
 
 
 @dataclass(frozen=True)
-class Draft:
-    """A version that judges, before its metrics and report are known. ``rule`` and ``weights`` a scale as learned."""
+class BundleBuilder:
+    """A version before its metrics and report are known; builds the bundle's files and manifest."""
 
     product: str
     created: datetime
     rule: InputRecord
-    interest: RegionOfInterest | None
+    roi: RegionOfInterest | None
     settings: TrainSettings
     graphs: Graphs
-    looks: Looks
+    appearance: Appearance
     scale_weights: tuple[float, ...]
-    calibrated: Calibrated
+    calibration: Calibration
     fingerprint: str
 
-    def files(self) -> dict[str, bytes]:
-        """What it takes to judge."""
-        region = {REGION: self.interest.to_png()} if self.interest else {}
+    def build_files(self) -> dict[str, bytes]:
+        """Return the files that an inspection needs."""
+        region = {REGION: self.roi.to_png()} if self.roi else {}
         return {
             STUDENT: self.graphs.student,
             COMPARE: self.graphs.compare,
-            CALIBRATION: pack_scores(self.calibrated.scores),
-            PATCHES: self.looks.patches,
+            CALIBRATION: pack_scores(self.calibration.scores),
+            PATCHES: self.appearance.patches,
             **region,
         }
 
-    def manifest(self, files: Mapping[str, bytes]) -> Manifest:
-        """The manifest over these files."""
-        settings, calibrated = self.settings, self.calibrated
+    def build_manifest(self, files: Mapping[str, bytes]) -> Manifest:
+        """Return the manifest over these files."""
+        settings, calibrated = self.settings, self.calibration
         return Manifest(
             format=FORMAT,
             product=self.product,
             created=self.created,
             method="quick" if settings.quick else "full",
             input=self.rule,
-            region=RegionRecord(file=REGION, share=self.interest.share) if self.interest else None,
-            expects=self.looks.expects,
+            region=RegionRecord(file=REGION, share=self.roi.share) if self.roi else None,
+            expects=self.appearance.expects,
             teacher=TeacherRecord(
                 name=settings.teacher,
                 sha256=sha256_hex(self.graphs.teacher),
                 size_bytes=len(self.graphs.teacher),
-                licence=teacher_spec(settings.teacher).licence,
+                licence=get_teacher_spec(settings.teacher).licence,
             ),
             scales=tuple(
                 ScaleRecord(stride=stride, weight=weight)
@@ -117,65 +117,69 @@ class Draft:
             golden_tolerance=GOLDEN_TOLERANCE,
             fingerprint=self.fingerprint,
             tools={**{tool: installed_version(tool) for tool in TOOLS}, "python": platform.python_version()},
-            files=file_records(files),
+            files=make_file_records(files),
         )
 
 
-def fingerprint(paths: Sequence[Path], settings: TrainSettings) -> str:
-    """What a training depends on, as one digest: the settings and the bytes of every good image."""
+def compute_fingerprint(paths: Sequence[Path], settings: TrainSettings) -> str:
+    """Return a digest of a training's inputs: the settings and the bytes of every good image."""
     digests = sorted(sha256_hex(path.read_bytes()) for path in paths)
     return sha256_hex("\n".join([settings.model_dump_json(), *digests]).encode())
 
 
-def golden_files(good: Sequence[tuple[str, bytes]], draft: Draft, detector: Detector) -> dict[str, bytes]:
-    """Original bytes of a few good parts, some with a scratch, and what is expected of them, on the absolute scale.
+def build_golden_files(
+    good: Sequence[tuple[str, bytes]], builder: BundleBuilder, detector: Detector
+) -> dict[str, bytes]:
+    """Return a few good parts, some with a scratch, and their expected results on the absolute scale.
 
     ``good``: suffix and bytes of each.
     """
-    generator = np.random.default_rng(draft.settings.seed)
+    generator = np.random.default_rng(builder.settings.seed)
     chosen = good[:NUM_GOLDEN]
     originals = {f"{GOLDEN}/good_{i}{suffix}": data for i, (suffix, data) in enumerate(chosen)}
     for i, (_, data) in enumerate(chosen):
-        picture = load_upright(open_image(data, max_pixels=draft.settings.max_pixels))
+        picture = load_upright(open_image(data, max_pixels=builder.settings.max_pixels))
         if picture.mode in ("L", "RGB"):
-            scratched, _ = with_defect(picture, GOLDEN_DEFECT, generator=generator)
-            originals[f"{GOLDEN}/defect_{i}.png"] = as_png(scratched)
-    return {**originals, EXPECTED: expected_file(originals, draft, detector)}
+            scratched, _ = add_defect(picture, GOLDEN_DEFECT, generator=generator)
+            originals[f"{GOLDEN}/defect_{i}.png"] = to_png(scratched)
+    return {**originals, EXPECTED: build_expected_file(originals, builder, detector)}
 
 
-def expected_file(originals: Mapping[str, bytes], draft: Draft, detector: Detector) -> bytes:
-    """Scores (images) and maps (images, h, w) of the golden images, in the order of their sorted names."""
-    score, map_ = draft.calibrated.score, draft.calibrated.map
+def build_expected_file(originals: Mapping[str, bytes], builder: BundleBuilder, detector: Detector) -> bytes:
+    """Return scores (images) and maps (images, h, w) of the golden images, in the order of their sorted names."""
+    score, map_ = builder.calibration.score, builder.calibration.map
     scores, maps = [], []
     for name in sorted(originals):
-        image = decode(originals[name], draft.rule, max_pixels=draft.settings.max_pixels)
-        batch = make_batch([image], map_size=draft.settings.map_size, roi=draft.interest)
+        image = decode(originals[name], builder.rule, max_pixels=builder.settings.max_pixels)
+        batch = make_batch([image], map_size=builder.settings.map_size, roi=builder.roi)
         (comparison,) = detector.run(batch)
         scores.append(score.standardise(comparison.score))
         maps.append((comparison.map - map_.mean) / map_.spread)
-    return npz(scores=np.array(scores), maps=np.stack(maps).astype(np.float32))
+    return pack_arrays(scores=np.array(scores), maps=np.stack(maps).astype(np.float32))
 
 
-def training_files(student: Student, compare: Compare, settings: TrainSettings, kept: Kept) -> dict[str, bytes]:
-    """What ``adapt`` and the gate need later: weights, settings, and calibration parts as the teacher saw them."""
+def build_training_files(
+    student: Student, compare: Compare, settings: TrainSettings, calibration_features: CalibrationFeatures
+) -> dict[str, bytes]:
+    """Return the files that ``adapt`` and the gate need: weights, settings, calibration features."""
     return {
         "student.safetensors": save(student.state_dict()),
         "compare.safetensors": save(compare.state_dict()),
         "settings.json": settings.model_dump_json(indent=1).encode() + b"\n",
-        CALIBRATION_FEATURES: npz(**kept.arrays()),
+        CALIBRATION_FEATURES: pack_arrays(**calibration_features.to_arrays()),
     }
 
 
-def metrics_files(found: Findings) -> dict[str, bytes]:
-    """The figures, for programs and for people."""
+def build_metrics_files(content: ReportContent) -> dict[str, bytes]:
+    """Return the metrics as JSON and as the report."""
     return {
-        METRICS: json.dumps(found.metrics, indent=1).encode() + b"\n",
-        REPORT: report_html(found).encode(),
+        METRICS: json.dumps(content.metrics, indent=1).encode() + b"\n",
+        REPORT: render_report(content).encode(),
     }
 
 
-def npz(**arrays: NDArray[np.generic]) -> bytes:
-    """Arrays as the bytes of an ``.npz`` file."""
+def pack_arrays(**arrays: NDArray[np.generic]) -> bytes:
+    """Return arrays as the bytes of an ``.npz`` file."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for options
     return buffer.getvalue()

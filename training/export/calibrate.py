@@ -1,4 +1,4 @@
-"""Constants of the absolute scale, and the threshold, from good parts that nothing was learned from."""
+"""Calibration: constants of the absolute scale, and the threshold, from held-out good parts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from app.inference.detector import Comparison
 from model.bundle import AffineRecord, PromiseRecord
 
 # So that parts which are all alike, or a test with very few, don't divide by zero.
-SMALLEST_SPREAD = 1e-6
+MIN_SPREAD = 1e-6
 
 
 @dataclass(frozen=True)
-class Calibrated:
-    """``scores``: of the calibration parts, on the absolute scale, float64 (parts)."""
+class Calibration:
+    """Constants and threshold. ``scores``: of the calibration parts, on the absolute scale, float64 (parts)."""
 
     score: AffineRecord
     map: AffineRecord
@@ -25,20 +25,20 @@ class Calibrated:
     scores: NDArray[np.float64]
 
 
-def calibrate(comparisons: Sequence[Comparison], valid: Sequence[NDArray[np.float32]], *, asked: float) -> Calibrated:
-    """The constants from raw comparisons of held-out good parts; ``asked``: the false-alarm rate that may be.
+def calibrate(comparisons: Sequence[Comparison], valid: Sequence[NDArray[np.float32]], *, asked: float) -> Calibration:
+    """Calibrate by raw comparisons of held-out good parts; ``asked``: the requested false-alarm rate.
 
-    A good part shows a region as rarely as it is judged ng: the pixel threshold comes from the highest position of
-    each part as the threshold comes from its score.
+    A good part shows a region as rarely as it is ng: the pixel threshold comes from the highest position of each part
+    as the threshold comes from its score.
     """
     raw_scores = np.array([comparison.score for comparison in comparisons])
     positions = np.concatenate(
         [comparison.map[inside > 0] for comparison, inside in zip(comparisons, valid, strict=True)]
     )
-    score, map_ = affine(raw_scores), affine(positions)
+    score, map_ = fit_affine(raw_scores), fit_affine(positions)
     scores = (raw_scores - score.mean) / score.spread
     peaks = np.array([map_.standardise(float(comparison.map.max())) for comparison in comparisons])
-    return Calibrated(
+    return Calibration(
         score=score,
         map=map_,
         pixel_threshold=compute_promise(peaks, asked=asked).threshold,
@@ -47,7 +47,7 @@ def calibrate(comparisons: Sequence[Comparison], valid: Sequence[NDArray[np.floa
     )
 
 
-def affine(raw: NDArray[np.float64] | NDArray[np.float32]) -> AffineRecord:
-    """Mean to 0, spread to 1."""
+def fit_affine(raw: NDArray[np.float64] | NDArray[np.float32]) -> AffineRecord:
+    """Return constants that map the mean to 0 and the spread to 1."""
     values = raw.astype(np.float64)
-    return AffineRecord(mean=float(values.mean()), spread=max(SMALLEST_SPREAD, float(values.std())))
+    return AffineRecord(mean=float(values.mean()), spread=max(MIN_SPREAD, float(values.std())))

@@ -1,4 +1,4 @@
-"""Calibration parts as a version's teacher saw them: what adapting and the gate judge again without the images."""
+"""Calibration features: the teacher's features of calibration parts, for adaptation and the gate."""
 
 from dataclasses import dataclass
 
@@ -15,18 +15,18 @@ from model.bundle import BundleError
 
 CALIBRATION_FEATURES = "calibration_features.npz"
 # The owner of an item that no kept part gave.
-NOBODY = -1
+NO_OWNER = -1
 
 
 class BadFeatures(BundleError):
-    """Kept features that can't be read."""
+    """Calibration features that can't be read."""
 
 
 @dataclass(frozen=True)
-class Kept:
+class CalibrationFeatures:
     """``features``: float16 (parts, ...) a scale; ``valid``: where they count, (parts, h, w).
 
-    ``owners``: the kept part that each item of the memory was taken from, ``NOBODY`` for all others, int64 (items).
+    ``owners``: the part that each item of the memory was taken from, or ``NO_OWNER``, int64 (items).
     """
 
     features: tuple[NDArray[np.float16], ...]
@@ -34,43 +34,47 @@ class Kept:
     owners: NDArray[np.int64]
 
     def __len__(self) -> int:
-        """How many parts."""
+        """Return the number of parts."""
         return len(self.valid)
 
-    def joined(self, features: tuple[Tensor, ...], valid: Tensor, *, owners: Tensor) -> "Kept":
-        """With new parts, and new items that these own: ``owners`` counts among the new parts."""
-        return Kept(
+    def extend(self, features: tuple[Tensor, ...], valid: Tensor, *, owners: Tensor) -> "CalibrationFeatures":
+        """Return the features with new parts and their items; ``owners`` are indices of the new parts."""
+        return CalibrationFeatures(
             tuple(np.concatenate([old, new.half().numpy()]) for old, new in zip(self.features, features, strict=True)),
             np.concatenate([self.valid, valid.numpy()]),
             np.concatenate([self.owners, owners.numpy() + len(self)]),
         )
 
-    def newest(self, most: int) -> "Kept":
-        """The last ``most`` parts."""
-        num_left_out = max(0, len(self) - most)
-        owners = np.where(self.owners < num_left_out, NOBODY, self.owners - num_left_out)
-        return Kept(tuple(scale[num_left_out:] for scale in self.features), self.valid[num_left_out:], owners)
+    def take_newest(self, limit: int) -> "CalibrationFeatures":
+        """Return the last ``limit`` parts."""
+        num_left_out = max(0, len(self) - limit)
+        owners = np.where(self.owners < num_left_out, NO_OWNER, self.owners - num_left_out)
+        return CalibrationFeatures(
+            tuple(scale[num_left_out:] for scale in self.features), self.valid[num_left_out:], owners
+        )
 
-    def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """What ``calibration_features.npz`` holds, by name."""
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Return the arrays of ``calibration_features.npz``, by name."""
         features = {f"t{k + 1}": scale for k, scale in enumerate(self.features)}
         return {**features, "valid": self.valid, "owners": self.owners}
 
 
-def kept_parts(place: StoragePath, *, num_scales: int) -> Kept | None:
-    """What a training kept, None where it kept nothing that can be used: versions from before did not say where."""
+def read_calibration_features(place: StoragePath, *, num_scales: int) -> CalibrationFeatures | None:
+    """Read the features of a training, or None where there are none or they are of an older form."""
     names = {f"t{k + 1}": np.float16 for k in range(num_scales)}
     file = ArrayFile(place.name, {**names, "valid": np.float32, "owners": np.int64}, error=BadFeatures)
     try:
         *features, valid, owners = file.read(paths.read_immutable(place, place.name))
     except (StoreError, BadFeatures):
         return None
-    return Kept(tuple(features), valid, owners)
+    return CalibrationFeatures(tuple(features), valid, owners)
 
 
-def compared_part(detector: Detector, kept: Kept, row: int) -> Comparison:
-    """What a version says of one kept part, as of a part that it never saw."""
-    features = {f"t{k + 1}": scale[row : row + 1].astype(np.float32) for k, scale in enumerate(kept.features)}
-    batch = Batch(pixels=np.zeros((1, 1, 1, 3), np.uint8), valid=kept.valid[row : row + 1])
+def compare_part(detector: Detector, calibration_features: CalibrationFeatures, row: int) -> Comparison:
+    """Return a version's comparison of one part."""
+    features = {
+        f"t{k + 1}": scale[row : row + 1].astype(np.float32) for k, scale in enumerate(calibration_features.features)
+    }
+    batch = Batch(pixels=np.zeros((1, 1, 1, 3), np.uint8), valid=calibration_features.valid[row : row + 1])
     (comparison,) = detector.compare_features(features, detector.reconstruct(features), batch)
     return comparison

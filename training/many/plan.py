@@ -1,4 +1,4 @@
-"""A plan: which products to train, each from which images and with which settings, as a YAML file."""
+"""A plan: products to train, with their images and settings, as a YAML file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,15 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from model.bundle import NAME_PATTERN
 from training.errors import BadSettings
-from training.settings import TrainSettings, read_yaml, settings_of
+from training.settings import TrainSettings, parse_settings, read_yaml
 
 ProductName = Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$")]
 
 
-class Entry(BaseModel):
-    """One product. ``data``: from the plan's folder on; ``settings`` go before those of the whole plan.
+class PlanEntry(BaseModel):
+    """One product. ``data``: relative to the plan's folder; ``settings`` override those of the plan.
 
-    ``num_cpus`` and ``num_gpus``: what a Ray cluster sets aside for it; a fraction shares a GPU.
+    ``num_cpus`` and ``num_gpus``: resources on a Ray cluster; a fraction shares a GPU.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,7 +29,7 @@ class Entry(BaseModel):
 
 
 class Plan(BaseModel):
-    """``retries``: how often a product is begun again whose worker or machine is lost, on a Ray cluster."""
+    """``retries``: how often a product is restarted on a Ray cluster after its worker or node is lost."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,18 +38,18 @@ class Plan(BaseModel):
     settings: dict[str, Any] = Field(default_factory=dict)
     activates: bool = True
     retries: int = Field(default=3, ge=0)
-    products: dict[ProductName, Entry] = Field(min_length=1)
+    products: dict[ProductName, PlanEntry] = Field(min_length=1)
 
-    def settings_of(self, product: str) -> TrainSettings:
-        """A product's settings. Raises BadSettings."""
+    def get_settings(self, product: str) -> TrainSettings:
+        """Return a product's settings. Raises BadSettings."""
         try:
-            return settings_of(merged(self.settings, self.products[product].settings))
+            return parse_settings(merge_settings(self.settings, self.products[product].settings))
         except BadSettings as error:
             raise BadSettings(f"{product}: {error}") from None
 
 
 def read_plan(path: Path) -> Plan:
-    """The plan in a file, with paths made whole and every product's settings looked at. Raises BadSettings."""
+    """Read a plan, with absolute paths and validated settings. Raises BadSettings."""
     folder = path.parent.absolute()
     try:
         plan = Plan.model_validate(read_yaml(path))
@@ -57,23 +57,25 @@ def read_plan(path: Path) -> Plan:
         first = error.errors()[0]
         raise BadSettings(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     for product in plan.products:
-        plan.settings_of(product)
+        plan.get_settings(product)
     products = {
         product: entry.model_copy(update={"data": folder / entry.data}) for product, entry in plan.products.items()
     }
-    places = {name: whole(place, folder) for name, place in (("store", plan.store), ("state", plan.state)) if place}
+    places = {
+        name: resolve_location(place, folder) for name, place in (("store", plan.store), ("state", plan.state)) if place
+    }
     return plan.model_copy(update={"products": products, **places})
 
 
-def whole(place: str, folder: Path) -> str:
-    """A place as it is called from anywhere: a path from ``folder`` on, or an address as it is."""
+def resolve_location(place: str, folder: Path) -> str:
+    """Return a path relative to ``folder`` as absolute; an address is unchanged."""
     return place if "://" in place else str(folder / place)
 
 
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Both, nested ones too; where both say something, what is above."""
+def merge_settings(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge nested settings; ``above`` overrides ``below``."""
     nested = {
-        name: merged(below[name], value)
+        name: merge_settings(below[name], value)
         for name, value in above.items()
         if isinstance(value, Mapping) and isinstance(below.get(name), Mapping)
     }

@@ -1,4 +1,4 @@
-"""The plan on a Ray cluster: a task a product, begun again elsewhere where a node is lost, from its checkpoint."""
+"""The plan on a Ray cluster: one task a product, restarted from its checkpoint where a node is lost."""
 
 import time
 from collections.abc import Iterator
@@ -8,28 +8,28 @@ from rich.console import Console
 from app.batch.cluster import join_cluster, summarise_error
 from training.errors import AlreadyRunning
 from training.many.plan import Plan
-from training.many.train_all import Outcome, outcome
-from training.progress import Narrator
+from training.many.train_all import Outcome, train_product
+from training.progress import ProgressReporter
 
 # How long a training that was lost may still hold its place: its process ends with its node, not at once.
-PATIENCE_S = 120.0
-LOOK_EVERY_S = 1.0
+LOCK_TIMEOUT_S = 120.0
+POLL_INTERVAL_S = 1.0
 
 
-def train_on_ray(plan: Plan, narrator: Narrator, *, address: str) -> Iterator[Outcome]:
-    """Each product as it is done, on nodes that all see images and store. Raises Stopped."""
+def train_on_ray(plan: Plan, reporter: ProgressReporter, *, address: str) -> Iterator[Outcome]:
+    """Yield each product's outcome, from nodes that all see images and store. Raises Stopped."""
     import ray  # noqa: PLC0415  # an extra
     from ray.exceptions import RayError  # noqa: PLC0415
 
     join_cluster(address)
-    task = ray.remote(max_retries=plan.retries)(patient_outcome)
+    task = ray.remote(max_retries=plan.retries)(train_when_free)
     running = {
         task.options(name=product, num_cpus=entry.num_cpus, num_gpus=entry.num_gpus).remote(plan, product): product
         for product, entry in plan.products.items()
     }
     while running:
-        narrator.interruption.check()
-        done, _ = ray.wait(list(running), timeout=LOOK_EVERY_S)
+        reporter.interruption.check()
+        done, _ = ray.wait(list(running), timeout=POLL_INTERVAL_S)
         for one in done:
             product = running.pop(one)
             try:
@@ -38,12 +38,12 @@ def train_on_ray(plan: Plan, narrator: Narrator, *, address: str) -> Iterator[Ou
                 yield Outcome(product, "failed", why=summarise_error(error))
 
 
-def patient_outcome(plan: Plan, product: str) -> Outcome:
-    """What came of one product; one that another worker seems to train still is waited for a while."""
-    ends = time.monotonic() + PATIENCE_S
+def train_when_free(plan: Plan, product: str) -> Outcome:
+    """Train one product; wait for another worker that seems to train it still."""
+    ends = time.monotonic() + LOCK_TIMEOUT_S
     while True:
         try:
-            return outcome(plan, product, Narrator(Console(stderr=True)))
+            return train_product(plan, product, ProgressReporter(Console(stderr=True)))
         except AlreadyRunning as error:
             if time.monotonic() > ends:
                 return Outcome(product, "failed", why=str(error))

@@ -1,7 +1,7 @@
-"""``goodpart train-all``: every product of a plan, here one after another, or on a Ray cluster with the same code.
+"""``goodpart train-all``: trains every product of a plan, locally one after another, or on a Ray cluster.
 
-What has been made from the same images and settings is not made again, and what was stopped or lost goes on from its
-checkpoint: so a plan can be run again and again until all of it is there.
+Products that were trained from the same images and settings are skipped, and interrupted ones continue from their
+checkpoint, so that a plan can be repeated until it is complete.
 """
 
 import json
@@ -18,17 +18,17 @@ from app.store.paths import read_immutable
 from app.store.store import Store
 from model.bundle import METRICS, BundleError, GoodpartError
 from training.errors import AlreadyRunning, Stopped
-from training.job import KEY, Job, Manner
+from training.job import KEY, RunOptions, TrainingJob
 from training.many.plan import Plan
-from training.progress import Narrator
-from training.release.publish import Order, Published
+from training.progress import ProgressReporter
+from training.release.publish import Published, PublishRequest
 
 What = Literal["serves", "published", "held back", "made already", "failed"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one product. ``why``: why it failed or was held back."""
+    """The outcome of one product. ``why``: why it failed or was held back."""
 
     product: str
     what: What
@@ -39,21 +39,21 @@ class Outcome:
     why: str = ""
 
 
-def train_here(plan: Plan, narrator: Narrator) -> Iterator[Outcome]:
-    """One product after another. Raises Stopped."""
+def train_locally(plan: Plan, reporter: ProgressReporter) -> Iterator[Outcome]:
+    """Train one product after another. Raises Stopped."""
     for product in plan.products:
-        narrator.say(f"-- {product}")
+        reporter.print_line(f"-- {product}")
         try:
-            yield outcome(plan, product, narrator)
+            yield train_product(plan, product, reporter)
         except AlreadyRunning as error:
             yield Outcome(product, "failed", why=str(error))
 
 
-def outcome(plan: Plan, product: str, narrator: Narrator) -> Outcome:
-    """Train one product; whatever is wrong with it holds up no other. Raises Stopped, AlreadyRunning."""
+def train_product(plan: Plan, product: str, reporter: ProgressReporter) -> Outcome:
+    """Train one product; its errors do not affect the others. Raises Stopped, AlreadyRunning."""
     began = time.monotonic()
     try:
-        found = trained(plan, product, narrator)
+        found = train_unless_done(plan, product, reporter)
     except (Stopped, AlreadyRunning):
         raise
     except (GoodpartError, OSError, RuntimeError, ValueError) as error:
@@ -61,46 +61,51 @@ def outcome(plan: Plan, product: str, narrator: Narrator) -> Outcome:
     return replace(found, minutes=round((time.monotonic() - began) / 60, 2))
 
 
-def trained(plan: Plan, product: str, narrator: Narrator) -> Outcome:
-    """Train one product, unless that has been done. Raises GoodpartError, OSError."""
-    entry, settings, stored = plan.products[product], plan.settings_of(product), open_store_at(plan.store, plan.state)
-    order = Order(product, stored.store, stored.state, activates=plan.activates, why="trained by plan")
-    job = Job(entry.data, order, settings, narrator, manner=Manner(resume=True, skip_bad=entry.skip_bad))
-    before = made_before(job)
-    return before if before is not None else told(product, job.run(), order)
+def train_unless_done(plan: Plan, product: str, reporter: ProgressReporter) -> Outcome:
+    """Train one product, unless it has been trained. Raises GoodpartError, OSError."""
+    entry, settings, stored = plan.products[product], plan.get_settings(product), open_store_at(plan.store, plan.state)
+    request = PublishRequest(product, stored.store, stored.state, activates=plan.activates, why="trained by plan")
+    job = TrainingJob(entry.data, request, settings, reporter, options=RunOptions(resume=True, skip_bad=entry.skip_bad))
+    before = find_existing(job)
+    return before if before is not None else to_outcome(product, job.run(), request)
 
 
-def made_before(job: Job) -> Outcome | None:
-    """The version that serves, or where none is to, the newest, if it was made from all the same; else None."""
-    key = job.checked.key
-    product, store = job.order.product, job.order.store
-    current = job.order.state.read_current(product)
+def find_existing(job: TrainingJob) -> Outcome | None:
+    """Return the outcome of the serving version, or without activation of the newest, if its inputs are the same."""
+    key = job.checked_images.key
+    product, store = job.request.product, job.request.store
+    current = job.request.state.read_current(product)
     serving = current.version if current else None
     for version in reversed(store.list_versions(product) if product in store.list_products() else ()):
-        if version != serving and job.order.activates:
+        if version != serving and job.request.activates:
             continue
-        if made_from(store, product, version) == key:
+        if read_training_key(store, product, version) == key:
             return Outcome(product, "made already", version, store.load_manifest(product, version).promise.supported)
     return None
 
 
-def made_from(store: Store, product: str, version: str) -> object:
-    """All that a version was made from, as one digest; None where that can't be told."""
+def read_training_key(store: Store, product: str, version: str) -> object:
+    """Return the digest of a version's inputs, or None."""
     try:
         return json.loads(read_immutable(store.version_folder(product, version) / METRICS, METRICS)).get(KEY)
     except (StoreError, BundleError, ValueError):
         return None
 
 
-def told(product: str, done: Published, order: Order) -> Outcome:
-    """What was published, in a row."""
-    what: What = "serves" if done.is_active else "held back" if order.activates else "published"
-    auroc, promise = done.metrics.get("image_auroc"), order.store.load_manifest(product, done.version).promise
-    return Outcome(product, what, done.version, promise.supported, auroc, why="; ".join(done.ruling.reasons))
+def to_outcome(product: str, published: Published, request: PublishRequest) -> Outcome:
+    """Return the outcome of a published version."""
+    what: What = "serves" if published.is_active else "held back" if request.activates else "published"
+    auroc, promise = (
+        published.metrics.get("image_auroc"),
+        request.store.load_manifest(product, published.version).promise,
+    )
+    return Outcome(
+        product, what, published.version, promise.supported, auroc, why="; ".join(published.gate_result.reasons)
+    )
 
 
-def summary(outcomes: list[Outcome]) -> Table:
-    """A row a product."""
+def make_summary(outcomes: list[Outcome]) -> Table:
+    """Return a table with a row a product."""
     table = Table("product", "what", "version", "promise", "image AUROC", "minutes", "why")
     for one in outcomes:
         promise = "" if one.supported is None else f"{one.supported:.2%}"

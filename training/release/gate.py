@@ -1,7 +1,6 @@
-"""The gate before the line: whether a new version may serve, above all beside the one that serves now.
+"""The release gate: whether a new version may serve, compared with the one in service.
 
-A new version is held to what the one in service could do. What fails is published all the same, with its reasons, and
-waits for a person.
+A version that fails is published with the reasons and not activated; a person decides.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,12 @@ from app.store.store import Store
 from model.bundle import GOLDEN, REGION, BundleError, GoodpartError, PromiseRecord
 from training.errors import BadImage
 from training.evaluation.sensitivity import Cell
-from training.export.calibration_features import CALIBRATION_FEATURES, Kept, compared_part, kept_parts
+from training.export.calibration_features import (
+    CALIBRATION_FEATURES,
+    CalibrationFeatures,
+    compare_part,
+    read_calibration_features,
+)
 from training.settings import GateSettings
 
 # Good parts of new data above this share of the old version's calibration scores are a jump, if half of them are.
@@ -33,7 +37,7 @@ GOOD_GOLDEN = f"{GOLDEN}/good_"
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that must hold. ``says``: what was found, as a sentence with its figures."""
+    """One condition. ``says``: what was found, as a sentence with its figures."""
 
     name: str
     passed: bool
@@ -41,8 +45,8 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Ruling:
-    """The gate's answer. ``beside``: the version in service that was compared, None where none serves."""
+class GateResult:
+    """The result of the gate. ``beside``: the version in service that was compared, or None."""
 
     checks: tuple[Check, ...]
     beside: str | None
@@ -54,42 +58,45 @@ class Ruling:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """What was found wrong."""
+        """The findings of the failed checks."""
         return tuple(check.says for check in self.checks if not check.passed)
 
-    def plain(self) -> dict[str, object]:
-        """For ``metrics.json``."""
+    def to_dict(self) -> dict[str, object]:
+        """Return the result for ``metrics.json``."""
         return {"passed": self.passed, "beside": self.beside, "checks": [asdict(check) for check in self.checks]}
 
 
 @dataclass(frozen=True)
 class Incumbent:
-    """The version in service, as it judges, with good parts it was made with. ``kept``: None where it keeps none."""
+    """The version in service, loaded, with good parts of its training.
+
+    ``features``: its calibration features, or None.
+    """
 
     version: Version
     golden: tuple[bytes, ...]
-    kept: Kept | None
+    features: CalibrationFeatures | None
 
 
-def incumbent_of(store: Store, orders: ProductState, product: str) -> Incumbent | None:
-    """The version in service, None where none was activated. Raises StoreError, BundleError, ModelError."""
-    if orders.current is None:
+def load_incumbent(store: Store, product_state: ProductState, product: str) -> Incumbent | None:
+    """Load the version in service, or None. Raises StoreError, BundleError, ModelError."""
+    if product_state.current is None:
         return None
-    bundle = store.load_bundle(product, orders.current.version)
+    bundle = store.load_bundle(product, product_state.current.version)
     folder = store.training_folder(product, bundle.version)
     return Incumbent(
-        version=Loader(Device("cpu", available_cpus())).load(bundle).with_override(orders.override),
+        version=Loader(Device("cpu", available_cpus())).load(bundle).with_override(product_state.override),
         golden=tuple(data for name, data in sorted(bundle.files.items()) if name.startswith(GOOD_GOLDEN)),
-        kept=kept_parts(folder / CALIBRATION_FEATURES, num_scales=len(bundle.manifest.scales)),
+        features=read_calibration_features(folder / CALIBRATION_FEATURES, num_scales=len(bundle.manifest.scales)),
     )
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a candidate is judged on beside itself. ``good``: good parts of the new data.
+    """What a candidate is evaluated on. ``good``: good parts of the new data.
 
-    ``is_shift_confirmed``: whether a person vouches that these are good however odd they look. ``cells``: what
-    synthetic defects the candidate finds, and what the version in service finds of the same.
+    ``is_shift_confirmed``: whether a person confirms that they are good however odd they look. ``cells``: sensitivity
+    of the candidate, and ``cells_before`` of the version in service, on the same synthetic defects.
     """
 
     good: Sequence[Path]
@@ -101,32 +108,32 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Gate:
-    """Rules on a candidate. ``candidate``: the new version under the threshold that it would serve with."""
+    """Evaluates a candidate. ``candidate``: the new version under the threshold that it would serve with."""
 
     candidate: Version
     incumbent: Incumbent | None
     settings: GateSettings
 
-    def ruling(self, evidence: Evidence) -> Ruling:
-        """Every check; raises BadImage."""
+    def evaluate(self, evidence: Evidence) -> GateResult:
+        """Run every check. Raises BadImage."""
         parity = Check("parity", passed=True, says="the exported graphs judge as the network")
-        checks = [parity, promise_check(self.promise)]
+        checks = [parity, check_promise(self.promise)]
         if self.incumbent is None:
-            checks += self.confirmed_checks(evidence.confirmed_ng)
-            return Ruling(tuple(checks), None)
-        checks += self.old_parts_stay_ok(self.incumbent)
-        checks += self.new_parts_look_ordinary(self.incumbent, evidence)
-        checks += self.confirmed_checks(evidence.confirmed_ng)
-        checks += self.synthetic_recall(evidence)
-        return Ruling(tuple(checks), self.incumbent.version.name)
+            checks += self.check_confirmed_defects(evidence.confirmed_ng)
+            return GateResult(tuple(checks), None)
+        checks += self.check_old_parts(self.incumbent)
+        checks += self.check_new_parts(self.incumbent, evidence)
+        checks += self.check_confirmed_defects(evidence.confirmed_ng)
+        checks += self.check_synthetic_defects(evidence)
+        return GateResult(tuple(checks), self.incumbent.version.name)
 
     @property
     def promise(self) -> PromiseRecord:
-        """What the candidate promises."""
+        """The candidate's promise."""
         return self.candidate.promise
 
-    def old_parts_stay_ok(self, incumbent: Incumbent) -> Iterator[Check]:
-        """Good parts that the version in service was made with are still ok, at the candidate's rate."""
+    def check_old_parts(self, incumbent: Incumbent) -> Iterator[Check]:
+        """Check that good parts of the version in service are still ok, at the candidate's rate."""
         golden = [data for data in incumbent.golden if self._verdict(data, incumbent.version) == "ok"]
         num_lost = sum(self._verdict(data, self.candidate) == "ng" for data in golden)
         yield Check(
@@ -134,12 +141,12 @@ class Gate:
             self._is_within_rate(num_lost, len(golden)),
             f"{num_lost} of {len(golden)} golden good parts of the version in service would be ng",
         )
-        if incumbent.kept is None or not same_teacher(self.candidate, incumbent.version):
-            why = "keeps no features" if incumbent.kept is None else "has another teacher, input or region"
+        if incumbent.features is None or not have_same_inputs(self.candidate, incumbent.version):
+            why = "keeps no features" if incumbent.features is None else "has another teacher, input or region"
             says = f"the version in service {why}: its golden parts alone were compared"
             yield Check("calibration parts", passed=True, says=says)
             return
-        scores = scores_of(self.candidate, incumbent.kept)
+        scores = compute_scores(self.candidate, incumbent.features)
         num_ng = int((scores > self.candidate.threshold).sum())
         yield Check(
             "calibration parts",
@@ -148,10 +155,10 @@ class Gate:
             f"{self.promise.supported:.2%} is promised",
         )
 
-    def new_parts_look_ordinary(self, incumbent: Incumbent, evidence: Evidence) -> Iterator[Check]:
-        """Good parts of the new data are ok for the version in service too, and score as its own did."""
+    def check_new_parts(self, incumbent: Incumbent, evidence: Evidence) -> Iterator[Check]:
+        """Check that good parts of the new data are ok for the version in service, with ordinary scores."""
         old = incumbent.version
-        found = [judged(path, old) for path in evidence.good]
+        found = [score_image(path, old) for path in evidence.good]
         num_ng = sum(score > old.threshold for score in found)
         ordinary = self._is_within(num_ng, len(found), rate=old.promise.supported)
         half = float(np.median(found)) if found else 0.0
@@ -168,13 +175,13 @@ class Gate:
             says += ": another product, defects among the good parts, or a change that somebody must confirm"
         yield Check("new parts look ordinary", is_ordinary or evidence.is_shift_confirmed, says)
 
-    def confirmed_checks(self, paths: Sequence[Path]) -> Iterator[Check]:
-        """No confirmed defective part that the version in service catches is lost."""
+    def check_confirmed_defects(self, paths: Sequence[Path]) -> Iterator[Check]:
+        """Check that no labelled defective part that the version in service catches is lost."""
         if not paths:
             return
-        caught_now = [judged(path, self.candidate) > self.candidate.threshold for path in paths]
+        caught_now = [score_image(path, self.candidate) > self.candidate.threshold for path in paths]
         old = self.incumbent.version if self.incumbent else None
-        caught_before = [old is not None and judged(path, old) > old.threshold for path in paths]
+        caught_before = [old is not None and score_image(path, old) > old.threshold for path in paths]
         both = zip(paths, caught_now, caught_before, strict=True)
         lost = [path.name for path, now, before in both if before and not now]
         named = f": {', '.join(name[:12] for name in lost[:3])}" if lost else ""
@@ -185,13 +192,13 @@ class Gate:
             f"service catches would be lost{named}",
         )
 
-    def synthetic_recall(self, evidence: Evidence) -> Iterator[Check]:
-        """Synthetic defects are found as well as before, but for a margin."""
+    def check_synthetic_defects(self, evidence: Evidence) -> Iterator[Check]:
+        """Check that synthetic defects are found as well as before, within a margin."""
         if not evidence.cells or not evidence.cells_before:
             says = "not compared: no good part of 8 bits at hand that both versions judge ok"
             yield Check("synthetic defects", passed=True, says=says)
             return
-        now, before = recall_of(evidence.cells), recall_of(evidence.cells_before)
+        now, before = compute_recall(evidence.cells), compute_recall(evidence.cells_before)
         yield Check(
             "synthetic defects",
             now >= before - self.settings.synthetic_margin,
@@ -203,7 +210,7 @@ class Gate:
         return self._is_within(num_ng, num_parts, rate=self.promise.supported)
 
     def _is_within(self, num_ng: int, num_parts: int, *, rate: float) -> bool:
-        """Whether so many are no more than chance explains at this rate."""
+        """Whether ``num_ng`` is no more than chance explains at this rate."""
         return bool(binom.sf(num_ng - 1, num_parts, rate) >= self.settings.significance)
 
     def _verdict(self, data: bytes, version: Version) -> str:
@@ -213,8 +220,8 @@ class Gate:
             return "ng"  # of another depth or colour than the version takes
 
 
-def promise_check(promise: PromiseRecord) -> Check:
-    """Whether the false-alarm rate that was asked for is one that the calibration parts support."""
+def check_promise(promise: PromiseRecord) -> Check:
+    """Check whether the calibration parts support the requested false-alarm rate."""
     return Check(
         "promise",
         promise.supported <= promise.asked,
@@ -223,8 +230,8 @@ def promise_check(promise: PromiseRecord) -> Check:
     )
 
 
-def same_teacher(one: Version, other: Version) -> bool:
-    """Whether features and positions of one mean the same to the other."""
+def have_same_inputs(one: Version, other: Version) -> bool:
+    """Whether features and positions of one version are valid for the other."""
     first, second = (
         (manifest.teacher.sha256, manifest.input, manifest.map_size, manifest.files.get(REGION))
         for manifest in (one.manifest, other.manifest)
@@ -232,14 +239,16 @@ def same_teacher(one: Version, other: Version) -> bool:
     return first == second
 
 
-def scores_of(version: Version, kept: Kept) -> NDArray[np.float64]:
-    """A version's scores of parts whose features are kept, on its absolute scale (parts)."""
-    comparisons = (compared_part(version.detector, kept, row) for row in range(len(kept)))
+def compute_scores(version: Version, calibration_features: CalibrationFeatures) -> NDArray[np.float64]:
+    """Return a version's scores of parts by their calibration features, on its absolute scale (parts)."""
+    comparisons = (
+        compare_part(version.detector, calibration_features, row) for row in range(len(calibration_features))
+    )
     return np.array([version.manifest.score.standardise(comparison.score) for comparison in comparisons])
 
 
-def judged(path: Path, version: Version) -> float:
-    """An image's score; an image that the version takes for none is as wrong as can be. Raises BadImage."""
+def score_image(path: Path, version: Version) -> float:
+    """Return an image's score; infinite where the version refuses the image. Raises BadImage."""
     try:
         return inspect(path.read_bytes(), version, max_pixels=MAX_PIXELS).score
     except ImageError:
@@ -248,15 +257,15 @@ def judged(path: Path, version: Version) -> float:
         raise BadImage(path, error.strerror or str(error)) from error
 
 
-def recall_of(cells: Sequence[Cell]) -> float:
-    """The share of synthetic defects that is found."""
+def compute_recall(cells: Sequence[Cell]) -> float:
+    """Return the share of synthetic defects that are found."""
     return sum(cell.num_found for cell in cells) / max(1, sum(cell.num_drawn for cell in cells))
 
 
 NOT_COMPARABLE: tuple[type[GoodpartError], ...] = (StoreError, BundleError, ModelError)
 
 
-def not_comparable(error: GoodpartError, version: str) -> Ruling:
-    """The ruling where the version in service can't be loaded to compare with."""
+def fail_comparison(error: GoodpartError, version: str) -> GateResult:
+    """Return the result where the version in service can't be loaded."""
     says = f"the version in service, {version}, can't be compared with: {error}"
-    return Ruling((Check("version in service", passed=False, says=says),), version)
+    return GateResult((Check("version in service", passed=False, says=says),), version)

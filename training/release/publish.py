@@ -1,4 +1,4 @@
-"""The end of a training: figures, the gate, the report, the version written, and activated if it may be."""
+"""The end of a training: evaluation, gate, report, publication, and activation if the gate passes."""
 
 import getpass
 from collections.abc import Mapping, Sequence
@@ -22,38 +22,38 @@ from app.store.store import Store
 from model.bundle import sha256_hex
 from training.data.dataset import Sample
 from training.errors import BadImage
-from training.evaluation.evaluate import evaluate, image_level
-from training.evaluation.repeatability import NUM_PARTS, num_repeats, repeatability
-from training.evaluation.sensitivity import Cell, num_defects, sensitivity
-from training.export.bundle import Draft, golden_files, metrics_files
-from training.progress import Narrator
+from training.evaluation.evaluate import evaluate, evaluate_images
+from training.evaluation.repeatability import NUM_PARTS, count_repeats, measure_repeatability
+from training.evaluation.sensitivity import Cell, count_defects, measure_sensitivity
+from training.export.bundle import BundleBuilder, build_golden_files, build_metrics_files
+from training.progress import ProgressReporter
 from training.release.gate import (
     NOT_COMPARABLE,
     Check,
     Evidence,
     Gate,
+    GateResult,
     Incumbent,
-    Ruling,
-    incumbent_of,
-    not_comparable,
-    recall_of,
+    compute_recall,
+    fail_comparison,
+    load_incumbent,
 )
-from training.report.examples import NUM_SHOWN, exhibits
-from training.report.report import Findings
+from training.report.examples import NUM_SHOWN, render_examples
+from training.report.report import ReportContent
 from training.settings import TrainSettings
 
 # Good parts that the version in service is asked about, and among which the report looks for the oddest.
-MOST_LOOKED_AT = 400
+MAX_COMPARED_PARTS = 400
 # How long a version that took an hour waits for a storage that does not answer.
-PATIENCE_S = 600.0
+WRITE_PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is to be made and where it goes.
+class PublishRequest:
+    """What to publish and where.
 
-    ``sign_key``: what the version is signed with, None where by nothing. ``force``: why it serves even if the gate
-    refuses, None where it then does not. ``why``: for the audit.
+    ``sign_key``: signs the version, or None. ``force``: the reason to activate even if the gate fails, or None.
+    ``why``: for the audit.
     """
 
     product: str
@@ -64,13 +64,13 @@ class Order:
     force: str | None = None
     why: str = "trained"
 
-    def be_patient(self) -> None:
-        """Let what was learned wait for object storage that is away for some minutes."""
+    def set_write_patience(self) -> None:
+        """Let writes wait some minutes for object storage that does not answer."""
         for place in (self.store.root, self.state.root):
-            set_write_patience(place, for_s=PATIENCE_S)
+            set_write_patience(place, for_s=WRITE_PATIENCE_S)
 
     def check_writable(self) -> None:
-        """Raise StoreUnusable where this user could not publish, or activate if that is wanted."""
+        """Raise StoreUnusable where this user can't publish, or activate if that is requested."""
         self.store.check_writable(self.product)
         if self.activates:
             self.state.check_writable(self.product)
@@ -78,37 +78,37 @@ class Order:
 
 @dataclass(frozen=True)
 class Published:
-    """What came of it. ``metrics``: as in ``metrics.json``."""
+    """A published version. ``metrics``: as in ``metrics.json``."""
 
     version: str
     is_active: bool
-    ruling: Ruling
+    gate_result: GateResult
     metrics: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Images that a version is shown with and held to. ``held_out``: good parts that it has not learned from.
+class EvaluationImages:
+    """Images for evaluation, golden images and the gate. ``held_out``: good parts that were not trained on.
 
     ``good``: all good parts, which must look ordinary to the version in service. ``golden``: suffix and bytes of good
-    parts for its golden images. ``tried``: good parts for synthetic defects, where not the held-out ones. ``folder``:
-    where the test images lie. ``is_shift_confirmed``: whether a person vouches for the good parts, however odd.
+    parts for the golden images. ``synthetic``: good parts for synthetic defects, if not the held-out ones. ``folder``:
+    of the test images. ``is_shift_confirmed``: whether a person confirms that the good parts are good, however odd.
     """
 
     held_out: Sequence[Path]
     good: Sequence[Path]
     golden: Sequence[tuple[str, bytes]]
-    tried: Sequence[bytes] = ()
+    synthetic: Sequence[bytes] = ()
     test: Sequence[Sample] = ()
     folder: Path = Path()
     is_shift_confirmed: bool = False
 
 
 @dataclass(frozen=True)
-class Made:
-    """A version before it is published: what judges, what is known of it, and what only the trainer keeps."""
+class TrainedVersion:
+    """A version before it is published: its graphs, its metrics, and the trainer's own files."""
 
-    draft: Draft
+    builder: BundleBuilder
     detector: Detector
     metrics: Mapping[str, Any]
     training: Mapping[str, bytes]
@@ -116,199 +116,214 @@ class Made:
 
     @property
     def version(self) -> Version:
-        """It, ready to judge."""
+        """The version, ready to inspect."""
         return Version(
             name="draft",
-            manifest=self.draft.manifest(self.draft.files()),
+            manifest=self.builder.build_manifest(self.builder.build_files()),
             detector=self.detector,
-            calibration=self.draft.calibrated.scores,
-            roi=self.draft.interest,
+            calibration=self.builder.calibration.scores,
+            roi=self.builder.roi,
         )
 
 
 @dataclass(frozen=True)
-class Before:
-    """How the version in service fares on a candidate's test parts, and what it finds of the synthetic defects."""
+class IncumbentMetrics:
+    """Metrics of the version in service on a candidate's test parts, and its sensitivity."""
 
     figures: dict[str, object]
     cells: tuple[Cell, ...]
 
 
 class Publisher:
-    """Takes a version that judges through the gate and into the store."""
+    """Evaluates a version, runs the gate, and publishes."""
 
-    def __init__(self, order: Order, settings: TrainSettings, narrator: Narrator) -> None:
-        self.order = order
+    def __init__(self, request: PublishRequest, settings: TrainSettings, reporter: ProgressReporter) -> None:
+        self.request = request
         self.settings = settings
-        self.narrator = narrator
+        self.reporter = reporter
 
-    def published(self, made: Made, parts: Parts) -> Published:
-        """Figures, gate, report; then write, and activate if it may be. Raises GoodpartError; then nothing is there."""
-        self.order.be_patient()
-        orders = self.order.state.read(self.order.product)
-        version = made.version.with_override(orders.override)  # as it would serve
-        incumbent, trouble = self.in_service(orders)
+    def publish(self, trained: TrainedVersion, images: EvaluationImages) -> Published:
+        """Evaluate, gate, report; then write, and activate if allowed.
+
+        Raises GoodpartError; then nothing is written.
+        """
+        self.request.set_write_patience()
+        product_state = self.request.state.read(self.request.product)
+        version = trained.version.with_override(product_state.override)  # as it would serve
+        incumbent, failure = self.load_incumbent(product_state)
         both = (version, incumbent.version) if incumbent else (version,)
-        plain = judged_ok(both, parts.tried or read_some(parts.held_out), max_pixels=self.settings.max_pixels)
-        cells = self.seen(version, plain, "synthetic defects")
-        before = self.figures_before(incumbent.version, parts, plain) if incumbent else Before({}, ())
-        metrics = {**made.metrics, **self.tested(version, parts), **self.tried(version, plain, cells)}
+        plain = select_ok(both, images.synthetic or read_some(images.held_out), max_pixels=self.settings.max_pixels)
+        cells = self.measure_sensitivity(version, plain, "synthetic defects")
+        before = self.evaluate_incumbent(incumbent.version, images, plain) if incumbent else IncumbentMetrics({}, ())
+        metrics = {
+            **trained.metrics,
+            **self.evaluate_test_set(version, images),
+            **self.evaluate_robustness(version, plain, cells),
+        }
         evidence = Evidence(
-            good=parts.good[:MOST_LOOKED_AT],
-            confirmed_ng=LabelStore(self.order.state).image_paths(self.order.product, "ng"),
+            good=images.good[:MAX_COMPARED_PARTS],
+            confirmed_ng=LabelStore(self.request.state).image_paths(self.request.product, "ng"),
             cells=cells,
             cells_before=before.cells,
-            is_shift_confirmed=parts.is_shift_confirmed,
+            is_shift_confirmed=images.is_shift_confirmed,
         )
-        with self.narrator.step("gate", total=1) as advance:
-            ruling = trouble or Gate(version, incumbent, self.settings.gate).ruling(evidence)
-            ruling = self.unless_changed(ruling, orders)
+        with self.reporter.step("gate", total=1) as advance:
+            gate_result = failure or Gate(version, incumbent, self.settings.gate).evaluate(evidence)
+            gate_result = self.check_unchanged(gate_result, product_state)
             advance(1)
-        metrics |= {"before": before.figures, "gate": ruling.plain()}
+        metrics |= {"before": before.figures, "gate": gate_result.to_dict()}
         files = {
-            **made.draft.files(),
-            **golden_files(parts.golden, made.draft, made.detector),
-            **metrics_files(self.findings(made, metrics, parts)),
+            **trained.builder.build_files(),
+            **build_golden_files(images.golden, trained.builder, trained.detector),
+            **build_metrics_files(self.collect_report(trained, metrics, images)),
         }
-        name = self.written(made, files)
+        name = self.write(trained, files)
         try:
-            is_active = self.activated(name, ruling, orders)
+            is_active = self.activate(name, gate_result, product_state)
         except Conflict:
-            return Published(name, is_active=False, ruling=changed(ruling), metrics=metrics)
-        return Published(name, is_active, ruling, metrics)
+            return Published(name, is_active=False, gate_result=fail_changed(gate_result), metrics=metrics)
+        return Published(name, is_active, gate_result, metrics)
 
-    def unless_changed(self, ruling: Ruling, orders: ProductState) -> Ruling:
-        """The ruling, which fails where something else was decided of the product since it was begun."""
-        now = self.order.state.read(self.order.product)
-        return ruling if (now.current, now.override) == (orders.current, orders.override) else changed(ruling)
+    def check_unchanged(self, gate_result: GateResult, product_state: ProductState) -> GateResult:
+        """Return the result, failed where another decision was made since the training began."""
+        now = self.request.state.read(self.request.product)
+        return (
+            gate_result
+            if (now.current, now.override) == (product_state.current, product_state.override)
+            else fail_changed(gate_result)
+        )
 
-    def in_service(self, orders: ProductState) -> tuple[Incumbent | None, Ruling | None]:
-        """The version that serves, if any; or the ruling that it can't be compared with."""
+    def load_incumbent(self, product_state: ProductState) -> tuple[Incumbent | None, GateResult | None]:
+        """Return the version in service, or the result that it can't be compared with."""
         try:
-            return incumbent_of(self.order.store, orders, self.order.product), None
+            return load_incumbent(self.request.store, product_state, self.request.product), None
         except NOT_COMPARABLE as error:
-            return None, not_comparable(error, orders.current.version if orders.current else "")
+            return None, fail_comparison(error, product_state.current.version if product_state.current else "")
 
-    def tested(self, version: Version, parts: Parts) -> dict[str, object]:
-        """Figures on the test set, none where there is no test set."""
-        if not parts.test:
+    def evaluate_test_set(self, version: Version, images: EvaluationImages) -> dict[str, object]:
+        """Return metrics of the test set; empty without one."""
+        if not images.test:
             return {}
-        with self.narrator.step("evaluation", total=len(parts.test)) as advance:
+        with self.reporter.step("evaluation", total=len(images.test)) as advance:
             return evaluate(
-                version, parts.test, folder=parts.folder, max_pixels=self.settings.max_pixels, on_image=advance
+                version, images.test, folder=images.folder, max_pixels=self.settings.max_pixels, on_image=advance
             )
 
-    def tried(self, version: Version, plain: Sequence[bytes], cells: Sequence[Cell]) -> dict[str, object]:
-        """What it can see, and whether it says the same twice."""
-        with self.narrator.step("repeatability", total=num_repeats(len(plain))) as advance:
-            repeats = repeatability(
+    def evaluate_robustness(self, version: Version, plain: Sequence[bytes], cells: Sequence[Cell]) -> dict[str, object]:
+        """Return sensitivity and repeatability."""
+        with self.reporter.step("repeatability", total=count_repeats(len(plain))) as advance:
+            repeats = measure_repeatability(
                 version, plain, seed=self.settings.seed, max_pixels=self.settings.max_pixels, on_part=advance
             )
         return {
             "sensitivity": [asdict(cell) for cell in cells],
-            **({"synthetic_recall": recall_of(cells)} if cells else {}),
+            **({"synthetic_recall": compute_recall(cells)} if cells else {}),
             "repeatability": [asdict(one) for one in repeats],
         }
 
-    def seen(self, version: Version, plain: Sequence[bytes], name: str) -> tuple[Cell, ...]:
-        """Which synthetic defects a version finds on these good parts; every version gets the same ones."""
-        with self.narrator.step(name, total=num_defects(len(plain))) as advance:
-            return sensitivity(
+    def measure_sensitivity(self, version: Version, plain: Sequence[bytes], name: str) -> tuple[Cell, ...]:
+        """Return which synthetic defects a version finds on these good parts; every version gets the same ones."""
+        with self.reporter.step(name, total=count_defects(len(plain))) as advance:
+            return measure_sensitivity(
                 version, plain, seed=self.settings.seed, max_pixels=self.settings.max_pixels, on_defect=advance
             )
 
-    def figures_before(self, incumbent: Version, parts: Parts, plain: Sequence[bytes]) -> Before:
-        """The version in service on the same test parts, if it takes such images, and on the same synthetic defects."""
-        cells = self.seen(incumbent, plain, "the same by what serves")
-        figures: dict[str, object] = {"synthetic_recall": recall_of(cells)}
-        if parts.test:
-            with self.narrator.step("evaluation of what serves", total=len(parts.test)) as advance, suppress(BadImage):
-                figures |= image_level(
+    def evaluate_incumbent(
+        self, incumbent: Version, images: EvaluationImages, plain: Sequence[bytes]
+    ) -> IncumbentMetrics:
+        """Evaluate the version in service on the same test parts and synthetic defects."""
+        cells = self.measure_sensitivity(incumbent, plain, "the same by what serves")
+        figures: dict[str, object] = {"synthetic_recall": compute_recall(cells)}
+        if images.test:
+            with self.reporter.step("evaluation of what serves", total=len(images.test)) as advance, suppress(BadImage):
+                figures |= evaluate_images(
                     incumbent,
-                    parts.test,
-                    folder=parts.folder,
+                    images.test,
+                    folder=images.folder,
                     max_pixels=self.settings.max_pixels,
                     on_image=advance,
                 )
-        return Before(figures, cells)
+        return IncumbentMetrics(figures, cells)
 
-    def findings(self, made: Made, metrics: Mapping[str, Any], parts: Parts) -> Findings:
-        """What the report shows: parts by their scores, and where the version comes from."""
-        version = made.version.with_override(self.order.state.read(self.order.product).override)
-        odd = [parts.held_out[index] for index in oddest(version, parts.held_out, self.settings.max_pixels)]
-        weak = weakest(metrics, parts.folder)
-        return Findings(
-            product=self.order.product,
+    def collect_report(
+        self, trained: TrainedVersion, metrics: Mapping[str, Any], images: EvaluationImages
+    ) -> ReportContent:
+        """Return the content of the report."""
+        version = trained.version.with_override(self.request.state.read(self.request.product).override)
+        odd = [images.held_out[index] for index in find_oddest(version, images.held_out, self.settings.max_pixels)]
+        weak = find_weakest(metrics, images.folder)
+        return ReportContent(
+            product=self.request.product,
             metrics=metrics,
             calibration=version.calibration.tolist(),
             threshold=version.threshold,
-            oddest_good=exhibits(version, odd, max_pixels=self.settings.max_pixels),
-            weakest_defects=exhibits(version, weak, max_pixels=self.settings.max_pixels),
-            facts=made.facts,
+            oddest_good=render_examples(version, odd, max_pixels=self.settings.max_pixels),
+            weakest_defects=render_examples(version, weak, max_pixels=self.settings.max_pixels),
+            facts=trained.facts,
         )
 
-    def written(self, made: Made, files: Mapping[str, bytes]) -> str:
-        """The version's name, once it is in the store. Raises StoreUnusable."""
-        order, teacher = self.order, made.draft.graphs.teacher
-        order.store.add_teacher(sha256_hex(teacher), teacher)
-        manifest = made.draft.manifest(files).model_dump_json(indent=1).encode() + b"\n"
-        return order.store.publish(
-            order.product, manifest=manifest, files=files, training=made.training, sign_key=order.sign_key
+    def write(self, trained: TrainedVersion, files: Mapping[str, bytes]) -> str:
+        """Write the version to the store and return its name. Raises StoreUnusable."""
+        request, teacher = self.request, trained.builder.graphs.teacher
+        request.store.add_teacher(sha256_hex(teacher), teacher)
+        manifest = trained.builder.build_manifest(files).model_dump_json(indent=1).encode() + b"\n"
+        return request.store.publish(
+            request.product, manifest=manifest, files=files, training=trained.training, sign_key=request.sign_key
         )
 
-    def activated(self, version: str, ruling: Ruling, orders: ProductState) -> bool:
-        """Whether it serves now: if it is wanted, and the gate lets it or somebody said why it must not matter.
+    def activate(self, version: str, gate_result: GateResult, product_state: ProductState) -> bool:
+        """Activate the version if requested, and the gate passes or is overridden; return whether it serves.
 
-        Raises ChangedMeanwhile.
+        Raises Conflict.
         """
-        order = self.order
-        if not order.activates or not (ruling.passed or order.force):
+        request = self.request
+        if not request.activates or not (gate_result.passed or request.force):
             return False
-        reasons = "; ".join(ruling.reasons)
-        why = order.why if ruling.passed else f"{order.why}, forced: {order.force}; the gate: {reasons}"
-        after = orders.current if ruling.passed else ANY_VERSION
-        order.state.activate(order.product, version, at=datetime.now(UTC), by=user_name(), why=why, after=after)
+        reasons = "; ".join(gate_result.reasons)
+        why = request.why if gate_result.passed else f"{request.why}, forced: {request.force}; the gate: {reasons}"
+        after = product_state.current if gate_result.passed else ANY_VERSION
+        request.state.activate(request.product, version, at=datetime.now(UTC), by=get_user_name(), why=why, after=after)
         return True
 
 
-def changed(ruling: Ruling) -> Ruling:
-    """The ruling on a version that was held against what does not serve any more."""
+def fail_changed(gate_result: GateResult) -> GateResult:
+    """Return the result with a failed check: the version in service has changed since."""
     says = "another version or threshold was chosen meanwhile: train again, or activate this one by hand"
-    return replace(ruling, checks=(*ruling.checks, Check("in service still", passed=False, says=says)))
+    return replace(gate_result, checks=(*gate_result.checks, Check("in service still", passed=False, says=says)))
 
 
 def read_some(paths: Sequence[Path]) -> list[bytes]:
-    """A few images' bytes, twice as many as are tried, since some may be judged ng."""
+    """Return a few images' bytes, twice as many as are tried, since some may be ng."""
     return [path.read_bytes() for path in paths[: 2 * NUM_PARTS]]
 
 
-def judged_ok(versions: Sequence[Version], parts: Sequence[bytes], *, max_pixels: int) -> list[bytes]:
-    """Those that every version judges ok: of a part that is ng anyway, nobody can say that its defect was found."""
+def select_ok(versions: Sequence[Version], parts: Sequence[bytes], *, max_pixels: int) -> list[bytes]:
+    """Return the parts that every version finds ok: a defect on an ng part could not be attributed."""
     return [data for data in parts if all(is_ok(data, version, max_pixels=max_pixels) for version in versions)]
 
 
 def is_ok(data: bytes, version: Version, *, max_pixels: int) -> bool:
-    """Whether a version judges an image ok; one that it does not take is not."""
+    """Whether a version finds an image ok; False where it refuses the image."""
     try:
         return inspect(data, version, max_pixels=max_pixels).verdict == "ok"
     except ImageError:
         return False
 
 
-def oddest(version: Version, paths: Sequence[Path], max_pixels: int) -> list[int]:
-    """The good parts of the highest scores, the highest first."""
-    scores = [inspect(path.read_bytes(), version, max_pixels=max_pixels).score for path in paths[:MOST_LOOKED_AT]]
+def find_oddest(version: Version, paths: Sequence[Path], max_pixels: int) -> list[int]:
+    """Return the indices of the good parts of the highest scores, the highest first."""
+    scores = [inspect(path.read_bytes(), version, max_pixels=max_pixels).score for path in paths[:MAX_COMPARED_PARTS]]
     return sorted(range(len(scores)), key=lambda index: -scores[index])[:NUM_SHOWN]
 
 
-def weakest(metrics: Mapping[str, Any], folder: Path) -> list[Path]:
-    """The defective test parts of the lowest scores, the lowest first."""
+def find_weakest(metrics: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Return the defective test parts of the lowest scores, the lowest first."""
     defective = [row for row in metrics.get("test_scores", []) if row["kind"] != "good"]
     return [folder / row["path"] for row in sorted(defective, key=lambda row: row["score"])[:NUM_SHOWN]]
 
 
-def user_name() -> str:
-    """Who trains, for the audit; a container's user may have a number and no name."""
+def get_user_name() -> str:
+    """Return the user's name for the audit; a container's user may have none."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -1,4 +1,4 @@
-"""Parts worth a look, as pictures beside their heat-maps: the oddest good ones and the weakest defects."""
+"""Example images for the report, beside their heat-maps: the oddest good parts and the weakest defects."""
 
 import base64
 import io
@@ -17,7 +17,7 @@ SIDE_PX, JPEG_QUALITY = 200, 75
 
 
 @dataclass(frozen=True)
-class Exhibit:
+class ExampleImage:
     """A part: its name, its score, and pictures as JPEG, base64."""
 
     name: str
@@ -27,28 +27,28 @@ class Exhibit:
     heatmap: str
 
 
-def exhibits(version: Version, paths: Sequence[Path], *, max_pixels: int) -> list[Exhibit]:
-    """Each image judged once more, with its heat-map. Raises ImageError."""
-    return [exhibit(version, path, max_pixels=max_pixels) for path in paths]
+def render_examples(version: Version, paths: Sequence[Path], *, max_pixels: int) -> list[ExampleImage]:
+    """Inspect each image again, with its heat-map. Raises ImageError."""
+    return [render_example(version, path, max_pixels=max_pixels) for path in paths]
 
 
-def exhibit(version: Version, path: Path, *, max_pixels: int) -> Exhibit:
-    """One image."""
+def render_example(version: Version, path: Path, *, max_pixels: int) -> ExampleImage:
+    """Inspect one image."""
     data = path.read_bytes()
     inspection = inspect(data, version, max_pixels=max_pixels, options=InspectOptions(heatmap="overlay"))
     heatmap = inspection.heatmap
     overlay = Pillow.open(io.BytesIO(heatmap.data)) if heatmap else Pillow.new("RGB", (1, 1))
-    return Exhibit(
+    return ExampleImage(
         name=path.name,
         score=inspection.score,
         verdict=inspection.verdict,
-        part=as_jpeg(load_upright(open_image(data, max_pixels=max_pixels))),
-        heatmap=as_jpeg(overlay),
+        part=to_thumbnail(load_upright(open_image(data, max_pixels=max_pixels))),
+        heatmap=to_thumbnail(overlay),
     )
 
 
-def as_jpeg(picture: Pillow.Image) -> str:
-    """A thumbnail as base64."""
+def to_thumbnail(picture: Pillow.Image) -> str:
+    """Return a thumbnail as JPEG in base64."""
     if picture.mode.startswith("I"):  # 12 bits in 16 must not be black
         brightest = max(1, picture.getextrema()[1])
         picture = picture.point(lambda value: value * 255 / brightest).convert("L")

@@ -1,4 +1,4 @@
-"""The report's figures as SVG, by matplotlib; each is a picture of its own that needs no network."""
+"""The report's plots as SVG, by matplotlib; each is an image element that needs no network."""
 
 import base64
 import io
@@ -18,30 +18,30 @@ WIDE, SMALL = (7.0, 2.8), (2.9, 2.1)
 Points = Sequence[Sequence[float]]
 
 
-def curves_html(curves: Mapping[str, Points]) -> str:
-    """Each course's losses over its steps; empty where nothing was learned."""
+def render_curves(curves: Mapping[str, Points]) -> str:
+    """Render each phase's losses by step; empty without training."""
     courses = dict.fromkeys(name.partition(": ")[0] for name in curves)
-    return "".join(curve_html(course, curves) for course in courses)
+    return "".join(render_curve(course, curves) for course in courses)
 
 
-def curve_html(course: str, curves: Mapping[str, Points]) -> str:
-    """One course."""
-    figure, axes = new_figure(WIDE)
+def render_curve(phase: str, curves: Mapping[str, Points]) -> str:
+    """Render one phase."""
+    figure, axes = make_figure(WIDE)
     for name, points in curves.items():
-        if name.startswith(f"{course}: "):
+        if name.startswith(f"{phase}: "):
             steps, losses = zip(*points, strict=True)
             is_rare = name.endswith("held_out")
             axes.plot(steps, losses, label=name.partition(": ")[2], marker="o" if is_rare else None, lw=1.2)
     axes.set(xlabel="step", ylabel="loss")
     axes.legend(frameon=False, fontsize=8)
-    return picture(figure, f"losses of {course} over steps")
+    return to_image_element(figure, f"losses of {phase} over steps")
 
 
-def histogram_html(calibration: Sequence[float], test: Sequence[Mapping[str, object]], threshold: float) -> str:
-    """Scores of good parts, and of test parts where there are any, with the threshold."""
+def render_histogram(calibration: Sequence[float], test: Sequence[Mapping[str, object]], threshold: float) -> str:
+    """Render the scores of good parts, and of test parts if there are any, with the threshold."""
     good = [float(str(row["score"])) for row in test if row["kind"] == "good"]
     bad = [float(str(row["score"])) for row in test if row["kind"] != "good"]
-    figure, axes = new_figure(WIDE)
+    figure, axes = make_figure(WIDE)
     everything = [*calibration, *good, *bad, threshold]
     # Defects may be a hundred spreads off; what matters lies around the threshold.
     right = min(max(everything), threshold + 4 * (threshold - min(everything)))
@@ -57,32 +57,32 @@ def histogram_html(calibration: Sequence[float], test: Sequence[Mapping[str, obj
     axes.axvline(threshold, color=LIMIT, ls="--", lw=1, label=f"threshold {threshold:.2f}")
     axes.set(xlabel="score (the last bar holds all above)", ylabel="density")
     axes.legend(frameon=False, fontsize=8)
-    return picture(figure, "histogram of scores with the threshold")
+    return to_image_element(figure, "histogram of scores with the threshold")
 
 
-def roc_html(test: Sequence[Mapping[str, object]]) -> str:
-    """Defects caught over false alarms; empty without both kinds of parts."""
+def render_roc(test: Sequence[Mapping[str, object]]) -> str:
+    """Render the ROC curve; empty without both kinds of parts."""
     labels = [row["kind"] != "good" for row in test]
     if not any(labels) or all(labels):
         return ""
     alarms, caught, _ = roc_curve(labels, [float(str(row["score"])) for row in test])
-    figure, axes = new_figure(SMALL)
+    figure, axes = make_figure(SMALL)
     axes.plot(alarms, caught, color=GOOD)
     axes.set(xlabel="false alarms", ylabel="defects caught", xlim=(0, 1), ylim=(0, 1.02))
-    return picture(figure, "share of defects caught over false alarms")
+    return to_image_element(figure, "share of defects caught over false alarms")
 
 
-def sensitivity_html(cells: Sequence[Cell]) -> str:
-    """Share of synthetic defects found over size: a chart a kind, a line a contrast."""
+def render_sensitivity(cells: Sequence[Cell]) -> str:
+    """Render the share of synthetic defects found by size: a chart a kind, a line a contrast."""
     return "".join(
-        f"<figure>{chart(cells, kind)}<figcaption>{escape(kind)}</figcaption></figure>"
+        f"<figure>{render_chart(cells, kind)}<figcaption>{escape(kind)}</figcaption></figure>"
         for kind in dict.fromkeys(cell.kind for cell in cells)
     )
 
 
-def chart(cells: Sequence[Cell], kind: str) -> str:
-    """One kind."""
-    figure, axes = new_figure(SMALL)
+def render_chart(cells: Sequence[Cell], kind: str) -> str:
+    """Render one kind."""
+    figure, axes = make_figure(SMALL)
     for contrast, colour in zip(CONTRASTS, COLOURS, strict=True):
         own = [cell for cell in cells if (cell.kind, cell.contrast) == (kind, contrast)]
         shares = [cell.num_found / cell.num_drawn for cell in own]
@@ -91,11 +91,11 @@ def chart(cells: Sequence[Cell], kind: str) -> str:
     axes.set_xticks(SIZES, [f"{size:.0%}" for size in SIZES])
     axes.minorticks_off()
     axes.legend(frameon=False, fontsize=7, title="contrast", title_fontsize=7)
-    return picture(figure, f"share of {kind} defects found by size")
+    return to_image_element(figure, f"share of {kind} defects found by size")
 
 
-def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes, of ``size`` in inches."""
+def make_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    """Return a figure with one pair of axes, of ``size`` in inches."""
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
@@ -103,10 +103,10 @@ def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def picture(figure: Figure, told: str) -> str:
-    """A figure as an image element; the same figure gives the same bytes. ``told``: what it shows, in words."""
+def to_image_element(figure: Figure, alt_text: str) -> str:
+    """Return a figure as an image element; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "goodpart"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{escape(told)}" src="data:image/svg+xml;base64,{data}">'
+    return f'<img alt="{escape(alt_text)}" src="data:image/svg+xml;base64,{data}">'

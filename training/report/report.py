@@ -1,4 +1,4 @@
-"""``report.html``: all that is known of a version on one page that needs no network; ``metrics.json`` has the same."""
+"""``report.html``: a version's metrics on one page that needs no network; ``metrics.json`` has the same."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,10 +9,10 @@ from scipy.stats import binomtest
 
 from app.inference.calibration import min_calibration_parts
 from model.bundle import PromiseRecord
-from training.data.dataset import Dataset, Split, good_images_needed
-from training.evaluation.sensitivity import CONTRASTS, Cell, smallest_found
-from training.report.examples import Exhibit
-from training.report.plots import curves_html, histogram_html, roc_html, sensitivity_html
+from training.data.dataset import Dataset, Split, min_good_images
+from training.evaluation.sensitivity import CONTRASTS, Cell, find_smallest
+from training.report.examples import ExampleImage
+from training.report.plots import render_curves, render_histogram, render_roc, render_sensitivity
 
 LABELS = {
     "image_auroc": "image AUROC",
@@ -47,78 +47,78 @@ td,th{{text-align:left;padding:.2rem 1.5rem .2rem 0;border-bottom:1px solid #ddd
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What a report shows beside the metrics. ``calibration``: scores of calibration parts."""
+class ReportContent:
+    """The content of a report beside the metrics. ``calibration``: scores of calibration parts."""
 
     product: str
     metrics: Mapping[str, Any]
     calibration: Sequence[float]
     threshold: float
-    oddest_good: Sequence[Exhibit] = ()
-    weakest_defects: Sequence[Exhibit] = ()
+    oddest_good: Sequence[ExampleImage] = ()
+    weakest_defects: Sequence[ExampleImage] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
-def report_html(found: Findings) -> str:
-    """The page; what a training has no figure for is left out."""
-    metrics = found.metrics
+def render_report(content: ReportContent) -> str:
+    """Render the page; sections without figures are left out."""
+    metrics = content.metrics
     test = metrics.get("test_scores", [])
     sections = [
         f"<p>{escape(str(metrics['promise_in_words']))}</p>",
-        gate_html(metrics.get("gate")),
-        section("Figures", table(figure_rows(metrics)) + roc_html(test)),
-        section("Scores", histogram_html(found.calibration, test, found.threshold)),
-        section("Beside the version in service", table(beside_rows(metrics))),
-        section("What it can see", seen_html(cells_of(metrics))),
-        section("The same part again", repeats_html(metrics.get("repeatability", []))),
-        section("The oddest good parts", exhibits_html(found.oddest_good)),
-        section("The weakest defects", exhibits_html(found.weakest_defects)),
-        section("Learning", curves_html(metrics.get("curves", {}))),
-        section("Where it comes from", table(list(found.facts.items()))),
-        section("Settings", table(list(metrics["settings"].items()))),
+        render_gate(metrics.get("gate")),
+        render_section("Figures", render_table(make_metric_rows(metrics)) + render_roc(test)),
+        render_section("Scores", render_histogram(content.calibration, test, content.threshold)),
+        render_section("Beside the version in service", render_table(make_incumbent_rows(metrics))),
+        render_section("What it can see", render_seen(parse_cells(metrics))),
+        render_section("The same part again", render_repeats(metrics.get("repeatability", []))),
+        render_section("The oddest good parts", render_examples(content.oddest_good)),
+        render_section("The weakest defects", render_examples(content.weakest_defects)),
+        render_section("Learning", render_curves(metrics.get("curves", {}))),
+        render_section("Where it comes from", render_table(list(content.facts.items()))),
+        render_section("Settings", render_table(list(metrics["settings"].items()))),
     ]
-    return PAGE.format(product=escape(found.product), sections="\n".join(sections))
+    return PAGE.format(product=escape(content.product), sections="\n".join(sections))
 
 
-def section(title: str, body: str) -> str:
-    """A titled part of the page; nothing where there is nothing to say."""
+def render_section(title: str, body: str) -> str:
+    """Render a titled section; empty without a body."""
     return f"<h2>{escape(title)}</h2>{body}" if body else ""
 
 
-def table(rows: Sequence[tuple[str, object]]) -> str:
-    """Two columns; nothing without rows."""
-    cells = "".join(f"<tr><th>{escape(label)}</th><td>{escape(shown(value))}</td></tr>" for label, value in rows)
+def render_table(rows: Sequence[tuple[str, object]]) -> str:
+    """Render two columns; empty without rows."""
+    cells = "".join(f"<tr><th>{escape(label)}</th><td>{escape(format_value(value))}</td></tr>" for label, value in rows)
     return f"<table>{cells}</table>" if cells else ""
 
 
-def shown(value: object) -> str:
-    """Figures to four places."""
+def format_value(value: object) -> str:
+    """Format a value; floats to four places."""
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def figure_rows(metrics: Mapping[str, Any]) -> list[tuple[str, object]]:
-    """Each figure with its label, rates with their intervals."""
+def make_metric_rows(metrics: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Return each metric with its label, rates with their intervals."""
     return [
-        (label, with_interval(metrics[name], metrics[RATES[name]]) if name in RATES else metrics[name])
+        (label, format_rate(metrics[name], metrics[RATES[name]]) if name in RATES else metrics[name])
         for name, label in LABELS.items()
         if name in metrics
     ]
 
 
-def interval(rate: float, num_parts: int) -> tuple[float, float]:
-    """Clopper and Pearson's exact interval of a share at ``CONFIDENCE``."""
+def compute_interval(rate: float, num_parts: int) -> tuple[float, float]:
+    """Return Clopper and Pearson's exact interval of a share at ``CONFIDENCE``."""
     found = binomtest(round(rate * num_parts), num_parts).proportion_ci(CONFIDENCE, method="exact")
     return float(found.low), float(found.high)
 
 
-def with_interval(rate: float, num_parts: int) -> str:
-    """A share with its interval, in words."""
-    low, high = interval(rate, num_parts)
+def format_rate(rate: float, num_parts: int) -> str:
+    """Return a share with its interval as text."""
+    low, high = compute_interval(rate, num_parts)
     return f"{rate:.2%} ({low:.2%} to {high:.2%} at {CONFIDENCE:.0%} confidence)"
 
 
-def gate_html(gate: Mapping[str, Any] | None) -> str:
-    """What the gate found; nothing where it was not asked."""
+def render_gate(gate: Mapping[str, Any] | None) -> str:
+    """Render the gate's result; empty without one."""
     if gate is None:
         return ""
     beside = f" beside {gate['beside']}, which serves" if gate["beside"] else ""
@@ -130,46 +130,46 @@ def gate_html(gate: Mapping[str, Any] | None) -> str:
     return f"<p>This version {head}{escape(beside)}.</p><ul>{items}</ul>"
 
 
-def beside_rows(metrics: Mapping[str, Any]) -> list[tuple[str, object]]:
-    """The version in service on the same test parts and synthetic defects: then and now."""
+def make_incumbent_rows(metrics: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Return the metrics beside those of the version in service."""
     before: Mapping[str, Any] = metrics.get("before", {})
     return [
-        (LABELS.get(name, name.replace("_", " ")), f"{shown(metrics[name])}; in service {shown(value)}")
+        (LABELS.get(name, name.replace("_", " ")), f"{format_value(metrics[name])}; in service {format_value(value)}")
         for name, value in before.items()
         if name in metrics and isinstance(value, float)
     ]
 
 
-def cells_of(metrics: Mapping[str, Any]) -> list[Cell]:
-    """What the sensitivity figures say, none where there are none."""
+def parse_cells(metrics: Mapping[str, Any]) -> list[Cell]:
+    """Return the sensitivity of the metrics, or an empty list."""
     return [Cell(**row) for row in metrics.get("sensitivity", [])]
 
 
-def seen_html(cells: Sequence[Cell]) -> str:
-    """The share of synthetic defects that is found, and in words the smallest; empty where nothing was tried."""
+def render_seen(cells: Sequence[Cell]) -> str:
+    """Render the sensitivity, and the smallest defects in words; empty without figures."""
     if not cells:
         return ""
     return (
         "<p>Synthetic defects on good parts that nothing was learned from: the share judged ng, by size as a share of "
-        f"the shorter side. Smallest found at full contrast: {escape(smallest_in_words(cells))}.</p>"
-        f"{sensitivity_html(cells)}"
+        f"the shorter side. Smallest found at full contrast: {escape(describe_smallest(cells))}.</p>"
+        f"{render_sensitivity(cells)}"
     )
 
 
-def smallest_in_words(cells: Sequence[Cell]) -> str:
-    """The smallest defect of each kind that is found at full contrast."""
+def describe_smallest(cells: Sequence[Cell]) -> str:
+    """Return the smallest defect of each kind that is found at full contrast."""
     kinds = dict.fromkeys(cell.kind for cell in cells)
-    found = {kind: smallest_found(cells, kind=kind, contrast=CONTRASTS[-1]) for kind in kinds}
+    found = {kind: find_smallest(cells, kind=kind, contrast=CONTRASTS[-1]) for kind in kinds}
     return ", ".join(f"{kind} {f'{size:.0%}' if size is not None else 'none'}" for kind, size in found.items())
 
 
-def repeats_html(repeats: Sequence[Mapping[str, Any]]) -> str:
-    """How far scores move when nothing of the part changes."""
-    return table([(one["change"], REPEAT.format(**one)) for one in repeats])
+def render_repeats(repeats: Sequence[Mapping[str, Any]]) -> str:
+    """Render the repeatability."""
+    return render_table([(one["change"], REPEAT.format(**one)) for one in repeats])
 
 
-def exhibits_html(found: Sequence[Exhibit]) -> str:
-    """Parts beside their heat-maps."""
+def render_examples(found: Sequence[ExampleImage]) -> str:
+    """Render parts beside their heat-maps."""
     return "".join(
         f'<figure><img alt="part {escape(one.name)}" src="data:image/jpeg;base64,{one.part}"> '
         f'<img alt="its heat-map" src="data:image/jpeg;base64,{one.heatmap}">'
@@ -178,8 +178,8 @@ def exhibits_html(found: Sequence[Exhibit]) -> str:
     )
 
 
-def data_in_words(dataset: Dataset, split: Split) -> str:
-    """What was found and what it is for."""
+def describe_data(dataset: Dataset, split: Split) -> str:
+    """Return the numbers of images by their use."""
     num_used = len(split.train) + len(split.standardise) + len(split.calibrate)
     num_twins = len(dataset.good) + len(split.confirmed) - num_used
     twins = f" ({num_twins} identical left out)" if num_twins else ""
@@ -190,17 +190,17 @@ def data_in_words(dataset: Dataset, split: Split) -> str:
     )
 
 
-def promise_in_words(promise: PromiseRecord) -> str:
-    """Which false-alarm rate holds, and what a lower one would take."""
+def describe_promise(promise: PromiseRecord) -> str:
+    """Return the supported false-alarm rate, and what a lower one requires."""
     said = f"{promise.num_calibration} calibration parts support a false-alarm rate of {promise.supported:.2%}"
     if promise.supported <= promise.asked:
         return f"{said}, as asked."
     needed = min_calibration_parts(promise.asked)
-    images = good_images_needed(needed)
+    images = min_good_images(needed)
     return f"{said}, not the {promise.asked:.2%} that was asked; that takes {needed}, of {images} good images in all."
 
 
-def figures_in_words(metrics: Mapping[str, object]) -> list[str]:
-    """The figures of a test set, a line each; none where there was no test set."""
+def describe_metrics(metrics: Mapping[str, object]) -> list[str]:
+    """Return the metrics of a test set, one a line; empty without one."""
     named = {name: metrics[name] for name in LABELS if isinstance(metrics.get(name), float)}
     return [f"{LABELS[name]}: {value:.4f}" for name, value in named.items()]

@@ -61,7 +61,7 @@ class Inspection:
         return cls(
             **{name: answer[name] for name in PLAIN},
             regions=regions,
-            heatmap=heatmap_of(drawn) if drawn else None,
+            heatmap=parse_heatmap(drawn) if drawn else None,
             warnings=tuple(answer["warnings"]),
             raw=answer,
         )
@@ -70,7 +70,7 @@ class Inspection:
 PLAIN = ("inspection_id", "part_id", "product", "version", "verdict", "score", "threshold", "p_value")
 
 
-def heatmap_of(drawn: Mapping[str, Any]) -> Heatmap:
-    """A heat-map, its picture decoded."""
+def parse_heatmap(drawn: Mapping[str, Any]) -> Heatmap:
+    """Return a heat-map, its picture decoded."""
     low, high = drawn["range"]
     return Heatmap(drawn["media_type"], drawn["width"], drawn["height"], (low, high), base64.b64decode(drawn["data"]))

@@ -16,11 +16,11 @@ from goodpart_client.errors import NoAnswerError, ProblemError
 Kind = Literal["png", "overlay", "raw", "none"]
 # To send these again may be answered otherwise: too full, not ready yet, too slow a network, a proxy in trouble.
 WORTH_TRYING = {408, 425, 429, 502, 503, 504}
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+MIN_PAUSE_S, MAX_PAUSE_S = 0.1, 5.0
 
 
-def bytes_of(image: bytes | str | Path) -> bytes:
-    """The image as it goes over the wire: bytes as they are, or a file's."""
+def read_image(image: bytes | str | Path) -> bytes:
+    """Return the image's bytes, given as bytes or as a file."""
     return image if isinstance(image, bytes) else Path(image).read_bytes()
 
 
@@ -62,8 +62,8 @@ class Call:
             "timeout": self.left_s,
         }
 
-    def taken(self, answer: httpx2.Response) -> Inspection | None:
-        """The inspection of an answer, None where it is worth trying again. Raises ProblemError."""
+    def parse_response(self, answer: httpx2.Response) -> Inspection | None:
+        """Return the inspection of a response, or None where a retry may help. Raises ProblemError."""
         if answer.is_success:
             return Inspection.of(answer.json())
         try:
@@ -79,14 +79,14 @@ class Call:
     def pause_s(self, answer: httpx2.Response | None) -> float:
         """How long to wait before the next try: as the service asks, or longer each time. Raises NoAnswerError."""
         asked = answer.headers.get("retry-after", "") if answer is not None else ""
-        grown = min(FIRST_PAUSE_S * 2.0 ** (self.num_tries - 1), LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)  # noqa: S311
+        grown = min(MIN_PAUSE_S * 2.0 ** (self.num_tries - 1), MAX_PAUSE_S) * random.uniform(0.5, 1.0)  # noqa: S311
         pause: float = max(grown, float(asked) if asked.isdecimal() else 0.0)
         if pause >= self.left_s:
             raise self._too_late()
         return pause
 
 
-def call_of(
+def make_call(
     product: str,
     image: bytes | str | Path,
     *,
@@ -95,6 +95,6 @@ def call_of(
     version: str | None,
     deadline_s: float,
 ) -> Call:
-    """The call of these arguments."""
+    """Return the call of these arguments."""
     query = {"part_id": part_id, "heatmap": heatmap, "version": version}
-    return Call(product, bytes_of(image), query, deadline_s)
+    return Call(product, read_image(image), query, deadline_s)

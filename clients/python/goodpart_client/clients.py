@@ -8,13 +8,13 @@ from typing import Self
 import httpx2
 
 from goodpart_client.answers import Inspection
-from goodpart_client.asking import Call, Kind, call_of
+from goodpart_client.asking import Call, Kind, make_call
 
 DEADLINE_S = 10.0
 
 
-def headers_of(key: str | None) -> dict[str, str]:
-    """What every request carries."""
+def make_headers(key: str | None) -> dict[str, str]:
+    """Return the headers of every request."""
     return {} if key is None else {"Authorization": f"Bearer {key}"}
 
 
@@ -22,7 +22,7 @@ class Client:
     """Asks a service at ``url``. ``key``: an API key, where the service asks for one."""
 
     def __init__(self, url: str, *, key: str | None = None) -> None:
-        self._http = httpx2.Client(base_url=url, headers=headers_of(key))
+        self._http = httpx2.Client(base_url=url, headers=make_headers(key))
 
     def inspect(  # what an inspection has
         self,
@@ -35,10 +35,10 @@ class Client:
         deadline_s: float = DEADLINE_S,
     ) -> Inspection:
         """Judge one image, given as bytes or as a file's name. Raises ProblemError, NoAnswerError."""
-        call = call_of(product, image, part_id=part_id, heatmap=heatmap, version=version, deadline_s=deadline_s)
+        call = make_call(product, image, part_id=part_id, heatmap=heatmap, version=version, deadline_s=deadline_s)
         while True:
             answer = self._tried(call)
-            inspection = call.taken(answer) if answer is not None else None
+            inspection = call.parse_response(answer) if answer is not None else None
             if inspection is not None:
                 return inspection
             time.sleep(call.pause_s(answer))
@@ -65,7 +65,7 @@ class AsyncClient:
     """``Client``, awaited."""
 
     def __init__(self, url: str, *, key: str | None = None) -> None:
-        self._http = httpx2.AsyncClient(base_url=url, headers=headers_of(key))
+        self._http = httpx2.AsyncClient(base_url=url, headers=make_headers(key))
 
     async def inspect(  # what an inspection has
         self,
@@ -78,10 +78,10 @@ class AsyncClient:
         deadline_s: float = DEADLINE_S,
     ) -> Inspection:
         """Judge one image, given as bytes or as a file's name. Raises ProblemError, NoAnswerError."""
-        call = call_of(product, image, part_id=part_id, heatmap=heatmap, version=version, deadline_s=deadline_s)
+        call = make_call(product, image, part_id=part_id, heatmap=heatmap, version=version, deadline_s=deadline_s)
         while True:
             answer = await self._tried(call)
-            inspection = call.taken(answer) if answer is not None else None
+            inspection = call.parse_response(answer) if answer is not None else None
             if inspection is not None:
                 return inspection
             await asyncio.sleep(call.pause_s(answer))

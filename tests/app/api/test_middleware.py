@@ -85,7 +85,7 @@ def test_server_timing_tells_the_steps(client, good_bytes):
     assert {step: float(spent) for step, spent in told.items()} == response.json()["timings_ms"]
 
 
-def received(messages, *, limit_s):
+def collect(messages, *, limit_s):
     async def run():
         left = list(messages)
 
@@ -103,7 +103,7 @@ def received(messages, *, limit_s):
 def test_a_body_that_does_not_come_in_time_is_given_up():
     first = {"type": "http.request", "body": b"a", "more_body": True}
     with pytest.raises(BodyTooSlow, match=r"within 0\.05 s"):
-        received([first], limit_s=0.05)
+        collect([first], limit_s=0.05)
 
 
 def test_a_body_is_counted_as_it_arrives():
@@ -149,14 +149,14 @@ def test_the_end_does_not_wait_for_who_does_not_read_the_log():
 def test_a_client_is_waited_for_once_its_body_is_there():
     whole = {"type": "http.request", "body": b"a"}
     gone = {"type": "http.disconnect"}
-    assert received([whole, gone], limit_s=0.0001 + 60) == [whole, gone]
+    assert collect([whole, gone], limit_s=0.0001 + 60) == [whole, gone]
 
 
 def test_health_has_a_door_of_its_own_where_one_is_set():
     async def app(_scope, _receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
-    async def status_of(path, port):
+    async def get_status(path, port):
         sent = []
 
         async def send(message):
@@ -167,12 +167,12 @@ def test_health_has_a_door_of_its_own_where_one_is_set():
         return sent[0]["status"]
 
     asked = [("/livez", 9000), ("/livez", 8000), ("/v1/products", 8000), ("/v1/products", 9000), ("/metrics", 9000)]
-    assert [asyncio.run(status_of(*one)) for one in asked] == [200, 404, 200, 404, 200]
+    assert [asyncio.run(get_status(*one)) for one in asked] == [200, 404, 200, 404, 200]
 
 
 def test_an_unexpected_error_shows_nothing_of_itself(client):
     @client.app.get("/broken")
-    async def broken():
+    async def fail():
         raise RuntimeError("a secret")
 
     response = client.get("/broken")

@@ -26,12 +26,12 @@ def guarded(client_over, store_folder, keys):
     return client_over(store_folder, api_keys_file=file), headers
 
 
-def settled(tally):
+def wait_for_tally(tally):
     """A tally that nothing more comes to: the last image may be under way for a while after its answer."""
     return tally if tally["judged"] + tally["skipped"] == tally["seen"] else None
 
 
-def audit_of(store):
+def read_audit(store):
     return [json.loads(path.read_text()) for path in sorted((store.root / "state/disc/audit").iterdir())]
 
 
@@ -49,8 +49,8 @@ def test_a_rate_moves_the_threshold_now_and_every_answer_names_it(client, store,
     judged = client.post(f"{URL}/inspect", content=good_bytes, headers=PNG).json()
     assert (judged["threshold"], judged["threshold_from"]) == (answer["threshold"], "rate")
     assert judged["promise"]["asked"] == 0.5
-    assert audit_of(store)[-1]["to"] == {"false_alarm_rate": 0.5, "threshold": None, "version": None}
-    assert audit_of(store)[-1]["by"] == "ann"
+    assert read_audit(store)[-1]["to"] == {"false_alarm_rate": 0.5, "threshold": None, "version": None}
+    assert read_audit(store)[-1]["by"] == "ann"
 
 
 def test_a_value_moves_the_verdict_and_can_be_lifted(client, good_bytes, tiny_version):
@@ -86,7 +86,7 @@ def test_a_candidate_judges_beside_and_the_answer_stays_the_serving_versions(
     for _ in range(5):
         judged = client.post(f"{URL}/inspect", content=good_bytes, headers=PNG).json()
         assert judged["version"] == tiny_version.name
-    tally = until(lambda: settled(client.get(URL).json()["shadow"]["tally"]))
+    tally = until(lambda: wait_for_tally(client.get(URL).json()["shadow"]["tally"]))
     assert (tally["seen"], tally["failed"]) == (5, 0)
     assert f'goodpart_shadow_inspections_total{{outcome="agreed",product="disc"}} {tally["judged"]}' in (
         client.get("/metrics").text.replace(".0\n", "\n")
@@ -167,24 +167,24 @@ def test_each_scope_does_its_part_and_no_more(guarded, good_bytes, tiny_version)
 def test_the_audit_names_the_key_that_was_used(guarded, store):
     client, headers = guarded
     client.put(f"{URL}/threshold", json={"false_alarm_rate": 0.1, "by": "ann"}, headers=headers["office"])
-    assert audit_of(store)[-1]["by"] == "ann (key office)"
+    assert read_audit(store)[-1]["by"] == "ann (key office)"
 
 
 def test_an_image_unlike_the_products_is_refused_or_warned_of_as_set(client_over, store, republished):
     from datetime import UTC, datetime
 
-    from drawing import encoded, good_part
+    from drawing import encode, good_part
 
     from app.imaging.decode import decode
     from app.imaging.input_check import measure
     from app.store.state import State
-    from training.data.input_ranges import expects_of
+    from training.data.input_ranges import compute_input_ranges
 
     manifest = store.load_manifest("disc", store.list_versions("disc")[0])
-    looks = [measure(decode(encoded(good_part(seed)), manifest.input, max_pixels=10**6)) for seed in range(40)]
-    guarded = republished(expects=expects_of(looks))
+    looks = [measure(decode(encode(good_part(seed)), manifest.input, max_pixels=10**6)) for seed in range(40)]
+    guarded = republished(expects=compute_input_ranges(looks))
     State(store.root / "state").activate("disc", guarded, at=datetime.now(UTC), by="test", why="")
-    dark = encoded(good_part(3).point(lambda value: value // 60))
+    dark = encode(good_part(3).point(lambda value: value // 60))
     refused = client_over(store.root).post(f"{URL}/inspect", content=dark, headers=PNG)
     assert refused.status_code == 422
     assert refused.json()["type"] == "urn:goodpart:problem:invalid-input"

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import FIXTURE
-from drawing import defective_part, encoded, good_part
+from drawing import defective_part, encode, good_part
 from serving import GOODPART, until
 
 from app.batch.shards import iter_images, iter_shards
@@ -23,7 +23,7 @@ def source(tmp_path_factory):
     """Images in folders within folders, among them one that is none, and other files."""
     folder = tmp_path_factory.mktemp("archive")
     for number in range(NUM_IMAGES):
-        image = encoded((defective_part if number % 5 == 0 else good_part)(number))
+        image = encode((defective_part if number % 5 == 0 else good_part)(number))
         path = folder / f"lot{number % 3}" / f"{number:03}.png"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(image)
@@ -37,7 +37,7 @@ def command(source, target, *more):
     return [GOODPART, "score-archive", source, target, "--store", FIXTURE, "--product", "disc", *shard, *more]
 
 
-def scored(source, target, *more):
+def score(source, target, *more):
     return subprocess.run(command(source, target, *more), capture_output=True, text=True, check=False)
 
 
@@ -48,7 +48,7 @@ def tables(target):
 @pytest.fixture(scope="module")
 def undisturbed(source, tmp_path_factory):
     target = tmp_path_factory.mktemp("undisturbed")
-    done = scored(source, target)
+    done = score(source, target)
     assert done.returncode == 0, done.stderr
     return tables(target), done.stdout
 
@@ -80,7 +80,7 @@ def test_what_is_killed_goes_on_and_ends_with_the_same_files(source, tmp_path, u
         until(lambda wanted=wanted: len(list(tmp_path.glob("part-*.parquet"))) >= wanted)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    done = scored(source, tmp_path)
+    done = score(source, tmp_path)
     assert done.returncode == 0, done.stderr
     assert tables(tmp_path) == undisturbed[0]
 
@@ -88,35 +88,35 @@ def test_what_is_killed_goes_on_and_ends_with_the_same_files(source, tmp_path, u
 def test_what_has_changed_is_judged_anew_and_what_is_gone_goes(source, tmp_path):
     images, target = tmp_path / "images", tmp_path / "target"
     shutil.copytree(source, images)
-    scored(images, target)
+    score(images, target)
     before = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
-    (images / "lot2" / "059.png").write_bytes(encoded(good_part(999)))
+    (images / "lot2" / "059.png").write_bytes(encode(good_part(999)))
     shutil.rmtree(images / "lot0")
-    assert scored(images, target).returncode == 0
+    assert score(images, target).returncode == 0
     rows = pa.concat_tables(tables(target).values()).to_pylist()
     assert {row["path"] for row in rows} == {path.relative_to(images).as_posix() for path in images.rglob("*.png")}
     assert len(tables(target)) < len(before) - 1
     again = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
-    scored(images, target)
+    score(images, target)
     assert {path.name: path.stat().st_mtime_ns for path in target.iterdir()} == again
 
 
 def test_results_of_another_version_or_threshold_are_not_mixed(source, tmp_path):
-    scored(source, tmp_path)
-    done = scored(source, tmp_path, "--shard-size", "8")
+    score(source, tmp_path)
+    done = score(source, tmp_path, "--shard-size", "8")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "shard_size is 7, not 8" in done.stderr
 
 
 def test_the_folder_is_one_table_for_whatever_reads_parquet(source, tmp_path, undisturbed):
-    scored(source, tmp_path)
+    score(source, tmp_path)
     assert pq.read_table(tmp_path).num_rows == sum(table.num_rows for table in undisturbed[0].values())
 
 
 def test_images_of_another_folder_are_not_taken_for_these(source, tmp_path):
-    scored(source, tmp_path / "target")
+    score(source, tmp_path / "target")
     shutil.copytree(source, tmp_path / "other")
-    done = scored(tmp_path / "other", tmp_path / "target")
+    done = score(tmp_path / "other", tmp_path / "target")
     assert (done.returncode, "source is" in done.stderr) == (1, True)
 
 
@@ -135,9 +135,9 @@ def test_images_come_in_one_order_and_a_shard_knows_its_own(tmp_path):
 
 def test_a_share_that_is_not_there_takes_no_results_away(source, tmp_path):
     images = Path(shutil.copytree(source, tmp_path / "images"))
-    scored(images, tmp_path / "target")
+    score(images, tmp_path / "target")
     for path in images.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    done = scored(images, tmp_path / "target")
+    done = score(images, tmp_path / "target")
     assert (done.returncode, done.stderr.count("\n"), "no image to judge" in done.stderr) == (1, 1, True)
     assert tables(tmp_path / "target")

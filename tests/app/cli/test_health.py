@@ -7,7 +7,7 @@ from serving import GOODPART, Service
 VARIABLES = {"PATH": "/usr/bin:/bin"}
 
 
-def checked(*arguments, port, **variables):
+def check(*arguments, port, **variables):
     command = [GOODPART, "health", *arguments]
     env = {**VARIABLES, "GOODPART_PORT": str(port), **variables}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
@@ -16,31 +16,31 @@ def checked(*arguments, port, **variables):
 
 def test_a_service_that_runs_and_is_ready_is_healthy(store_folder):
     with Service(store_folder) as service:
-        assert checked(port=service.port) == (0, "")
-        assert checked("--ready", port=service.port) == (0, "")
+        assert check(port=service.port) == (0, "")
+        assert check("--ready", port=service.port) == (0, "")
 
 
 def test_a_service_without_a_product_is_healthy_and_not_ready(tmp_path):
     with Service(tmp_path) as service:
-        assert checked(port=service.port) == (0, "")
-        code, said = checked("--ready", port=service.port)
+        assert check(port=service.port) == (0, "")
+        code, said = check("--ready", port=service.port)
         assert code == 1
         assert "answers 503" in said
         assert "no product has a version that serves" in said
 
 
 def test_where_nothing_listens_it_is_one_line():
-    code, said = checked(port=9)
+    code, said = check(port=9)
     assert code == 1
     assert said == "goodpart: error: nothing answers at 127.0.0.1:9: [Errno 111] Connection refused\n"
 
 
 def test_the_port_of_health_is_asked_where_there_is_one():
-    assert checked(port=8, GOODPART_HEALTH_PORT="9")[1].startswith("goodpart: error: nothing answers at 127.0.0.1:9:")
+    assert check(port=8, GOODPART_HEALTH_PORT="9")[1].startswith("goodpart: error: nothing answers at 127.0.0.1:9:")
 
 
 def test_what_nobody_knows_is_told(store_folder):
-    code, said = checked("--livly", port=9)
+    code, said = check("--livly", port=9)
     assert (code, said) == (2, "usage: goodpart health [--ready]\n")
     assert store_folder.is_dir()
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from serving import GOODPART, until
-from writers import images, started
+from writers import images, start
 
 NUM_FILES = 120
 
@@ -56,7 +56,7 @@ def test_files_that_are_written_slowly_and_at_once_each_give_one_result_of_the_w
     files = images(NUM_FILES)
     watcher = watch(store_folder, folder, wait=False)
     try:
-        writers = started(folder, files, pause_share=0.05)
+        writers = start(folder, files, pause_share=0.05)
         until(lambda: len(list(folder.glob("*.json"))) > NUM_FILES // 4)
         watcher.kill()
         watcher.wait()

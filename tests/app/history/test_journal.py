@@ -42,13 +42,13 @@ def opened(tmp_path, monkeypatch):
             journal.__exit__()
 
 
-def added(journal, *records, picture=None):
+def add(journal, *records, picture=None):
     return [journal.add(one, picture).result(10) for one in records]
 
 
 def test_each_product_counts_for_itself_and_all_together(opened):
     journal = opened()
-    assert added(journal, *map(record, range(6))) == [1, 2, 3, 4, 5, 6]
+    assert add(journal, *map(record, range(6))) == [1, 2, 3, 4, 5, 6]
     numbers = [(one.product, one.product_sequence) for one in reversed(journal.search(Search(), limit=10))]
     assert numbers == [("cup", 1), ("disc", 1), ("cup", 2), ("disc", 2), ("cup", 3), ("disc", 3)]
 
@@ -56,17 +56,17 @@ def test_each_product_counts_for_itself_and_all_together(opened):
 def test_no_more_records_are_kept_than_may_be(opened):
     journal = opened(records=10)
     for start in range(0, 100, 10):
-        added(journal, *map(record, range(start, start + 10)))
-    added(journal, record(100))
+        add(journal, *map(record, range(start, start + 10)))
+    add(journal, record(100))
     journal.__exit__()
     assert [one.inspection_id for one in journal.search(Search(), limit=100)] == [f"i{n}" for n in range(100, 90, -1)]
 
 
 def test_old_records_are_forgotten_with_their_images(opened, tmp_path):
     journal = opened(days=1.0)
-    added(journal, record(1, at=time.time() - 100_000), picture=StoredImage("image/png", b"x"))
-    added(journal, record(2))
-    added(journal, record(3))
+    add(journal, record(1, at=time.time() - 100_000), picture=StoredImage("image/png", b"x"))
+    add(journal, record(2))
+    add(journal, record(3))
     journal.__exit__()
     assert [one.inspection_id for one in journal.search(Search(), limit=10)] == ["i3", "i2"]
     with sqlite3.connect(tmp_path / module.FILE) as database:
@@ -76,7 +76,7 @@ def test_old_records_are_forgotten_with_their_images(opened, tmp_path):
 def test_images_take_no_more_room_than_they_may_and_the_oldest_go(opened):
     journal = opened(images_mb=0.0035)
     for number in range(6):
-        added(journal, record(number), picture=StoredImage("image/png", bytes(1000)))
+        add(journal, record(number), picture=StoredImage("image/png", bytes(1000)))
     journal.__exit__()
     kept = [number for number in range(6) if journal.read_image(f"i{number}") is not None]
     assert kept == [3, 4, 5]
@@ -85,17 +85,17 @@ def test_images_take_no_more_room_than_they_may_and_the_oldest_go(opened):
 
 def test_numbers_go_on_after_a_restart(opened):
     first = opened(records=2)
-    added(first, *map(record, range(5)))
+    add(first, *map(record, range(5)))
     first.__exit__()
-    assert added(opened(records=2), record(7)) == [6]
+    assert add(opened(records=2), record(7)) == [6]
 
 
 def test_what_a_sink_was_not_given_yet_is_kept_beyond_every_bound(opened, tmp_path):
     journal = opened(records=2)
     with sqlite3.connect(tmp_path / module.FILE) as database:
         database.execute("INSERT INTO sinks VALUES ('line', 3, 3)")
-    added(journal, *map(record, range(10)))
-    added(journal, record(10))
+    add(journal, *map(record, range(10)))
+    add(journal, record(10))
     journal.__exit__()
     assert [one.sequence for one in journal.read_after(0, limit=100)] == [4, 5, 6, 7, 8, 9, 10, 11]
 
@@ -115,13 +115,13 @@ def test_records_of_one_request_are_one(opened):
 def test_what_is_lost_leaves_a_gap_in_its_products_numbers(opened, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.05)
     journal = opened()
-    added(journal, record(1), record(2))
+    add(journal, record(1), record(2))
     with sqlite3.connect(tmp_path / module.FILE) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(StoreUnusable):
-            added(journal, record(3))
+            add(journal, record(3))
         other.rollback()
-    added(journal, record(5), record(4))
+    add(journal, record(5), record(4))
     numbers = [(one.product, one.product_sequence) for one in reversed(journal.search(Search(), limit=10))]
     assert numbers == [("disc", 1), ("cup", 1), ("disc", 3), ("cup", 2)]
     assert journal.num_lost == 1
@@ -130,15 +130,15 @@ def test_what_is_lost_leaves_a_gap_in_its_products_numbers(opened, tmp_path, mon
 def test_what_was_lost_of_one_product_is_remembered_while_others_are_recorded(opened, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.05)
     journal = opened()
-    added(journal, record(1))
+    add(journal, record(1))
     with sqlite3.connect(tmp_path / module.FILE) as other:
         other.execute("BEGIN EXCLUSIVE")
         for number in (3, 5):
             with pytest.raises(StoreUnusable):
-                added(journal, record(number))
+                add(journal, record(number))
         other.rollback()
-    added(journal, record(2))  # of the other product
-    added(journal, record(7))
+    add(journal, record(2))  # of the other product
+    add(journal, record(7))
     (last,) = journal.search(Search(product="disc"), limit=1)
     assert (last.inspection_id, last.product_sequence) == ("i7", 4)
 
@@ -149,9 +149,9 @@ def test_two_services_do_not_share_a_journal(opened, tmp_path):
     with second:
         assert "another service keeps its records there" in second.error
         with pytest.raises(StoreUnusable):
-            added(second, record(1))
+            add(second, record(1))
         first.__exit__()
-        assert added(second, record(2)) == [1]
+        assert add(second, record(2)) == [1]
 
 
 def test_images_that_wait_take_no_more_memory_than_they_may(opened, monkeypatch):

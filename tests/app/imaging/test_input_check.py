@@ -1,25 +1,25 @@
 import numpy as np
 import pytest
-from drawing import encoded, good_part
+from drawing import encode, good_part
 from PIL import Image, ImageFilter
 
 from app.errors import InvalidInput
 from app.imaging.decode import decode
 from app.imaging.input_check import check_input, measure, sharpness
-from training.data.input_ranges import LEAST_IMAGES, expects_of
+from training.data.input_ranges import MIN_IMAGES, compute_input_ranges
 
 
 @pytest.fixture(scope="module")
 def look(tiny_version):
     def at(picture):
-        return decode(encoded(picture), tiny_version.manifest.input, max_pixels=10**6)
+        return decode(encode(picture), tiny_version.manifest.input, max_pixels=10**6)
 
     return at
 
 
 @pytest.fixture(scope="module")
 def expects(look):
-    return expects_of([measure(look(good_part(seed))) for seed in range(LEAST_IMAGES)])
+    return compute_input_ranges([measure(look(good_part(seed))) for seed in range(MIN_IMAGES)])
 
 
 def test_good_parts_and_defective_ones_pass(look, expects, defective_bytes, tiny_version):
@@ -53,7 +53,7 @@ def test_a_version_that_expects_nothing_lets_everything_in(look):
 
 
 def test_too_few_images_say_nothing(look):
-    assert expects_of([measure(look(good_part(0)))] * (LEAST_IMAGES - 1)) is None
+    assert compute_input_ranges([measure(look(good_part(0)))] * (MIN_IMAGES - 1)) is None
 
 
 def test_sharpness_is_that_of_the_slow_laplacian():

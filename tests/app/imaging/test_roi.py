@@ -2,7 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from drawing import defective_part, encoded, good_part
+from drawing import defective_part, encode, good_part
 
 from app.imaging.decode import Box, Image
 from app.imaging.roi import BadRegion, RegionOfInterest, region_from_png
@@ -43,9 +43,9 @@ def test_a_region_that_shows_nothing_is_refused(data):
 def test_a_defect_outside_the_region_changes_nothing(tiny_version):
     """The blot lies at x = 76 of 96, far in the right half."""
     version = dataclasses.replace(tiny_version, roi=LEFT_HALF)
-    good = inspect(encoded(good_part(3)), version, max_pixels=10**6)
-    bad = inspect(encoded(defective_part(3, centre=(82, 40))), version, max_pixels=10**6)
-    everywhere = inspect(encoded(defective_part(3, centre=(82, 40))), tiny_version, max_pixels=10**6)
+    good = inspect(encode(good_part(3)), version, max_pixels=10**6)
+    bad = inspect(encode(defective_part(3, centre=(82, 40))), version, max_pixels=10**6)
+    everywhere = inspect(encode(defective_part(3, centre=(82, 40))), tiny_version, max_pixels=10**6)
     assert everywhere.verdict == "ng"
     assert (bad.verdict, bad.regions) == (good.verdict, ())
     assert (bad.map[:, 8:] == 0).all()

@@ -51,11 +51,11 @@ def job(version, value, *, deadline=None):
     return InferenceJob(image(value), version, deadline)
 
 
-def version_of(detector):
+def make_version(detector):
     return SimpleNamespace(detector=detector)
 
 
-def held(worker, detector, version):
+def hold(worker, detector, version):
     """The worker busy with a first job, so that what follows waits."""
     detector.gate.clear()
     detector.has_begun.clear()
@@ -65,7 +65,7 @@ def held(worker, detector, version):
 
 
 def test_everyone_gets_their_own_answer(make_worker):
-    version = version_of(FakeDetector())
+    version = make_version(FakeDetector())
     worker = make_worker(max_batch=4)
     futures = [worker.submit(job(version, value)) for value in range(20)]
     assert [future.result(10) for future in futures] == list(range(20))
@@ -73,8 +73,8 @@ def test_everyone_gets_their_own_answer(make_worker):
 
 def test_what_waits_is_run_as_one_batch_filled_to_a_bucket(make_worker):
     detector = FakeDetector()
-    version, worker = version_of(detector), make_worker(max_batch=4)
-    held(worker, detector, version)
+    version, worker = make_version(detector), make_worker(max_batch=4)
+    hold(worker, detector, version)
     futures = [worker.submit(job(version, value)) for value in (1, 2, 3)]
     detector.gate.set()
     assert [future.result(10) for future in futures] == [1, 2, 3]
@@ -83,9 +83,9 @@ def test_what_waits_is_run_as_one_batch_filled_to_a_bucket(make_worker):
 
 def test_versions_are_not_mixed_in_a_batch(make_worker):
     detector, other = FakeDetector(), FakeDetector()
-    version, worker = version_of(detector), make_worker(max_batch=8)
-    held(worker, detector, version)
-    futures = [worker.submit(job(one, 5)) for one in (version, version_of(other), version)]
+    version, worker = make_version(detector), make_worker(max_batch=8)
+    hold(worker, detector, version)
+    futures = [worker.submit(job(one, 5)) for one in (version, make_version(other), version)]
     detector.gate.set()
     assert [future.result(10) for future in futures] == [5, 5, 5]
     assert (detector.sizes, other.sizes) == ([1, 1, 1], [1])
@@ -93,8 +93,8 @@ def test_versions_are_not_mixed_in_a_batch(make_worker):
 
 def test_a_job_that_was_cancelled_is_never_run(make_worker):
     detector = FakeDetector()
-    version, worker = version_of(detector), make_worker()
-    first = held(worker, detector, version)
+    version, worker = make_version(detector), make_worker()
+    first = hold(worker, detector, version)
     waiting = worker.submit(job(version, 1))
     assert waiting.cancel()
     detector.gate.set()
@@ -106,8 +106,8 @@ def test_a_job_that_was_cancelled_is_never_run(make_worker):
 def test_a_job_whose_deadline_has_passed_is_never_run():
     now = [0.0]
     detector = FakeDetector()
-    version, worker = version_of(detector), Batcher(BatchLimits(), clock=lambda: now[0])
-    held(worker, detector, version)
+    version, worker = make_version(detector), Batcher(BatchLimits(), clock=lambda: now[0])
+    hold(worker, detector, version)
     late, in_time = worker.submit(job(version, 1, deadline=5.0)), worker.submit(job(version, 2, deadline=50.0))
     now[0] = 10.0
     detector.gate.set()
@@ -120,8 +120,8 @@ def test_a_job_whose_deadline_has_passed_is_never_run():
 
 def test_an_image_that_fails_does_not_fail_its_neighbours(make_worker):
     detector = FakeDetector(poison=7)
-    version, worker = version_of(detector), make_worker(max_batch=4)
-    held(worker, detector, version)
+    version, worker = make_version(detector), make_worker(max_batch=4)
+    hold(worker, detector, version)
     good, bad, other = (worker.submit(job(version, value)) for value in (1, 7, 3))
     detector.gate.set()
     assert (good.result(10), other.result(10)) == (1, 3)
@@ -130,7 +130,7 @@ def test_an_image_that_fails_does_not_fail_its_neighbours(make_worker):
 
 
 def test_a_worker_that_dies_fails_its_waiters_and_is_started_again(make_worker):
-    version = version_of(FakeDetector(poison=7, error=ZeroDivisionError))
+    version = make_version(FakeDetector(poison=7, error=ZeroDivisionError))
     worker = make_worker(max_restarts=2)
     with pytest.raises(WorkerDied, match="ZeroDivisionError"):
         worker.submit(job(version, 7)).result(10)
@@ -139,7 +139,7 @@ def test_a_worker_that_dies_fails_its_waiters_and_is_started_again(make_worker):
 
 
 def test_only_deaths_in_a_row_count(make_worker):
-    version = version_of(FakeDetector(poison=7, error=ZeroDivisionError))
+    version = make_version(FakeDetector(poison=7, error=ZeroDivisionError))
     worker = make_worker(max_restarts=1)
     for _ in range(4):
         with pytest.raises(WorkerDied):
@@ -149,15 +149,15 @@ def test_only_deaths_in_a_row_count(make_worker):
 
 
 def test_waiting_for_company_never_costs_an_image_its_deadline():
-    version, worker = version_of(FakeDetector()), Batcher(BatchLimits(max_batch=4, max_delay_s=30.0))
+    version, worker = make_version(FakeDetector()), Batcher(BatchLimits(max_batch=4, max_delay_s=30.0))
     assert worker.submit(job(version, 3, deadline=time.monotonic() + 0.2)).result(10) == 3
     worker.close()
 
 
 def test_a_worker_that_dies_too_often_fails_all_and_says_why(make_worker):
     detector = FakeDetector(poison=7, error=ZeroDivisionError)
-    version, worker = version_of(detector), make_worker(max_restarts=0)
-    held(worker, detector, version)
+    version, worker = make_version(detector), make_worker(max_restarts=0)
+    hold(worker, detector, version)
     dying, waiting = worker.submit(job(version, 7)), worker.submit(job(version, 1))
     detector.gate.set()
     for future in (dying, waiting):
@@ -171,13 +171,13 @@ def test_a_worker_that_dies_too_often_fails_all_and_says_why(make_worker):
 def test_room_is_promised_by_the_rate_of_the_last_batches():
     now = [0.0]
     detector = FakeDetector()
-    version, worker = version_of(detector), Batcher(BatchLimits(), clock=lambda: now[0])
+    version, worker = make_version(detector), Batcher(BatchLimits(), clock=lambda: now[0])
     assert worker.reserve_retry_after_s() == 1  # nothing is known yet
-    first = held(worker, detector, version)
+    first = hold(worker, detector, version)
     now[0] = 2.0  # one image took two seconds
     detector.gate.set()
     first.result(10)
-    held(worker, detector, version)
+    hold(worker, detector, version)
     for value in range(5):
         worker.submit(job(version, value))
     assert worker.reserve_retry_after_s() == 10
@@ -191,7 +191,7 @@ def test_room_is_promised_by_the_rate_of_the_last_batches():
 
 def test_a_device_that_fails_again_and_again_is_in_trouble_until_a_run_succeeds():
     detector = FakeDetector(poison=9, error=lambda _: RunFailed("out of memory"))
-    version, worker = version_of(detector), Batcher(BatchLimits())
+    version, worker = make_version(detector), Batcher(BatchLimits())
     for number in range(3):
         assert worker.device_error is None, number
         with pytest.raises(RunFailed):
@@ -205,8 +205,8 @@ def test_a_device_that_fails_again_and_again_is_in_trouble_until_a_run_succeeds(
 
 def test_closing_finishes_what_waits():
     detector = FakeDetector()
-    version, worker = version_of(detector), Batcher(BatchLimits())
-    held(worker, detector, version)
+    version, worker = make_version(detector), Batcher(BatchLimits())
+    hold(worker, detector, version)
     waiting = worker.submit(job(version, 4))
     detector.gate.set()
     worker.close()

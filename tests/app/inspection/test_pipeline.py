@@ -3,7 +3,7 @@ import io
 
 import numpy as np
 import pytest
-from drawing import defective_part, encoded, good_part
+from drawing import defective_part, encode, good_part
 from PIL import Image
 
 from app.errors import BadGraph, DeadlinePassed, ExternalData, NotFinite, ProviderMissing
@@ -40,7 +40,7 @@ def test_a_good_part_is_ok_and_a_defective_one_ng(tiny_version, good_bytes, defe
 
 
 def test_the_regions_of_a_defect_lie_on_it(tiny_version):
-    data = encoded(defective_part(3, centre=(60, 30)))
+    data = encode(defective_part(3, centre=(60, 30)))
     region = inspect(data, tiny_version, max_pixels=LIMIT).regions[0]
     assert region.x < 60 < region.x + region.width
     assert region.y < 30 < region.y + region.height
@@ -50,9 +50,9 @@ def test_a_rotated_jpeg_is_judged_upright_and_its_coordinates_are_upright(tiny_v
     upright = defective_part(3, centre=(60, 30))
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned = encoded(upright.rotate(90, expand=True), "JPEG", quality=100, exif=exif)
+    turned = encode(upright.rotate(90, expand=True), "JPEG", quality=100, exif=exif)
     found = inspect(turned, tiny_version, max_pixels=LIMIT)
-    plain = inspect(encoded(upright), tiny_version, max_pixels=LIMIT)
+    plain = inspect(encode(upright), tiny_version, max_pixels=LIMIT)
     assert (found.image.width, found.image.height) == upright.size
     assert found.regions[0].x < 60 < found.regions[0].x + found.regions[0].width
     assert found.regions[0].y < 30 < found.regions[0].y + found.regions[0].height
@@ -74,7 +74,7 @@ def test_the_service_judges_as_the_command_line_does(tiny_version, defective_byt
 
 
 def test_many_at_once_get_their_own_answers(tiny_version):
-    images = [encoded(defective_part(seed) if seed % 3 else good_part(seed)) for seed in range(24)]
+    images = [encode(defective_part(seed) if seed % 3 else good_part(seed)) for seed in range(24)]
 
     async def all_at_once():
         with Inspector(max_pixels=LIMIT, num_decoders=2) as served:
@@ -88,7 +88,7 @@ def test_many_at_once_get_their_own_answers(tiny_version):
 
 def test_padding_counts_nowhere(tiny_version):
     rule = InputRecord(height=64, width=64, fit="letterbox", channels="grey", white_level=255)
-    image = decode(encoded(good_part(0, size=(100, 50))), rule, max_pixels=LIMIT)
+    image = decode(encode(good_part(0, size=(100, 50))), rule, max_pixels=LIMIT)
     valid = valid_positions(image, (16, 16))
     assert valid[:4].sum() == valid[12:].sum() == 0
     assert valid[4:12].all()
@@ -107,10 +107,10 @@ def test_a_graph_that_answers_nan_is_an_error_and_not_a_verdict(tiny_version, go
     image = decode(good_bytes, tiny_version.manifest.input, max_pixels=LIMIT)
     batch = make_batch([image], map_size=tiny_version.manifest.map_size)
     seen = tiny_version.detector.extract(batch)
-    rebuilt = tiny_version.detector.reconstruct(seen)
+    reconstruction = tiny_version.detector.reconstruct(seen)
     seen["t1"][:] = np.nan
     with pytest.raises(NotFinite):
-        tiny_version.detector.compare_features(seen, rebuilt, batch)
+        tiny_version.detector.compare_features(seen, reconstruction, batch)
 
 
 def test_bytes_that_are_no_graph_are_refused():
@@ -153,7 +153,7 @@ def test_an_image_that_was_judged_is_forgotten_at_once(tiny_version, good_bytes)
     class Noticed(bytearray):
         """Bytes whose end can be noticed."""
 
-    async def judged():
+    async def inspect_once():
         data = Noticed(good_bytes)
         with Inspector(max_pixels=LIMIT, num_decoders=1) as inspector:
             await inspector.inspect(data, tiny_version)
@@ -161,7 +161,7 @@ def test_an_image_that_was_judged_is_forgotten_at_once(tiny_version, good_bytes)
 
     gc.disable()
     try:
-        assert asyncio.run(judged())() is None
+        assert asyncio.run(inspect_once())() is None
     finally:
         gc.enable()
 

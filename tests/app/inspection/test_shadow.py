@@ -8,13 +8,13 @@ from app.inspection.pipeline import AdmissionLimits, Inspector
 from app.inspection.shadow import ShadowRunner, is_turn
 
 
-def standing_of(serving, candidate, *, share=1.0):
+def make_status(serving, candidate, *, share=1.0):
     return ProductStatus(
         "disc", serving=serving, activated=serving.name, shadow=Shadow(candidate.name, share, candidate)
     )
 
 
-def shadowed(images, standing, *, limit=64):
+def run_shadow(images, standing, *, limit=64):
     """Judge these images with a candidate beside; its tally."""
 
     async def run():
@@ -37,15 +37,15 @@ def strict(tiny_version):
 
 
 def test_a_candidate_that_agrees_is_counted(tiny_version, good_bytes, defective_bytes):
-    tally = shadowed([good_bytes, defective_bytes] * 2, standing_of(tiny_version, replace(tiny_version, name="twin")))
+    tally = run_shadow([good_bytes, defective_bytes] * 2, make_status(tiny_version, replace(tiny_version, name="twin")))
     assert (tally.seen, tally.judged, tally.disagreement_rate) == (4, 4, 0.0)
 
 
 def test_what_it_says_otherwise_is_counted_by_who_says_ng(tiny_version, strict, good_bytes, defective_bytes):
     images = [good_bytes, good_bytes, good_bytes, defective_bytes]
-    tally = shadowed(images, standing_of(tiny_version, strict))
+    tally = run_shadow(images, make_status(tiny_version, strict))
     assert (tally.ng_by_candidate_only, tally.ng_by_serving_only, tally.disagreement_rate) == (3, 0, 0.75)
-    tally = shadowed(images, standing_of(strict, tiny_version))
+    tally = run_shadow(images, make_status(strict, tiny_version))
     assert (tally.ng_by_candidate_only, tally.ng_by_serving_only) == (0, 3)
 
 
@@ -59,7 +59,7 @@ def test_live_images_that_wait_come_first(tiny_version, good_bytes):
     async def run():
         with Inspector(max_pixels=10**6, num_decoders=2, limits=AdmissionLimits(max_in_flight=2)) as inspector:
             shadows = ShadowRunner(inspector)
-            standing = standing_of(tiny_version, replace(tiny_version, name="twin"))
+            standing = make_status(tiny_version, replace(tiny_version, name="twin"))
             inspection = await inspector.inspect(good_bytes, tiny_version)
             busy = asyncio.ensure_future(inspector.inspect(good_bytes, tiny_version))
             await asyncio.sleep(0)
@@ -78,14 +78,14 @@ def test_a_candidate_that_fails_is_counted_and_disturbs_nobody(tiny_version, goo
 
             raise NotFinite("compare.onnx")
 
-    tally = shadowed([good_bytes], standing_of(tiny_version, replace(tiny_version, name="nan", detector=Broken())))
+    tally = run_shadow([good_bytes], make_status(tiny_version, replace(tiny_version, name="nan", detector=Broken())))
     assert (tally.failed, tally.judged, tally.disagreement_rate) == (1, 0, None)
 
 
 def test_another_pair_is_tallied_anew(tiny_version, strict):
     shadows = ShadowRunner(inspector=None)
-    standing = standing_of(tiny_version, strict)
+    standing = make_status(tiny_version, strict)
     shadows.get_stats(standing).seen = 5
     assert shadows.get_stats(standing).seen == 5
-    assert shadows.get_stats(standing_of(strict, tiny_version)).seen == 0
+    assert shadows.get_stats(make_status(strict, tiny_version)).seen == 0
     assert shadows.get_stats(ProductStatus("disc", serving=tiny_version)) is None

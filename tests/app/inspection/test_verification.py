@@ -38,13 +38,13 @@ def test_a_score_that_is_off_by_more_than_the_tolerance_fails(bundle, off):
 
 
 def test_a_map_that_is_off_in_one_position_fails(bundle):
-    def dented(maps):
+    def change_one_position(maps):
         maps = maps.copy()
         maps[-1, 3, 3] += 0.05
         return maps
 
     with pytest.raises(GoldenFailed, match=r"golden/good_2\.png"):
-        load_verified(expecting(bundle, maps=dented), loader=LOADER, max_batch=1)
+        load_verified(expecting(bundle, maps=change_one_position), loader=LOADER, max_batch=1)
 
 
 def test_what_another_machine_may_differ_by_is_allowed(bundle):

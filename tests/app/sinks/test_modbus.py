@@ -22,7 +22,7 @@ from app.sinks.registers import MAP, NUM_WORDS, Panel, clamp_float32, parse_part
 from app.sinks.settings import BadSinks, read_sinks
 from app.store.state import State
 from app.store.store import Store
-from model.bundle import file_records
+from model.bundle import make_file_records
 
 PNG = {"content-type": "image/png"}
 TIMEOUT_S = 0.5
@@ -72,13 +72,13 @@ class Plc:
     def look(self):
         """Ask for the next result and read it, without acknowledging it."""
 
-        def shown():
+        def read_shown():
             told = self.read()
             if told and told["acknowledged"]:
                 self.client.write_register(ACKNOWLEDGED, 0)
             return told if told and told["valid"] else None
 
-        return until(shown)
+        return until(read_shown)
 
 
 def text(padded):
@@ -109,7 +109,7 @@ def message(part_id="p1", key="one", **more):
     return Message(key, "disc", json.dumps({**told, "part_id": part_id, **more}).encode())
 
 
-def shown(panel):
+def read_values(panel):
     return dict(zip(NAMES, struct.unpack(LAYOUT, struct.pack(">77H", *panel.words)), strict=True))
 
 
@@ -119,7 +119,7 @@ def store_of_two(tmp_path_factory):
     folder = shutil.copytree(FIXTURE, tmp_path_factory.mktemp("two") / "store")
     store = Store(folder)
     bundle = store.load_bundle("disc", store.list_versions("disc")[0])
-    changed = {"product": "plate", "fingerprint": "1" * 64, "files": file_records(bundle.files)}
+    changed = {"product": "plate", "fingerprint": "1" * 64, "files": make_file_records(bundle.files)}
     manifest = bundle.manifest.model_copy(update=changed).model_dump_json().encode()
     version = store.publish("plate", manifest=manifest, files=bundle.files, training={})
     State(folder / "state").activate("plate", version, at=datetime.now(UTC), by="test", why="new")
@@ -261,7 +261,7 @@ def test_an_acknowledgement_that_comes_while_nobody_waits_counts():
             await asyncio.wait_for(showing.send(message()), 0.01)
         panel.acknowledge(1)
         await asyncio.wait_for(showing.send(message(repeated=True)), 0.01)
-        assert (shown(panel)["valid"], shown(panel)["repeated"]) == (0, 0)
+        assert (read_values(panel)["valid"], read_values(panel)["repeated"]) == (0, 0)
 
     asyncio.run(story())
 
@@ -278,17 +278,20 @@ def test_a_server_that_ends_is_noticed():
 def test_nothing_is_shown_until_the_acknowledgement_before_is_cleared():
     panel = Panel()
     panel.offer(message())
-    assert (shown(panel)["valid"], shown(panel)["verdict"]) == (0, 0)  # what was written before the start may stand
+    assert (read_values(panel)["valid"], read_values(panel)["verdict"]) == (
+        0,
+        0,
+    )  # what was written before the start may stand
     panel.acknowledge(0)
-    assert (shown(panel)["valid"], shown(panel)["verdict"]) == (1, 1)
+    assert (read_values(panel)["valid"], read_values(panel)["verdict"]) == (1, 1)
     panel.acknowledge(1)
     panel.acknowledge(1)  # as by a PLC that did not hear that the first arrived
     panel.offer(message("p2", key="two"))
-    assert (shown(panel)["valid"], text(shown(panel)["part_id"])) == (0, "p1")
+    assert (read_values(panel)["valid"], text(read_values(panel)["part_id"])) == (0, "p1")
     assert not panel.taken.is_set()
     panel.acknowledge(0)
     panel.acknowledge(0)
-    assert (shown(panel)["valid"], text(shown(panel)["part_id"])) == (1, "p2")
+    assert (read_values(panel)["valid"], text(read_values(panel)["part_id"])) == (1, "p2")
 
 
 def test_an_early_acknowledgement_takes_nothing():
@@ -298,7 +301,7 @@ def test_an_early_acknowledgement_takes_nothing():
     panel.offer(message())
     assert not panel.taken.is_set()
     panel.acknowledge(0)
-    assert shown(panel)["valid"] == 1
+    assert read_values(panel)["valid"] == 1
 
 
 def test_what_is_not_owed_any_more_is_not_taken_for_what_is():
@@ -309,14 +312,14 @@ def test_what_is_not_owed_any_more_is_not_taken_for_what_is():
     panel.acknowledge(1)  # of the first
     assert not panel.taken.is_set()
     panel.acknowledge(0)
-    assert text(shown(panel)["part_id"]) == "p2"
+    assert text(read_values(panel)["part_id"]) == "p2"
 
 
 def test_the_heartbeat_begins_anew():
     panel = Panel()
     panel.words[0] = 65_535
     panel.beat()
-    assert shown(panel)["heartbeat"] == 0
+    assert read_values(panel)["heartbeat"] == 0
 
 
 def test_the_map_has_no_gap_and_each_number_of_two_words_an_even_address():
@@ -345,7 +348,7 @@ def test_a_part_without_an_id_is_shown():
     panel = Panel()
     panel.acknowledge(0)
     panel.offer(message(part_id=None))
-    assert (shown(panel)["part_number"], text(shown(panel)["part_id"])) == (0, "")
+    assert (read_values(panel)["part_number"], text(read_values(panel)["part_id"])) == (0, "")
 
 
 @pytest.mark.parametrize("line", ["port = 0", 'host = ""', "unit = 1"])

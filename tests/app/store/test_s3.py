@@ -27,7 +27,7 @@ from app.store.errors import (
 from app.store.labels import LabelDecision, LabelStore
 from app.store.prune import Pruner
 from app.store.state import Decision, Override, State
-from model.bundle import DigestMismatch, file_records, sha256_hex
+from model.bundle import DigestMismatch, make_file_records, sha256_hex
 
 BY = {"at": datetime.now(UTC), "by": "test", "why": "because"}
 OTHER = "20260101t000000z-00000000"
@@ -35,7 +35,7 @@ OTHER = "20260101t000000z-00000000"
 
 @pytest.fixture(scope="module")
 def storage():
-    storage = s3.started()
+    storage = s3.start()
     yield storage
     storage.close()
 
@@ -58,7 +58,7 @@ def remote(storage, tmp_path, monkeypatch):
 
 
 def publish(stored, bundle, *, mark="1"):
-    manifest = bundle.manifest.model_copy(update={"fingerprint": mark * 64, "files": file_records(bundle.files)})
+    manifest = bundle.manifest.model_copy(update={"fingerprint": mark * 64, "files": make_file_records(bundle.files)})
     stored.store.add_teacher(sha256_hex(bundle.teacher), bundle.teacher)
     data = manifest.model_dump_json().encode()
     return stored.store.publish("disc", manifest=data, files=bundle.files, training={"notes.json": b"{}"})

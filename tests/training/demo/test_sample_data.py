@@ -15,10 +15,10 @@ from training.demo.sample_data import (
     KINDS,
     NUM_IMAGES,
     FolderNotEmpty,
-    cuts_left,
-    draw,
-    listed,
-    planned,
+    choose_cuts,
+    plan_items,
+    render,
+    to_defect_list,
     write_items,
     write_sample_data,
 )
@@ -30,12 +30,12 @@ UNMARKED_LEVELS = 12
 
 
 def first(kind, contrast):
-    return next(item for item in planned() if (item.kind, item.contrast) == (kind, contrast))
+    return next(item for item in plan_items() if (item.kind, item.contrast) == (kind, contrast))
 
 
 def one_of_each():
     """The first image of every folder."""
-    paths = {item.path.rsplit("/", 1)[0]: item for item in reversed(planned())}
+    paths = {item.path.rsplit("/", 1)[0]: item for item in reversed(plan_items())}
     return tuple(reversed(paths.values()))
 
 
@@ -43,7 +43,7 @@ def one_of_each():
 def change_and_mask(kind, contrast):
     """How many levels the defect changes each pixel of the same part in the same shot, and where the mask is set."""
     item = first(kind, contrast)
-    drawn, twin = draw(item, seed=SEED), draw(replace(item, kind="good"), seed=SEED)
+    drawn, twin = render(item, seed=SEED), render(replace(item, kind="good"), seed=SEED)
     return np.abs(drawn.picture.astype(int) - twin.picture).max(axis=2), drawn.mask == 255
 
 
@@ -53,7 +53,7 @@ def write(folder, items, *, seed=SEED):
 
 
 def test_the_set_is_100_good_to_train_on_40_good_and_15_defective_of_each_kind_to_test():
-    assert Counter(item.path.rsplit("/", 1)[0] for item in planned()) == {
+    assert Counter(item.path.rsplit("/", 1)[0] for item in plan_items()) == {
         "train/good": 100,
         "test/good": 40,
         "test/scratch": 15,
@@ -61,12 +61,12 @@ def test_the_set_is_100_good_to_train_on_40_good_and_15_defective_of_each_kind_t
         "test/missing_feature": 15,
         "test/foreign_particle": 15,
     }
-    assert len({item.path for item in planned()}) == len({item.number for item in planned()}) == NUM_IMAGES == 200
+    assert len({item.path for item in plan_items()}) == len({item.number for item in plan_items()}) == NUM_IMAGES == 200
 
 
 def test_every_defective_image_is_listed_from_plain_to_barely_visible():
-    rows = json.loads(listed(planned()))
-    assert {row["path"] for row in rows} == {item.path for item in planned() if item.kind != "good"}
+    rows = json.loads(to_defect_list(plan_items()))
+    assert {row["path"] for row in rows} == {item.path for item in plan_items() if item.kind != "good"}
     for kind in KINDS:
         contrasts = [row["contrast"] for row in rows if row["kind"] == kind]
         assert (contrasts[0], contrasts[-1]) == (1.0, 0.1)
@@ -81,7 +81,7 @@ def test_what_is_written_is_a_dataset_with_masks_and_the_list_of_defects(tmp_pat
     assert {sample.kind: sample.mask is not None for sample in dataset.test} == {"good": False} | dict.fromkeys(
         KINDS, True
     )
-    assert json.loads((tmp_path / "sample" / DEFECTS).read_text()) == json.loads(listed(items))
+    assert json.loads((tmp_path / "sample" / DEFECTS).read_text()) == json.loads(to_defect_list(items))
     assert [path.name for path in tmp_path.iterdir()] == ["sample"]
 
 
@@ -127,29 +127,29 @@ def test_a_plain_defect_changes_much_more_than_a_faint_one_and_that_one_somethin
 
 
 def test_a_good_part_has_nothing_marked():
-    assert not draw(first("good", 0.0), seed=SEED).mask.any()
+    assert not render(first("good", 0.0), seed=SEED).mask.any()
 
 
 def test_good_parts_vary_and_are_of_one_product():
-    pictures = [draw(item, seed=SEED).picture.astype(float) for item in planned()[:3]]
+    pictures = [render(item, seed=SEED).picture.astype(float) for item in plan_items()[:3]]
     for one, other in pairwise(pictures):
         assert np.abs(one - other).mean() > 2
         assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.9
 
 
 def test_a_good_part_is_neither_blown_out_nor_lost_in_the_dark():
-    picture = draw(first("good", 0.0), seed=SEED).picture
+    picture = render(first("good", 0.0), seed=SEED).picture
     assert np.mean(picture >= 250) < 0.01
     assert np.percentile(picture, 95) > 1.5 * picture.mean() > 3 * np.percentile(picture, 5)
 
 
 def test_the_fainter_a_missing_feature_the_smaller_it_is():
     generator = np.random.default_rng(SEED)
-    missing = [set(CUTS) - set(cuts_left(contrast, generator)) for contrast in CONTRASTS]
+    missing = [set(CUTS) - set(choose_cuts(contrast, generator)) for contrast in CONTRASTS]
     assert [len(cuts) for cuts in missing] == [1] * len(CONTRASTS)
     areas = [np.pi * cut.radius**2 + 4 * cut.radius * cut.half_length for (cut,) in missing[:-1]]
     assert areas == sorted(areas, reverse=True)
-    (unfinished,) = set(cuts_left(CONTRASTS[-1], generator)) - set(CUTS)
+    (unfinished,) = set(choose_cuts(CONTRASTS[-1], generator)) - set(CUTS)
     assert unfinished.name in {cut.name for cut in CUTS}
 
 
@@ -169,7 +169,7 @@ def test_a_file_in_the_folders_place_is_refused(tmp_path):
 
 def test_an_empty_folder_is_filled(tmp_path):
     (tmp_path / "sample").mkdir()
-    assert set(write(tmp_path / "sample", planned()[:1])) == {"train/good/000.png", DEFECTS}
+    assert set(write(tmp_path / "sample", plan_items()[:1])) == {"train/good/000.png", DEFECTS}
 
 
 def test_each_image_is_told_of_and_what_breaks_off_leaves_nothing(tmp_path):

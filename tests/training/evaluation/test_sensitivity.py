@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
-from drawing import encoded, good_part
+from drawing import encode, good_part
 
 from app.imaging.roi import RegionOfInterest
 from training.evaluation.sensitivity import (
@@ -9,14 +9,14 @@ from training.evaluation.sensitivity import (
     KINDS,
     SIZES,
     Cell,
-    looked_at,
-    num_defects,
-    pictures_of,
-    sensitivity,
-    smallest_found,
+    count_defects,
+    find_smallest,
+    make_inspected_mask,
+    measure_sensitivity,
+    open_parts,
 )
-from training.report.plots import sensitivity_html
-from training.report.report import seen_html
+from training.report.plots import render_sensitivity
+from training.report.report import render_seen
 
 
 def row(found, *, kind="spot", contrast=1.0, drawn=10):
@@ -24,21 +24,21 @@ def row(found, *, kind="spot", contrast=1.0, drawn=10):
 
 
 def test_the_smallest_found_is_where_all_larger_ones_are_found_too():
-    assert smallest_found(row([0, 9, 10, 10, 10]), kind="spot", contrast=1.0) == SIZES[1]
-    assert smallest_found(row([10, 8, 10, 10, 10]), kind="spot", contrast=1.0) == SIZES[2]
-    assert smallest_found(row([10, 10, 10, 10, 5]), kind="spot", contrast=1.0) is None
+    assert find_smallest(row([0, 9, 10, 10, 10]), kind="spot", contrast=1.0) == SIZES[1]
+    assert find_smallest(row([10, 8, 10, 10, 10]), kind="spot", contrast=1.0) == SIZES[2]
+    assert find_smallest(row([10, 10, 10, 10, 5]), kind="spot", contrast=1.0) is None
 
 
 def test_other_kinds_and_contrasts_do_not_count():
     cells = [*row([0, 0, 0, 0, 10]), *row([10] * 5, kind="scratch"), *row([10] * 5, contrast=0.5)]
-    assert smallest_found(cells, kind="spot", contrast=1.0) == SIZES[-1]
+    assert find_smallest(cells, kind="spot", contrast=1.0) == SIZES[-1]
 
 
 def test_every_kind_size_and_contrast_is_tried_on_real_verdicts(tiny_version):
-    parts = [encoded(good_part(100 + index)) for index in range(2)]
+    parts = [encode(good_part(100 + index)) for index in range(2)]
     done = []
-    cells = sensitivity(tiny_version, parts, seed=0, max_pixels=10**6, on_defect=done.append)
-    assert sum(done) == sum(cell.num_drawn for cell in cells) == num_defects(2)
+    cells = measure_sensitivity(tiny_version, parts, seed=0, max_pixels=10**6, on_defect=done.append)
+    assert sum(done) == sum(cell.num_drawn for cell in cells) == count_defects(2)
     assert {(cell.kind, cell.size, cell.contrast) for cell in cells} == {
         (kind, size, contrast) for kind in KINDS for size in SIZES for contrast in CONTRASTS
     }
@@ -52,30 +52,30 @@ def test_defects_lie_where_the_part_is_looked_at(tiny_version):
     inside[40:, :48] = True
     version = replace(tiny_version, roi=RegionOfInterest(inside))
     part = good_part(100)
-    rows, columns = np.nonzero(looked_at(version, part))
+    rows, columns = np.nonzero(make_inspected_mask(version, part))
     assert (rows.min(), columns.max()) == (40, 47)
-    cells = sensitivity(version, [encoded(part)] * 6, seed=0, max_pixels=10**6, on_defect=lambda _: None)
+    cells = measure_sensitivity(version, [encode(part)] * 6, seed=0, max_pixels=10**6, on_defect=lambda _: None)
     (plain,) = (cell for cell in cells if (cell.kind, cell.contrast, cell.size) == ("spot", 1.0, SIZES[-1]))
     assert plain.num_found >= 5
 
 
 def test_large_parts_are_tried_at_a_smaller_size():
-    (picture,) = pictures_of([encoded(good_part(1, size=(3000, 1500)))], max_pixels=10**7)
+    (picture,) = open_parts([encode(good_part(1, size=(3000, 1500)))], max_pixels=10**7)
     assert picture.size == (1024, 512)
 
 
 def test_parts_that_are_not_8_bit_are_not_tried(tiny_version):
-    deep = encoded(good_part(1).convert("I;16"))
-    assert sensitivity(tiny_version, [deep], seed=0, max_pixels=10**6, on_defect=lambda _: None) == ()
+    deep = encode(good_part(1).convert("I;16"))
+    assert measure_sensitivity(tiny_version, [deep], seed=0, max_pixels=10**6, on_defect=lambda _: None) == ()
 
 
 def test_the_report_draws_a_chart_a_kind_and_says_the_smallest():
     cells = [cell for contrast in CONTRASTS for cell in row([0, 0, 10, 10, 10], contrast=contrast)]
-    page = seen_html(cells)
+    page = render_seen(cells)
     assert page.count("data:image/svg+xml;base64,") == 1
     assert "spot 8%" in page
-    assert sensitivity_html(cells) == sensitivity_html(cells), "the same figure has the same bytes"
+    assert render_sensitivity(cells) == render_sensitivity(cells), "the same figure has the same bytes"
 
 
 def test_a_report_without_trials_says_nothing_of_them():
-    assert seen_html([]) == ""
+    assert render_seen([]) == ""

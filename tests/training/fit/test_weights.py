@@ -7,7 +7,7 @@ from http.server import HTTPServer, SimpleHTTPRequestHandler
 import pytest
 import torch
 
-from model.teacher import teacher_spec
+from model.teacher import get_teacher_spec
 from training.errors import BadWeights
 from training.fit.weights import is_trusted, load_teacher
 
@@ -16,7 +16,7 @@ from training.fit.weights import is_trusted, load_teacher
 def checkpoint():
     torch.manual_seed(0)
     buffer = io.BytesIO()
-    torch.save(teacher_spec("resnet18").network().state_dict(), buffer)
+    torch.save(get_teacher_spec("resnet18").make_network().state_dict(), buffer)
     return buffer.getvalue()
 
 

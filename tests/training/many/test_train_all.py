@@ -11,7 +11,7 @@ from serving import GOODPART
 from app.store.state import State
 from app.store.store import Store
 from training.errors import BadSettings
-from training.many.plan import merged, read_plan
+from training.many.plan import merge_settings, read_plan
 
 SETTINGS = {"height": 64, "width": 64, "num_recall_items": 200, "false_alarm_rate": 0.06, "quick": True}
 
@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def planned(folder, **products):
+def write_plan(folder, **products):
     path = folder / "plan.yaml"
     path.write_text(yaml.safe_dump({"store": "store", "settings": SETTINGS, "products": products}))
     return path
@@ -36,14 +36,14 @@ def run(path):
 
 
 def test_a_product_is_trained_whatever_becomes_of_the_others_and_not_again(folder):
-    done, told = run(planned(folder, absent={"data": "absent"}, disc={"data": "disc"}))
+    done, told = run(write_plan(folder, absent={"data": "absent"}, disc={"data": "disc"}))
     assert (done.returncode, told["absent"]["what"], told["disc"]["what"]) == (1, "failed", "serves")
     assert "absent" in told["absent"]["why"]
     store, version = Store(folder / "store"), told["disc"]["version"]
     assert store.list_versions("disc") == [version]
     assert State(folder / "store" / "state").read_current("disc").version == version
     assert version in done.stdout
-    done, told = run(planned(folder, disc={"data": "disc"}))
+    done, told = run(write_plan(folder, disc={"data": "disc"}))
     assert (done.returncode, told["disc"]["what"], told["disc"]["version"]) == (0, "made already", version)
     assert store.list_versions("disc") == [version]
 
@@ -52,21 +52,21 @@ def test_a_plan_is_looked_at_before_anything_is_trained(folder):
     bad = {"setting": {"data": "disc", "settings": {"num_recal_items": 3}}, "member": {"dat": "disc"}}
     for product, entry in bad.items():
         with pytest.raises(BadSettings) as raised:
-            read_plan(planned(folder, **{product: entry}))
+            read_plan(write_plan(folder, **{product: entry}))
         assert product in str(raised.value)
     with pytest.raises(BadSettings, match="Upper"):
-        read_plan(planned(folder, Upper={"data": "disc"}))
+        read_plan(write_plan(folder, Upper={"data": "disc"}))
     (folder / "plan.yaml").write_text("products: [1")
     with pytest.raises(BadSettings):
         read_plan(folder / "plan.yaml")
 
 
 def test_paths_count_from_the_plan_and_a_product_s_settings_go_first(folder):
-    plan = read_plan(planned(folder, disc={"data": "disc", "settings": {"height": 96}}))
+    plan = read_plan(write_plan(folder, disc={"data": "disc", "settings": {"height": 96}}))
     assert plan.products["disc"].data == folder / "disc"
     assert plan.store == str(folder / "store")
-    settings = plan.settings_of("disc")
+    settings = plan.get_settings("disc")
     assert (settings.height, settings.width) == (96, 64)
-    assert merged({"learning": {"num_steps": 1, "seed": 2}}, {"learning": {"num_steps": 5}}) == {
+    assert merge_settings({"learning": {"num_steps": 1, "seed": 2}}, {"learning": {"num_steps": 5}}) == {
         "learning": {"num_steps": 5, "seed": 2}
     }

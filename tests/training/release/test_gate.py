@@ -3,15 +3,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import FIXTURE, PRODUCT
-from drawing import defective_part, encoded, good_part
+from drawing import defective_part, encode, good_part
 
 from app.inference.sessions import Device
 from app.inference.version import Loader
 from app.store.state import Activation, ProductState
 from app.store.store import Store
 from training.evaluation.sensitivity import Cell
-from training.export.calibration_features import Kept
-from training.release.gate import Evidence, Gate, Incumbent, incumbent_of, scores_of
+from training.export.calibration_features import CalibrationFeatures
+from training.release.gate import Evidence, Gate, Incumbent, compute_scores, load_incumbent
 from training.settings import GateSettings
 
 
@@ -38,7 +38,7 @@ def images(tmp_path):
         folder.mkdir(exist_ok=True)
         paths = [folder / f"{index}.png" for index in range(count)]
         for index, path in enumerate(paths):
-            path.write_bytes(encoded(draw(first + index)))
+            path.write_bytes(encode(draw(first + index)))
         return paths
 
     return make
@@ -49,7 +49,7 @@ def evidence(good, *, ng=(), now=(), before=(), is_shift_confirmed=False):
 
 
 def ruling(candidate, incumbent, found):
-    made = Gate(candidate, incumbent, GateSettings()).ruling(found)
+    made = Gate(candidate, incumbent, GateSettings()).evaluate(found)
     return made, {check.name: check.passed for check in made.checks}
 
 
@@ -60,7 +60,7 @@ def incumbent(version, *, golden=(), kept=None):
 def test_a_version_like_the_one_in_service_passes(version, images):
     candidate = at(version, version.threshold, supported=0.06, asked=0.06)
     found = evidence(images(good_part, 12), now=[Cell("spot", 0.1, 1.0, 5, 6)], before=[Cell("spot", 0.1, 1.0, 5, 6)])
-    made, checks = ruling(candidate, incumbent(candidate, golden=[encoded(good_part(7))]), found)
+    made, checks = ruling(candidate, incumbent(candidate, golden=[encode(good_part(7))]), found)
     assert made.passed, made.reasons
     assert made.beside == version.name
     assert set(checks) == {
@@ -80,44 +80,44 @@ def test_a_promise_that_the_calibration_parts_do_not_support_fails(version):
 
 
 def test_old_golden_parts_that_would_be_ng_fail(version):
-    golden = [encoded(good_part(seed)) for seed in range(3)]
+    golden = [encode(good_part(seed)) for seed in range(3)]
     _, checks = ruling(at(version, -100.0), incumbent(at(version, 100.0), golden=golden), evidence([]))
     assert not checks["golden parts"]
 
 
 def test_golden_parts_that_were_ng_before_do_not_count(version):
-    golden = [encoded(good_part(seed)) for seed in range(3)]
+    golden = [encode(good_part(seed)) for seed in range(3)]
     _, checks = ruling(at(version, -100.0), incumbent(at(version, -100.0), golden=golden), evidence([]))
     assert checks["golden parts"]
 
 
-def kept_of(version, pictures):
+def make_calibration_features(version, pictures):
     """Features of parts as a training keeps them."""
     from app.imaging.decode import decode
     from app.inference.detector import make_batch
 
     rows, valid = [], []
     for picture in pictures:
-        image = decode(encoded(picture), version.manifest.input, max_pixels=10**6)
+        image = decode(encode(picture), version.manifest.input, max_pixels=10**6)
         batch = make_batch([image], map_size=version.manifest.map_size)
         features = version.detector.extract(batch)
         rows.append([features[f"t{k + 1}"].astype(np.float16) for k in range(len(features))])
         valid.append(batch.valid)
     features = tuple(np.concatenate(scale) for scale in zip(*rows, strict=True))
-    return Kept(features, np.concatenate(valid), np.full(1, -1))
+    return CalibrationFeatures(features, np.concatenate(valid), np.full(1, -1))
 
 
 def test_kept_features_score_as_the_images_do(version):
     from app.inspection.pipeline import inspect
 
     pictures = [good_part(seed) for seed in range(4)] + [defective_part(4)]
-    expected = [inspect(encoded(picture), version, max_pixels=10**6).score for picture in pictures]
-    found = scores_of(version, kept_of(version, pictures))
+    expected = [inspect(encode(picture), version, max_pixels=10**6).score for picture in pictures]
+    found = compute_scores(version, make_calibration_features(version, pictures))
     assert np.abs(found - expected).max() < 0.05, "half precision moves a score by no more"
 
 
 def test_old_calibration_parts_that_would_be_ng_fail(version):
-    kept = kept_of(version, [good_part(seed) for seed in range(12)])
+    kept = make_calibration_features(version, [good_part(seed) for seed in range(12)])
     _, checks = ruling(at(version, -100.0), incumbent(version, kept=kept), evidence([]))
     assert not checks["calibration parts"]
     _, checks = ruling(at(version, 100.0), incumbent(version, kept=kept), evidence([]))
@@ -156,8 +156,8 @@ def test_synthetic_recall_may_fall_by_the_margin(version, now, passed):
 
 
 def test_nothing_in_service_is_no_incumbent_and_the_active_version_is_one(store):
-    assert incumbent_of(store, ProductState(None, None, None), PRODUCT) is None
+    assert load_incumbent(store, ProductState(None, None, None), PRODUCT) is None
     (name,) = store.list_versions(PRODUCT)
     current = Activation(version=name, previous=None, at="2026-01-01T00:00:00Z", by="ann", why="")
-    found = incumbent_of(store, ProductState(current, None, None), PRODUCT)
-    assert (found.version.name, found.kept) == (name, None)
+    found = load_incumbent(store, ProductState(current, None, None), PRODUCT)
+    assert (found.version.name, found.features) == (name, None)

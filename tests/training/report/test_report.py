@@ -1,5 +1,5 @@
 from model.bundle import PromiseRecord
-from training.report.report import Findings, interval, promise_in_words, report_html
+from training.report.report import ReportContent, compute_interval, describe_promise, render_report
 
 
 def promise(asked, supported, num_calibration):
@@ -7,11 +7,11 @@ def promise(asked, supported, num_calibration):
 
 
 def test_a_promise_that_holds_is_said_as_asked():
-    assert promise_in_words(promise(0.05, 0.05, 40)).endswith("of 5.00%, as asked.")
+    assert describe_promise(promise(0.05, 0.05, 40)).endswith("of 5.00%, as asked.")
 
 
 def test_a_promise_that_fails_says_how_many_parts_it_takes():
-    said = promise_in_words(promise(0.01, 1 / 21, 20))
+    said = describe_promise(promise(0.01, 1 / 21, 20))
     assert "4.76%, not the 1.00% that was asked" in said
     assert said.endswith("that takes 99, of 493 good images in all.")
 
@@ -41,7 +41,7 @@ METRICS = {
 
 
 def test_the_report_is_one_file_that_needs_no_network_and_says_what_was_found():
-    page = report_html(Findings("disc", METRICS, calibration=[0.0, 1.0, -1.0], threshold=1.5))
+    page = render_report(ReportContent("disc", METRICS, calibration=[0.0, 1.0, -1.0], threshold=1.5))
     assert "escapes)</th><td>25.00% (8.66% to 49.10% at 95% confidence)" in page
     assert "0.9731; in service 0.9500" in page
     assert "did not pass the gate" in page
@@ -54,6 +54,6 @@ def test_the_report_is_one_file_that_needs_no_network_and_says_what_was_found():
 
 def test_the_interval_is_the_exact_one_of_clopper_and_pearson():
     """0 of 30: the upper end solves (1 - p)^30 = 0.025."""
-    low, high = interval(0.0, 30)
+    low, high = compute_interval(0.0, 30)
     assert low == 0
     assert abs((1 - high) ** 30 - 0.025) < 1e-9

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from drawing import encoded, good_part
+from drawing import encode, good_part
 from serving import GOODPART
 
 from app.api.keys import generate_key
@@ -39,12 +39,12 @@ def test_a_form_will_do_too_and_the_last_label_holds(client, feedback, good_byte
 @pytest.mark.parametrize(
     ("params", "content", "status", "slug"),
     [
-        ({"label": "maybe"}, encoded(good_part(1)), 422, "invalid-request"),
-        ({}, encoded(good_part(1)), 422, "invalid-request"),
+        ({"label": "maybe"}, encode(good_part(1)), 422, "invalid-request"),
+        ({}, encode(good_part(1)), 422, "invalid-request"),
         ({"label": "ok"}, b"not an image", 415, "not-an-image"),
         ({"label": "ok"}, b"", 400, "empty-image"),
-        ({"label": "ok"}, encoded(good_part(1))[:500], 422, "truncated-image"),
-        ({"label": "ok"}, encoded(good_part(1).convert("I;16")), 422, "wrong-bit-depth"),
+        ({"label": "ok"}, encode(good_part(1))[:500], 422, "truncated-image"),
+        ({"label": "ok"}, encode(good_part(1).convert("I;16")), 422, "wrong-bit-depth"),
     ],
 )
 def test_what_could_not_be_judged_is_refused_and_not_kept(client, feedback, params, content, status, slug):

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from drawing import encoded, good_part, png_of
+from drawing import encode, good_part, make_png
 from fastapi import Request
 from PIL import Image
 
@@ -104,22 +104,22 @@ def test_another_version_can_be_asked_for_by_name(client, good_bytes, tiny_versi
 
 
 def deep_grey():
-    return encoded(Image.fromarray(np.full((20, 30), 4095, dtype=np.uint16)))
+    return encode(Image.fromarray(np.full((20, 30), 4095, dtype=np.uint16)))
 
 
 def transparent():
     picture = good_part(0).convert("RGBA")
     picture.putalpha(9)
-    return encoded(picture)
+    return encode(picture)
 
 
 BAD_IMAGES = {
     "empty": (b"", 400, "empty-image"),
     "text": (b"not an image at all", 415, "not-an-image"),
-    "truncated": (encoded(good_part(0), "JPEG")[:900], 422, "truncated-image"),
-    "too many pixels": (png_of(30_000, 30_000), 413, "image-too-large"),
+    "truncated": (encode(good_part(0), "JPEG")[:900], 422, "truncated-image"),
+    "too many pixels": (make_png(30_000, 30_000), 413, "image-too-large"),
     "16 bits": (deep_grey(), 422, "wrong-bit-depth"),
-    "CMYK": (encoded(good_part(0).convert("CMYK"), "JPEG"), 422, "unsupported-mode"),
+    "CMYK": (encode(good_part(0).convert("CMYK"), "JPEG"), 422, "unsupported-mode"),
     "transparent": (transparent(), 422, "unsupported-mode"),
     "many bytes": (bytes(200_001), 413, "body-too-large"),
 }
@@ -138,14 +138,14 @@ def test_a_bad_image_gets_its_problem_and_the_service_goes_on(client, good_bytes
 )
 def test_palette_and_opaque_alpha_images_are_judged_as_plain_ones(client, good_bytes, picture):
     plain = client.post(URL, content=good_bytes, headers=PNG).json()
-    answer = client.post(URL, content=encoded(picture), headers=PNG).json()
+    answer = client.post(URL, content=encode(picture), headers=PNG).json()
     assert answer["score"] == pytest.approx(plain["score"], abs=1e-3)
 
 
 def test_a_rotated_jpeg_has_upright_coordinates(client):
     exif = Image.Exif()
     exif[0x0112] = 8
-    turned = encoded(good_part(1).rotate(-90, expand=True), "JPEG", exif=exif)
+    turned = encode(good_part(1).rotate(-90, expand=True), "JPEG", exif=exif)
     answer = client.post(URL, content=turned, headers={"content-type": "image/jpeg"}).json()
     assert (answer["image"]["width"], answer["image"]["height"]) == (96, 80)
     assert (answer["heatmap"]["width"], answer["heatmap"]["height"]) == (96, 80)
@@ -281,7 +281,7 @@ def test_a_dead_worker_is_not_ready_and_says_why(client):
 
 
 def test_answers_are_right_under_concurrent_requests(client, tiny_version):
-    images = [encoded(good_part(seed)) for seed in range(16)]
+    images = [encode(good_part(seed)) for seed in range(16)]
 
     def post(data):
         return client.post(URL, content=data, headers=PNG, params={"heatmap": "none"}).json()["score"]

@@ -16,13 +16,13 @@ URL = "/v1/products/disc/inspect"
 PNG = {"content-type": "image/png"}
 
 
-def judged(client, image, **query):
+def inspect_part(client, image, **query):
     answer = client.post(URL, content=image, headers=PNG, params={"heatmap": "none", **query})
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-def found(client, **query):
+def list_records(client, **query):
     """The records, once all that were answered are written."""
     answer = client.get("/v1/inspections", params=query)
     assert answer.status_code == 200, answer.text
@@ -33,15 +33,15 @@ def found(client, **query):
 def ten(client, good_bytes, defective_bytes):
     """Ten inspections, of which three are ng."""
     answers = [
-        judged(client, defective_bytes if number % 4 == 0 else good_bytes, part_id=f"part-{number}")
+        inspect_part(client, defective_bytes if number % 4 == 0 else good_bytes, part_id=f"part-{number}")
         for number in range(10)
     ]
-    until(lambda: len(found(client)) == 10)
+    until(lambda: len(list_records(client)) == 10)
     return answers
 
 
 def test_records_are_what_was_answered_the_newest_first(client, ten):
-    items = found(client)
+    items = list_records(client)
     assert [one["inspection_id"] for one in items] == [one["inspection_id"] for one in reversed(ten)]
     for item, answer in zip(items, reversed(ten), strict=True):
         assert {name: item[name] for name in answer if name != "heatmap"} == {
@@ -51,13 +51,13 @@ def test_records_are_what_was_answered_the_newest_first(client, ten):
 
 
 def test_they_are_found_by_part_verdict_version_and_time(client, ten):
-    assert [one["part_id"] for one in found(client, part_id="part-3")] == ["part-3"]
-    assert [one["part_id"] for one in found(client, verdict="ng")] == ["part-8", "part-4", "part-0"]
-    assert found(client, version="20260101t000000z-00000000") == []
-    assert found(client, product="cup") == []
+    assert [one["part_id"] for one in list_records(client, part_id="part-3")] == ["part-3"]
+    assert [one["part_id"] for one in list_records(client, verdict="ng")] == ["part-8", "part-4", "part-0"]
+    assert list_records(client, version="20260101t000000z-00000000") == []
+    assert list_records(client, product="cup") == []
     later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
-    assert found(client, since=later) == []
-    assert len(found(client, until=later)) == 10
+    assert list_records(client, since=later) == []
+    assert len(list_records(client, until=later)) == 10
     one = client.get(f"/v1/inspections/{ten[3]['inspection_id']}").json()
     assert one["part_id"] == "part-3"
 
@@ -74,8 +74,8 @@ def test_pages_follow_each_other_without_gap_or_double(client, ten):
 
 
 def test_as_csv_they_are_what_a_spreadsheet_can_take(client, ten, good_bytes):
-    judged(client, good_bytes, part_id="=1+1")
-    until(lambda: len(found(client)) == 11)
+    inspect_part(client, good_bytes, part_id="=1+1")
+    until(lambda: len(list_records(client)) == 11)
     answer = client.get("/v1/inspections", params={"format": "csv"})
     assert answer.headers["content-type"].startswith("text/csv")
     rows = list(csv.DictReader(io.StringIO(answer.text)))
@@ -101,7 +101,7 @@ def test_what_can_not_be_answered_says_why(client, ten, path, status, slug):
 
 def test_a_service_without_history_says_so(client_over, store_folder, good_bytes):
     client = client_over(store_folder, history_records=0)
-    judged(client, good_bytes)
+    inspect_part(client, good_bytes)
     answer = client.get("/v1/inspections")
     assert (answer.status_code, answer.json()["type"]) == (404, "urn:goodpart:problem:no-history")
 
@@ -112,8 +112,8 @@ def test_images_are_kept_as_they_came_where_that_is_asked(
 ):
     client = client_over(store_folder, keep_images=keeps)
     images = {"ok": good_bytes, "ng": defective_bytes}
-    answers = {verdict: judged(client, image) for verdict, image in images.items()}
-    until(lambda: len(found(client)) == 2)
+    answers = {verdict: inspect_part(client, image) for verdict, image in images.items()}
+    until(lambda: len(list_records(client)) == 2)
     for verdict, answer in answers.items():
         picture = client.get(f"/v1/inspections/{answer['inspection_id']}/image")
         assert picture.status_code == (200 if verdict in kept else 404)
@@ -134,8 +134,8 @@ def test_a_batch_and_the_open_protocol_are_recorded_too(client, good_bytes, defe
     body = head + len(good_bytes).to_bytes(4, "little") + good_bytes
     headers = {"Inference-Header-Content-Length": str(len(head)), "content-type": "application/octet-stream"}
     client.post("/v2/models/disc/infer", content=body, headers=headers).raise_for_status()
-    until(lambda: len(found(client)) == 3)
-    assert sorted(one["verdict"] for one in found(client)) == ["ng", "ok", "ok"]
+    until(lambda: len(list_records(client)) == 3)
+    assert sorted(one["verdict"] for one in list_records(client)) == ["ng", "ok", "ok"]
 
 
 def test_a_request_that_is_sent_again_gets_the_first_answer_and_one_record(client, good_bytes):
@@ -146,10 +146,10 @@ def test_a_request_that_is_sent_again_gets_the_first_answer_and_one_record(clien
     assert first.json()["heatmap"] is not None
     told = [one.headers["idempotency-replayed"] for one in (first, again)]
     assert told == ["false", "true"]
-    last = judged(client, good_bytes)
-    until(lambda: found(client)[0]["inspection_id"] == last["inspection_id"])
-    assert len(found(client)) == 2
-    assert "heatmap" not in found(client)[1]
+    last = inspect_part(client, good_bytes)
+    until(lambda: list_records(client)[0]["inspection_id"] == last["inspection_id"])
+    assert len(list_records(client)) == 2
+    assert "heatmap" not in list_records(client)[1]
 
 
 def test_a_key_is_for_one_request(client, good_bytes, defective_bytes):
@@ -178,9 +178,9 @@ def test_two_at_the_same_moment_are_judged_once(client, good_bytes):
     for thread in threads:
         thread.join()
     assert len(set(answers)) == 1
-    last = judged(client, good_bytes)
-    until(lambda: found(client)[0]["inspection_id"] == last["inspection_id"])
-    assert len(found(client)) == 2
+    last = inspect_part(client, good_bytes)
+    until(lambda: list_records(client)[0]["inspection_id"] == last["inspection_id"])
+    assert len(list_records(client)) == 2
 
 
 def test_the_first_answer_outlives_a_kill(store_folder, tmp_path, good_bytes):
@@ -193,7 +193,7 @@ def test_the_first_answer_outlives_a_kill(store_folder, tmp_path, good_bytes):
         again = service.client.post(URL, content=good_bytes, headers=headers)
         assert again.json() == first
         assert again.headers["idempotency-replayed"] == "true"
-        assert len(found(service.client)) == 1
+        assert len(list_records(service.client)) == 1
 
 
 def test_who_watches_sees_inspections_as_they_are_made_and_the_end(store_folder, tmp_path, good_bytes):
@@ -201,7 +201,7 @@ def test_who_watches_sees_inspections_as_they_are_made_and_the_end(store_folder,
         with service.client.stream("GET", "/v1/inspections/live") as stream:
             lines = stream.iter_lines()
             assert next(lines) == ": watching"
-            answer = judged(service.client, good_bytes, part_id="seen")
+            answer = inspect_part(service.client, good_bytes, part_id="seen")
             data = next(line for line in lines if line.startswith("data: "))
             told = json.loads(data.removeprefix("data: "))
             assert (told["inspection_id"], told["part_id"]) == (answer["inspection_id"], "seen")
@@ -216,7 +216,7 @@ def test_who_watches_sees_inspections_as_they_are_made_and_the_end(store_folder,
 def test_a_disk_that_takes_nothing_never_stops_judging(client_over, store_folder, tmp_path, good_bytes):
     (tmp_path / "file").write_text("in the way")
     client = client_over(store_folder, local=tmp_path / "file")
-    assert judged(client, good_bytes)["verdict"] == "ok"
+    assert inspect_part(client, good_bytes)["verdict"] == "ok"
     ready = until(lambda: client.get("/readyz"))
     assert ready.status_code == 200
     assert ready.json()["reasons"][0].startswith("inspections are not recorded: ")
@@ -233,24 +233,24 @@ def test_a_locked_file_costs_records_and_no_verdict(client_over, store_folder, t
     with sqlite3.connect(tmp_path / "local/journal.db") as other:
         other.execute("BEGIN EXCLUSIVE")
         began = time.monotonic()
-        judged(client, good_bytes)
+        inspect_part(client, good_bytes)
         assert time.monotonic() - began < 5
         until(lambda: "goodpart_records_lost_total 1.0" in client.get("/metrics").text)
         other.rollback()
-    judged(client, good_bytes)
-    until(lambda: len(found(client)) == 1)
+    inspect_part(client, good_bytes)
+    until(lambda: len(list_records(client)) == 1)
     assert client.get("/readyz").json()["reasons"] == []
 
 
 def test_a_kept_image_gives_its_heat_map_again_and_counts_nowhere(client_over, store_folder, defective_bytes):
     client = client_over(store_folder, keep_images="all")
     answer = client.post(URL, content=defective_bytes, headers=PNG).json()
-    until(lambda: found(client))
+    until(lambda: list_records(client))
     picture = client.get(f"/v1/inspections/{answer['inspection_id']}/heatmap")
     assert (picture.status_code, picture.headers["content-type"]) == (200, "image/png")
     assert base64.b64encode(picture.content).decode() == answer["heatmap"]["data"]
     assert 'goodpart_inspections_total{product="disc",verdict="ng"} 1.0' in client.get("/metrics").text
-    assert len(found(client)) == 1
+    assert len(list_records(client)) == 1
 
 
 def test_without_its_image_there_is_no_heat_map(client, ten):

@@ -25,7 +25,7 @@ def binary_request(data, tensor, **members):
     return {"content": head + data, "headers": {HEADER: str(len(head))}}
 
 
-def outputs_of(answer):
+def read_outputs(answer):
     return {output["name"]: output for output in answer["outputs"]}
 
 
@@ -59,7 +59,7 @@ def test_what_is_not_there_is_a_404_and_an_error_has_the_protocols_member(client
 
 def test_a_whole_image_as_the_body_is_judged(client, defective_bytes, tiny_version):
     answer = client.post(INFER, content=defective_bytes, headers={HEADER: "0"}).json()
-    found = outputs_of(answer)
+    found = read_outputs(answer)
     expected = inspect(defective_bytes, tiny_version, max_pixels=10**6)
     assert answer["model_version"] == tiny_version.name
     assert answer["parameters"] == {"threshold": expected.threshold, "threshold_from": "calibration"}
@@ -73,7 +73,7 @@ def test_images_in_json_are_base64(client, good_bytes, defective_bytes):
     tensor = {"name": "image", "datatype": "BYTES", "shape": [2], "data": data}
     answer = client.post(INFER, json={"id": "42", "inputs": [tensor], "outputs": [{"name": "verdict"}]}).json()
     assert answer["id"] == "42"
-    assert outputs_of(answer) == {
+    assert read_outputs(answer) == {
         "verdict": {"name": "verdict", "datatype": "BYTES", "shape": [2], "data": ["ok", "ng"]}
     }
 
@@ -84,7 +84,7 @@ def test_pixels_are_judged_as_the_image_they_came_from(client, good_bytes):
     by_pixels = client.post(INFER, **binary_request(pixels.tobytes(), tensor)).json()
     in_json = client.post(INFER, json={"inputs": [{**tensor, "data": pixels.ravel().tolist()}]}).json()
     by_image = client.post(INFER, content=good_bytes, headers={HEADER: "0"}).json()
-    assert outputs_of(by_pixels)["score"] == outputs_of(in_json)["score"] == outputs_of(by_image)["score"]
+    assert read_outputs(by_pixels)["score"] == read_outputs(in_json)["score"] == read_outputs(by_image)["score"]
 
 
 def test_outputs_come_as_bytes_where_that_is_asked(client, good_bytes):

@@ -1,7 +1,7 @@
 """A threshold looked at over the last parts before it holds."""
 
 import pytest
-from drawing import defective_part, encoded, good_part
+from drawing import defective_part, encode, good_part
 from serving import until
 
 PNG = {"content-type": "image/png"}
@@ -12,13 +12,13 @@ DISC = "/v1/products/disc"
 def scores(client):
     """Of twelve parts, the newest first."""
     for number in range(12):
-        image = encoded((defective_part if number % 4 == 0 else good_part)(200 + number))
+        image = encode((defective_part if number % 4 == 0 else good_part)(200 + number))
         client.post(f"{DISC}/inspect", content=image, headers=PNG, params={"heatmap": "none"})
-    until(lambda: len(items_of(client)) == 12)
-    return [one["score"] for one in items_of(client)]
+    until(lambda: len(list_items(client)) == 12)
+    return [one["score"] for one in list_items(client)]
 
 
-def items_of(client):
+def list_items(client):
     return client.get("/v1/inspections").json()["items"]
 
 
@@ -33,7 +33,7 @@ def test_a_value_is_held_against_the_last_parts(client, scores):
     assert (told["threshold_now"], told["threshold"], told["scores"]) == (now, chosen, scores[:10])
     assert told["num_ng_now"] == sum(score > now for score in scores[:10])
     assert told["num_ng"] == sum(score > chosen for score in scores[:10])
-    ids = [one["inspection_id"] for one in items_of(client)][:10]
+    ids = [one["inspection_id"] for one in list_items(client)][:10]
     becoming = [one for one, score in zip(ids, scores, strict=False) if chosen < score <= now]
     assert (told["become_ng"], told["become_ok"]) == (becoming, [])
     assert becoming
