@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from evidence import select, load_evidence
+from evidence import load_evidence, select
 from goodpart import Goodpart, nothing
 from quality import DEVELOPMENT, HEADINGS, Row, figures, keep, mean_and_spread, read_rows
 from sklearn.cluster import MiniBatchKMeans
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from model.recall import Recalled
 from model.student import FirstModule, Student, StudentSpec
 from training.fit.distillation import TrainingSet, distill
-from training.fit.memory import FeatureDataset, ItemOrigins, recall_all, train_memory, fit_expected_distances
+from training.fit.memory import FeatureDataset, ItemOrigins, fit_expected_distances, recall_all, train_memory
 from training.settings import read_train_settings
 
 NUM_STEPS = 300
@@ -130,7 +130,7 @@ def merging(kind: type[Replacing]) -> type[Student]:
 
 def nowhere(num_items: int) -> ItemOrigins:
     """Items that are no image's."""
-    return Origins(torch.full((num_items,), -1), torch.full((num_items,), -1))
+    return ItemOrigins(torch.full((num_items,), -1), torch.full((num_items,), -1))
 
 
 class Untaught(Goodpart):
@@ -142,8 +142,8 @@ class Untaught(Goodpart):
 
     def train(self, exemplars: FeatureDataset, generator: torch.Generator) -> None:
         """As ``Goodpart``'s, with this change."""
-        lesson = TrainingSet(exemplars, recalled_by(self.student, exemplars))
-        learn(self.student, lesson, settings=self.settings.learning, generator=generator, on_step=nothing)
+        lesson = TrainingSet(exemplars, recall_all(self.student, exemplars))
+        distill(self.student, lesson, settings=self.settings.learning, generator=generator, on_step=nothing)
         self.student.eval()
 
 
@@ -162,8 +162,8 @@ class Taught(Goodpart):
 
     def train(self, exemplars: FeatureDataset, generator: torch.Generator) -> None:
         """As ``Goodpart``'s, with this change."""
-        teach_memory(self.student, exemplars, settings=self.settings.memory, generator=generator, on_step=nothing)
-        tell_usual_distances(self.student, exemplars)
+        train_memory(self.student, exemplars, settings=self.settings.memory, generator=generator, on_step=nothing)
+        fit_expected_distances(self.student, exemplars)
 
 
 class NoisyTaught(Noisy, Taught):
@@ -179,7 +179,7 @@ class Drawn(Goodpart):
         items = torch.randperm(len(rows), generator=generator)[: self.settings.num_recall_items]
         self.student.recall.write(keys=rows[items], values=rows[items])
         positions_per_image = standard.shape[-2] * standard.shape[-1]
-        return Origins(items // positions_per_image, items % positions_per_image)
+        return ItemOrigins(items // positions_per_image, items % positions_per_image)
 
 
 class Clustered(Goodpart):

@@ -136,7 +136,7 @@ def request(version: Version, data: bytes) -> dict[str, float]:
     batch = make_batch([image], map_size=manifest.map_size, roi=version.roi)
     detector = version.detector
     seen = detector.extract(batch)
-    rebuilt = detector.reconstruct(seen)
+    reconstruction = detector.reconstruct(seen)
     comparison = infer(batch, version)
     map_ = standardise_map(comparison.map, batch.valid[0], version)
     inspection = inspect(data, version, max_pixels=MAX_PIXELS, options=InspectOptions(heatmap="png"))
@@ -147,7 +147,7 @@ def request(version: Version, data: bytes) -> dict[str, float]:
         "batch": lambda: make_batch([image], map_size=manifest.map_size, roi=version.roi),
         "teacher": lambda: detector.extract(batch),
         "student": lambda: detector.reconstruct(seen),
-        "comparison": lambda: detector.compare_features(seen, rebuilt, batch),
+        "comparison": lambda: detector.compare_features(seen, reconstruction, batch),
         "heat-map": lambda: render(map_, image, kind="png"),
         "base64": lambda: base64.b64encode(shown).decode(),
         "JSON": answer.model_dump_json,

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.bundle import InputRecord
-from training.data.dataset import Dataset, Sample, detect_channels, decode_image, find_images
+from training.data.dataset import Dataset, Sample, decode_image, detect_channels, find_images
 from training.evaluation.evaluate import open_mask
 from training.fit.weights import load_teacher
 

@@ -58,7 +58,9 @@ def main() -> None:
     given = parser.parse_args()
     stored = open_store_at(given.store, None)
     rows = [
-        row for data in given.data for row in compare_forms(data, load_base_version(PublishRequest(data.name, stored.store, stored.state)))
+        row
+        for data in given.data
+        for row in compare_forms(data, load_base_version(PublishRequest(data.name, stored.store, stored.state)))
     ]
     text = json.dumps({"runs": ROUNDS * RUNS, "threads": 1, "rows": rows}, indent=1) + "\n"
     replace_file(given.json, text.encode())
@@ -97,7 +99,7 @@ def forms(parent: BaseVersion, shown: Sequence[Image]) -> dict[str, Graphs]:
     """The graphs of each form by its name."""
     bundle, networks = parent.bundle, parent.networks
     published = graphs_from_bundle(bundle)
-    today = export_graphs(networks.teacher, networks.student, networks.compare, pixels_of(list(shown[:2])))
+    today = export_graphs(networks.teacher, networks.student, networks.compare, stack_pixels(list(shown[:2])))
     images: list[Feeds] = [{"image": image.pixels[None]} for image in shown]
     teacher = ort.InferenceSession(published.teacher, providers=["CPUExecutionProvider"])
     names = [one.name for one in teacher.get_outputs()]

@@ -107,13 +107,12 @@ class Goodpart:
         rows = images[:NUM_DEFECTIVE].repeat(NUM_DEFECTS)
         pixels = held_out[PIXELS][:NUM_DEFECTIVE].numpy()
         drawn = draw_defects(pixels, valid[: len(pixels)].numpy(), number=NUM_DEFECTS, seed=seed)
-        defective = compute_features(drawn.pixels, teacher=settings.teacher)
+        defective = compute_features(drawn, teacher=settings.teacher)
         fit_comparison(
             self.compare,
             self.student,
             ComparedImages(self.tap(held_out), valid, hidden),
             ComparedImages(self.tap(defective), valid[:1].expand(len(rows), -1, -1), hidden[rows]),
-            torch.from_numpy(drawn.masks),
         )
 
     @torch.no_grad()

@@ -24,7 +24,7 @@ import onnxruntime as ort
 import torch
 from latency import times_ms
 from load import GOODPART, create_store
-from loading.client import Outcome, run_closed_loop, line_to
+from loading.client import Outcome, line_to, run_closed_loop
 from loading.served import serve
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -168,7 +168,9 @@ def open_detector(form: Form, graphs: Graphs) -> DeviceDetector:
         return session
 
     device = "cpu" if form.provider == CPU else "cuda"
-    return DeviceDetector(open_graph(graphs.teacher), open_graph(graphs.student), open_graph(graphs.compare), device=device)
+    return DeviceDetector(
+        open_graph(graphs.teacher), open_graph(graphs.student), open_graph(graphs.compare), device=device
+    )
 
 
 def half(graph: bytes) -> bytes:

@@ -15,9 +15,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from latency import open_detector, export, median_ms
+from latency import export, median_ms, open_detector
 from load import GOODPART
-from loading.client import Outcome, run_closed_loop, line_to
+from loading.client import Outcome, line_to, run_closed_loop
 from loading.served import serve
 from many_images import vary
 from matplotlib.figure import Figure

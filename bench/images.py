@@ -53,7 +53,9 @@ def main() -> None:
         work = Path(folder)
         base = given.base or time_step(figures, "base_s", made_base, work)
         for stage in ("service-cpu", "training", *(["service-gpu"] if given.gpu else [])):
-            time_step(figures, f"{to_member_name(stage)}_build_s", build, stage, base=base, torch=given.torch, work=work)
+            time_step(
+                figures, f"{to_member_name(stage)}_build_s", build, stage, base=base, torch=given.torch, work=work
+            )
             figures[f"{to_member_name(stage)}_mb"] = size_mb(stage)
         figures["base_mb"] = size_mb(base)
         figures |= run_both(work)

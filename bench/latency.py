@@ -59,11 +59,11 @@ def measure(settings: TrainSettings, device: Device, *, runs: int) -> dict[str, 
     """Return median milliseconds of each part and in total, on this device."""
     detector, batch = open_detector(settings, device)
     seen = detector.extract(batch)
-    rebuilt = detector.reconstruct(seen)
+    reconstruction = detector.reconstruct(seen)
     times = {
         "teacher_ms": median_ms(lambda: detector.extract(batch), runs),
         "student_ms": median_ms(lambda: detector.reconstruct(seen), runs),
-        "comparison_ms": median_ms(lambda: detector.compare_features(seen, rebuilt, batch), runs),
+        "comparison_ms": median_ms(lambda: detector.compare_features(seen, reconstruction, batch), runs),
         "whole_ms": median_ms(lambda: detector.run(batch), runs),
     }
     return {**times, "student_to_teacher": times["student_ms"] / times["teacher_ms"]}

@@ -24,7 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from loading.client import DEADLINE_S, Line, Outcome, run_closed_loop, line_to, poisson, probing
+from loading.client import DEADLINE_S, Line, Outcome, line_to, poisson, probing, run_closed_loop
 from loading.engine import engine_ratio
 from loading.served import GOODPART, Served, serve
 

@@ -90,7 +90,10 @@ class Trial:
         }
 
     def deliver(self, broker: Broker, *, number: int) -> dict[str, object]:
-        """Inspect parts while processes are killed and the broker stops; each request is repeated until it is answered."""
+        """Inspect parts while processes are killed and the broker stops.
+
+        Each request is repeated until it is answered.
+        """
         broker.taken.clear()
         kills, away, back = (
             {number // 5, number // 2, 4 * number // 5},
@@ -112,7 +115,10 @@ class Trial:
         time.sleep(2)  # what comes twice may still be on its way
         service.process.terminate()
         service.process.wait()
-        return count_received([one for _, one in broker.taken], number) | {"kills": len(kills), "broker_away": len(away)}
+        return count_received([one for _, one in broker.taken], number) | {
+            "kills": len(kills),
+            "broker_away": len(away),
+        }
 
     def request_until_answered(self, service: Service, *, part_id: str) -> None:
         """Repeat a request until there is an answer, as a line does."""

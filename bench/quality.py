@@ -23,7 +23,7 @@ from baselines.padim import PaDiM
 from baselines.patchcore import PatchCore
 from baselines.reverse_distillation import ReverseDistillation
 from baselines.stfpm import STFPM
-from evidence import MASK_SIZE, Evidence, select, load_evidence
+from evidence import MASK_SIZE, Evidence, load_evidence, select
 from goodpart import Goodpart
 from scipy.stats import beta
 
@@ -147,7 +147,9 @@ def measure(method: Method, evidence: Evidence, *, seed: int, given: argparse.Na
     }
 
 
-def fit_method(method: Method, evidence: Evidence, train: np.ndarray, *, seed: int, is_shipped: bool) -> np.ndarray | None:
+def fit_method(
+    method: Method, evidence: Evidence, train: np.ndarray, *, seed: int, is_shipped: bool
+) -> np.ndarray | None:
     """Fit on all training images; or on section 6's share of them, and return scores of those held out to calibrate."""
     if not is_shipped:
         method.fit(select(evidence.train, train), seed=seed)

@@ -23,8 +23,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from load import create_store
-from peers.candidates import GOODPART, PEERS_PYTHON, Candidate, select, goodparts, peers
-from peers.rows import Measured, Row, Setting, print_table, round_row, make_rows
+from peers.candidates import GOODPART, PEERS_PYTHON, Candidate, goodparts, peers, select
+from peers.rows import Measured, Row, Setting, make_rows, print_table, round_row
 from peers.timing import BATCHES, SIZE_PX
 from PIL import Image as Pillow
 

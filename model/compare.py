@@ -50,8 +50,8 @@ class CompareOutput(NamedTuple):
 class Compare(nn.Module):
     """Compares teacher features with the student's reconstruction.
 
-    ``map_means`` and ``map_spreads``: of each distance map over positions of good parts. ``map_weights``: of each map in
-    the anomaly map, summing to 1. ``share_weights``: of each top share in the score, summing to 1.
+    ``map_means`` and ``map_spreads``: of each distance map over positions of good parts. ``map_weights``: of each map
+    in the anomaly map, summing to 1. ``share_weights``: of each top share in the score, summing to 1.
     """
 
     map_means: Tensor

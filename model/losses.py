@@ -1,6 +1,6 @@
 """The losses of the student (MemKD, ICCV 2023; claims [0011]-[0017]).
 
-The memory learns by ``L_NM + b L_orth``, the extraction modules by ``L_KD + c L_usual``.
+The memory learns by ``L_NM + b L_orth``, the extraction modules by ``L_KD``.
 """
 
 import torch

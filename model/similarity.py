@@ -38,6 +38,6 @@ def cosine_distance(
 
 
 def sum_channels(maps: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch height width"]:
-    """Return the sum over the channels as a matrix product: ONNX Runtime's ReduceSum over axis 1 takes ten times as long."""
+    """Return the sum over the channels, as a matrix product: ONNX Runtime's ReduceSum takes ten times as long."""
     summed = maps.new_ones(1, maps.shape[1]) @ maps.flatten(2)  # (batch, 1, positions)
     return torch.unflatten(summed[:, 0], 1, (maps.shape[-2], maps.shape[-1]))

@@ -42,9 +42,9 @@ class StudentSpec:
 class Reconstruction(NamedTuple):
     """The student's output.
 
-    ``recalled``: the query result of each recalled scale, as the memory sees it, with its ``expected_distances`` (batch,
-    height, width). ``extracted``: the features of scales 1..K in the teacher's space. ``items`` and ``weights`` (batch, positions,
-    read): what the recall memory read at the first scale's positions.
+    ``recalled``: the query result of each recalled scale, as the memory sees it, with its ``expected_distances``
+    (batch, height, width). ``extracted``: the features of scales 1..K in the teacher's space. ``items`` and ``weights``
+    (batch, positions, read): what the recall memory read at the first scale's positions.
     """
 
     recalled: tuple[Tensor, ...]
@@ -72,7 +72,7 @@ class FirstModule(nn.Module):
         recalled: tuple[Float[Tensor, "batch _ height width"], ...],
         compressed: Float[Tensor, "batch _ height width"],
     ) -> tuple[Float[Tensor, "batch hidden height width"], Float[Tensor, "batch channels height width"]]:
-        """Return the hidden feature that the later scales decode, the first scale's feature, and its expected distance."""
+        """Return the hidden feature, which the later modules start from, and the first scale's feature."""
         hidden = self.join(torch.cat([*recalled, compressed], dim=1))
         return hidden, self.extract(hidden)
 

@@ -172,7 +172,7 @@ def probe_channels(
         if tap not in network.tap_indices:
             raise WrongTap(name=name, index=tap, stride=stride, found=None)
     with torch.no_grad():
-        features = network.eval().tapped(torch.zeros(1, 3, side, side), taps)
+        features = network.eval().forward_taps(torch.zeros(1, 3, side, side), taps)
     for tap, stride, scale in zip(taps, strides, features, strict=True):
         found = side // scale.shape[-1]
         if found != stride:

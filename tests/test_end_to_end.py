@@ -42,7 +42,7 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def train(tmp_path_factory, data):
+def trained(tmp_path_factory, data):
     """A store with a quick version and, after it, a fully trained one."""
     store = tmp_path_factory.mktemp("store")
     quick = train(data, store, flags=["--quick"])
@@ -281,7 +281,7 @@ def test_parity_that_fails_writes_nothing(data, tmp_path, monkeypatch):
         answer = export.compare_with_networks(*features_and_networks)
         return answer._replace(score=answer.score + 0.01)
 
-    monkeypatch.setattr(parity, "network_comparison", shift_score)
+    monkeypatch.setattr(parity, "compare_with_networks", shift_score)
     order = job.PublishRequest("disc", Store(tmp_path), State(tmp_path / "state"))
     settings = read_train_settings(None, SMALL, quick=True)
     with pytest.raises(ParityFailed, match="score by 1"):

@@ -1,8 +1,8 @@
 """Adaptation of the version in service to a few new good parts, in less than a minute and without gradient steps.
 
 Features of the new parts that the memory does not explain are added to it; the comparison's constants and the threshold
-are then fitted again on the calibration parts of training and on the new ones, each of which is compared without its own
-items (`docs/decisions/009-adapting-checks-each-part-without-its-own-items.md`).
+are then fitted again on the calibration parts of training and on the new ones, each of which is compared without its
+own items (`docs/decisions/009-adapting-checks-each-part-without-its-own-items.md`).
 """
 
 import time
@@ -28,10 +28,10 @@ from app.store import paths
 from app.store.errors import NothingActive, StoreError
 from app.store.store import Bundle
 from model.bundle import FORMAT, MEASURES, PATCHES, REGION, ExpectsRecord, RangeRecord, sha256_hex
-from training.data.dataset import index_by_digest, find_images
+from training.data.dataset import find_images, index_by_digest
 from training.data.input_ranges import widen
 from training.errors import CanNotAdapt
-from training.export.bundle import NUM_GOLDEN, BundleBuilder, Appearance, build_training_files
+from training.export.bundle import NUM_GOLDEN, Appearance, BundleBuilder, build_training_files
 from training.export.calibrate import Calibration, calibrate
 from training.export.calibration_features import CALIBRATION_FEATURES, CalibrationFeatures, read_calibration_features
 from training.export.onnx import Parity, export_graphs
@@ -43,13 +43,13 @@ from training.fit.networks import Networks, create_networks
 from training.fit.statistics import ComparedImages, fit_comparison
 from training.progress import ProgressReporter
 from training.release.gate import GOOD_GOLDEN
-from training.release.publish import TrainedVersion, PublishRequest, EvaluationImages, Published, Publisher
+from training.release.publish import EvaluationImages, Published, Publisher, PublishRequest, TrainedVersion
 from training.report.report import describe_promise
 from training.settings import TrainSettings
 
 # With fewer there is nothing to say; more are a training.
 MIN_IMAGES, MAX_IMAGES = 4, 200
-# Items added at a time, as a share of those that training made, and how many times these there may be in all.
+# Items added at a time, as a share of those that training trained, and how many times these there may be in all.
 MAX_ADDED_SHARE, MAX_MEMORY_GROWTH = 0.5, 3
 NUM_TRACED = 2
 STUDENT_WEIGHTS, COMPARE_WEIGHTS, SETTINGS = "student.safetensors", "compare.safetensors", "settings.json"
@@ -74,12 +74,12 @@ class BaseVersion:
 class Adaptation:
     """One adaptation: its fixed inputs, and the steps."""
 
-    def __init__(self, images: Path, order: PublishRequest, narrator: ProgressReporter) -> None:
-        self.order = order
-        self.narrator = narrator
-        order.check_writable()
+    def __init__(self, images: Path, request: PublishRequest, reporter: ProgressReporter) -> None:
+        self.request = request
+        self.reporter = reporter
+        request.check_writable()
         self.new_parts = deduplicate(find_images(images).good)
-        self.base = load_base_version(order)
+        self.base = load_base_version(request)
         self.networks = self.base.networks
         manifest = self.base.bundle.manifest
         region = self.base.bundle.files.get(REGION)
@@ -95,13 +95,13 @@ class Adaptation:
         """Extend the memory, fit constants and threshold, publish, and activate if the gate passes."""
         began = time.monotonic()
         parent, networks = self.base, self.networks
-        self.narrator.print_line(f"adapting {parent.bundle.version} to {len(self.new_parts)} new good parts")
+        self.reporter.print_line(f"adapting {parent.bundle.version} to {len(self.new_parts)} new good parts")
         kept, added = self.extend_memory()
         self.fit_statistics(kept)
         graphs, detector, parity = self.export_graphs()
         calibrated = self.fit_threshold(kept)
-        self.narrator.print_line(f"{len(added.images)} items added; {describe_promise(calibrated.promise)}")
-        made = TrainedVersion(
+        self.reporter.print_line(f"{len(added.images)} items added; {describe_promise(calibrated.promise)}")
+        trained = TrainedVersion(
             builder=self.make_builder(graphs, calibrated, added),
             detector=detector,
             metrics={
@@ -115,10 +115,12 @@ class Adaptation:
                 "curves": {},
                 "training_s": round(time.monotonic() - began, 1),
             },
-            training=build_training_files(networks.student, networks.compare, parent.settings, kept.newest(MAX_KEPT_PARTS)),
+            training=build_training_files(
+                networks.student, networks.compare, parent.settings, kept.take_newest(MAX_KEPT_PARTS)
+            ),
             facts={"adapted from": parent.bundle.version, "new good parts": str(len(self.new_parts))},
         )
-        return Publisher(self.order, parent.settings, self.narrator).publish(made, self.select_images())
+        return Publisher(self.request, parent.settings, self.reporter).publish(trained, self.select_images())
 
     @torch.no_grad()
     def extend_memory(self) -> tuple[CalibrationFeatures, ItemOrigins]:
@@ -128,7 +130,7 @@ class Adaptation:
             round(MAX_ADDED_SHARE * settings.num_recall_items),
             MAX_MEMORY_GROWTH * settings.num_recall_items - student.recall.num_items,
         )
-        with self.narrator.step("remembering", total=len(self.new_parts)) as advance:
+        with self.reporter.step("remembering", total=len(self.new_parts)) as advance:
             features = self.compute_features()
             valid = self.reader.compute_valid(self.new_parts)
             standard = student.standardise(features)
@@ -139,7 +141,9 @@ class Adaptation:
     @torch.no_grad()
     def compute_features(self) -> tuple[Tensor, ...]:
         """Return teacher features of the new parts, scales 1..K. Raises BadImage."""
-        seen = [self.networks.teacher(self.reader.to_pixels([image])) for image in self.reader.decode_all(self.new_parts)]
+        seen = [
+            self.networks.teacher(self.reader.to_pixels([image])) for image in self.reader.decode_all(self.new_parts)
+        ]
         return tuple(torch.cat(scale) for scale in zip(*seen, strict=True))
 
     def fit_statistics(self, kept: CalibrationFeatures) -> None:
@@ -160,20 +164,20 @@ class Adaptation:
         """Export the graphs and check their parity on the new parts. Raises ParityFailed."""
         networks = self.networks
         images = list(self.reader.decode_all(self.new_parts))
-        with self.narrator.step("export", total=1) as advance:
+        with self.reporter.step("export", total=1) as advance:
             graphs = export_graphs(
                 networks.teacher, networks.student, networks.compare, self.reader.to_pixels(images[:NUM_TRACED])
             )
             graphs = Graphs(self.base.bundle.teacher, graphs.student, graphs.compare)
             advance(1)
         detector = Loader(Device("cpu", available_cpus())).open_detector(graphs)
-        with self.narrator.step("parity", total=len(images)) as advance:
+        with self.reporter.step("parity", total=len(images)) as advance:
             agreed = verify_parity(images, networks, detector, reader=self.reader, on_image=advance)
         return graphs, detector, agreed.parity
 
     def fit_threshold(self, kept: CalibrationFeatures) -> Calibration:
         """Calibrate on the old and the new parts, none of which recalls its own items."""
-        with self.narrator.step("calibration", total=len(kept)) as advance:
+        with self.reporter.step("calibration", total=len(kept)) as advance:
             found = []
             for row in range(len(kept)):
                 found.append(self.compare_part(kept, row))
@@ -195,7 +199,7 @@ class Adaptation:
         parent = self.base
         digests = sorted(sha256_hex(path.read_bytes()) for path in self.new_parts)
         return BundleBuilder(
-            product=self.order.product,
+            product=self.request.product,
             created=datetime.now(UTC),
             rule=self.reader.rule,
             roi=self.reader.roi,
@@ -255,15 +259,15 @@ def deduplicate(good: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(by_hash[digest] for digest in sorted(by_hash))
 
 
-def load_base_version(order: PublishRequest) -> BaseVersion:
+def load_base_version(request: PublishRequest) -> BaseVersion:
     """Load the serving version with its training files. Raises CanNotAdapt, StoreError, BundleError."""
-    current = order.state.read_current(order.product)
+    current = request.state.read_current(request.product)
     if current is None:
-        raise NothingActive(order.product)
-    bundle = order.store.load_bundle(order.product, current.version)
+        raise NothingActive(request.product)
+    bundle = request.store.load_bundle(request.product, current.version)
     if bundle.manifest.format < FORMAT:
         raise CanNotAdapt(f"version {current.version} was trained by an earlier release; train it anew")
-    folder = order.store.training_folder(order.product, current.version)
+    folder = request.store.training_folder(request.product, current.version)
     kept = read_calibration_features(folder / CALIBRATION_FEATURES, num_scales=len(bundle.manifest.strides))
     try:
         settings = TrainSettings.model_validate_json(paths.read_immutable(folder / SETTINGS, SETTINGS))

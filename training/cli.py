@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from app.bootstrap import OpenStore
     from training.progress import ProgressReporter
-    from training.release.publish import PublishRequest, Published
+    from training.release.publish import Published, PublishRequest
 
 CONFIG = click.option("--config", type=click.Path(path_type=Path), help="Settings as a YAML file.")
 ASSIGNMENTS = click.option(
@@ -110,14 +110,18 @@ def train_command(  # noqa: PLR0913  # click hands over one argument an option
     """
     from app.bootstrap import open_store_at
     from app.settings import read_train_variables
-    from training.job import TrainingJob, RunOptions
+    from training.job import RunOptions, TrainingJob
     from training.settings import read_train_settings
 
     settings = read_train_settings(config, assignments, quick=quick, variables=read_train_variables())
     stored = open_store_at(store, state, local=local, most_copied_gib=most_copied_gib)
-    order = make_request(product, stored, activates=activates, force=force, sign_key=sign_key)
-    with open_reporter() as telling:
-        print_published(TrainingJob(data, order, settings, telling, options=RunOptions(resume, skip_bad)).run(), order, telling)
+    request = make_request(product, stored, activates=activates, force=force, sign_key=sign_key)
+    with open_reporter() as reporter:
+        print_published(
+            TrainingJob(data, request, settings, reporter, options=RunOptions(resume, skip_bad)).run(),
+            request,
+            reporter,
+        )
 
 
 @click.command("adapt")
@@ -150,9 +154,9 @@ def adapt_command(  # noqa: PLR0913  # click hands over one argument an option
     from training.adapt import Adaptation
 
     stored = open_store_at(store, state, local=local, most_copied_gib=most_copied_gib)
-    order = make_request(product, stored, activates=activates, force=force, sign_key=sign_key, why="adapted")
-    with open_reporter() as telling:
-        print_published(Adaptation(images, order, telling).run(), order, telling)
+    request = make_request(product, stored, activates=activates, force=force, sign_key=sign_key, why="adapted")
+    with open_reporter() as reporter:
+        print_published(Adaptation(images, request, reporter).run(), request, reporter)
 
 
 def make_request(  # one argument an option
@@ -194,17 +198,17 @@ def open_reporter() -> Iterator["ProgressReporter"]:
         yield ProgressReporter(Console(stderr=True), interruption)
 
 
-def print_published(published: "Published", order: "PublishRequest", narrator: "ProgressReporter") -> None:
+def print_published(published: "Published", request: "PublishRequest", reporter: "ProgressReporter") -> None:
     """Print figures and the version's name; exit with 3 where it was to serve and does not."""
     from training.report.report import describe_metrics
 
     for line in describe_metrics(published.metrics):
-        narrator.print_line(line)
+        reporter.print_line(line)
     for reason in published.gate_result.reasons:
-        narrator.print_line(f"gate: {reason}")
-    narrator.print_line("It serves from now on." if published.is_active else "It is published, not activated.")
+        reporter.print_line(f"gate: {reason}")
+    reporter.print_line("It serves from now on." if published.is_active else "It is published, not activated.")
     click.echo(published.version)
-    if order.activates and not published.is_active:
+    if request.activates and not published.is_active:
         sys.exit(NEEDS_REVIEW)
 
 
@@ -238,8 +242,8 @@ def check_data_command(
     from training.settings import read_train_settings
 
     settings = read_train_settings(config, assignments, variables=read_train_variables())
-    with open_reporter() as telling:
-        found = DataCheck(data, settings, telling).run(looks_for_outliers=looks_for_outliers)
+    with open_reporter() as reporter:
+        found = DataCheck(data, settings, reporter).run(looks_for_outliers=looks_for_outliers)
     print_tables(*found.make_tables())
     if sheet is not None:
         write_contact_sheet(sheet, found)
@@ -332,9 +336,9 @@ def train_all_command(*, plan: Path, address: str | None, as_json: Path | None) 
     read = read_plan(plan)
     outcomes: list[Outcome] = []
     try:
-        with open_reporter() as telling:
+        with open_reporter() as reporter:
             outcomes.extend(
-                train_locally(read, telling) if address is None else train_on_ray(read, telling, address=address)
+                train_locally(read, reporter) if address is None else train_on_ray(read, reporter, address=address)
             )
     finally:  # what was stopped has done something, too
         print_tables(make_summary(outcomes))

@@ -1,7 +1,7 @@
 """The training job, in order.
 
-data -> teacher features -> memory -> distillation -> statistics -> export -> parity -> calibration -> evaluation -> gate ->
-publish -> activate. Nothing is published before every step has succeeded.
+data -> teacher features -> memory -> distillation -> statistics -> export -> parity -> calibration -> evaluation ->
+gate -> publish -> activate. Nothing is published before every step has succeeded.
 """
 
 import time
@@ -22,27 +22,36 @@ from app.inference.version import Loader
 from app.store.labels import LabelStore
 from model.bundle import ExpectsRecord, MeasureName, sha256_hex
 from model.teacher import get_teacher_spec
-from training.data.dataset import Dataset, Sample, Split, detect_channels, find_images, find_odd_sizes, drop_bad_images, split_images
+from training.data.dataset import (
+    Dataset,
+    Sample,
+    Split,
+    detect_channels,
+    drop_bad_images,
+    find_images,
+    find_odd_sizes,
+    split_images,
+)
 from training.data.input_ranges import compute_input_ranges
 from training.data.roi import read_region_of_interest
 from training.errors import AlreadyRunning, BadCheckpoint, BadImage, DeviceMissing, OutOfMemory
 from training.evaluation.evaluate import open_mask
-from training.export.bundle import NUM_GOLDEN, BundleBuilder, Appearance, compute_fingerprint, build_training_files
+from training.export.bundle import NUM_GOLDEN, Appearance, BundleBuilder, build_training_files, compute_fingerprint
 from training.export.calibrate import calibrate
 from training.export.onnx import export_graphs
 from training.export.parity import verify_parity
 from training.export.patches import render_patches
 from training.fit.features import ImageReader
 from training.fit.memory import ItemOrigins
-from training.fit.run_directory import RunDirectory, open_run_directory, get_run_path
+from training.fit.run_directory import RunDirectory, get_run_path, open_run_directory
 from training.fit.trainer import TrainedNetworks, Trainer
 from training.progress import ProgressReporter
-from training.release.publish import TrainedVersion, PublishRequest, EvaluationImages, Published, Publisher
+from training.release.publish import EvaluationImages, Published, Publisher, PublishRequest, TrainedVersion
 from training.report.report import describe_data, describe_promise
 from training.settings import TrainSettings
 from training.tracking import check_tracking, track
 
-# What a version's metrics call all that it was made from.
+# What a version's metrics call all that it was trained from.
 KEY = "training_key"
 # The exporter must see more than one image, or it takes the batch for fixed.
 NUM_TRACED = 2
@@ -77,20 +86,20 @@ class TrainingJob:
     def __init__(
         self,
         data: Path,
-        order: PublishRequest,
+        request: PublishRequest,
         settings: TrainSettings,
-        narrator: ProgressReporter,
+        reporter: ProgressReporter,
         *,
         options: RunOptions = RunOptions(),  # frozen
     ) -> None:
         self.data = data
-        self.order = order
+        self.request = request
         self.settings = settings
-        self.narrator = narrator
+        self.reporter = reporter
         self.options = options
         self.device = choose_torch_device(settings.device)
         check_tracking(settings)
-        order.check_writable()
+        request.check_writable()
         self.dataset = self.find_dataset()
         self.split = self.split_dataset()
         self.reader = ImageReader(
@@ -105,20 +114,22 @@ class TrainingJob:
         """Train, publish, and activate if the gate passes. Raises GoodpartError; then nothing was published."""
         began = time.monotonic()
         checked = self.checked_images
-        self.narrator.print_line(describe_data(self.dataset, self.split))
-        folder = get_run_path(self.order.store.local_folder, self.order.product, checked.key)
+        self.reporter.print_line(describe_data(self.dataset, self.split))
+        folder = get_run_path(self.request.store.local_folder, self.request.product, checked.key)
         with (
             self.mention_checkpoint(folder),
             translate_memory_errors(),
-            open_run_directory(folder, resume=self.options.resume) as place,
+            open_run_directory(folder, resume=self.options.resume) as run_directory,
         ):
-            if self.options.resume and not place.has_checkpoint:
-                self.narrator.print_line("there is no checkpoint of these data and settings: beginning at the beginning")
-            self.copy_confirmed(place)
-            made = self.build_version(place, checked.expects, checked.digest)
+            if self.options.resume and not run_directory.has_checkpoint:
+                self.reporter.print_line(
+                    "there is no checkpoint of these data and settings: beginning at the beginning"
+                )
+            self.copy_confirmed(run_directory)
+            trained = self.build_version(run_directory, checked.expects, checked.digest)
             told = {"training_s": round(time.monotonic() - began, 1), KEY: checked.key}
-            made = replace(made, metrics={**made.metrics, **told})
-            done = Publisher(self.order, self.settings, self.narrator).publish(made, self.select_images())
+            trained = replace(trained, metrics={**trained.metrics, **told})
+            done = Publisher(self.request, self.settings, self.reporter).publish(trained, self.select_images())
         self.track_run(done)
         return done
 
@@ -138,7 +149,7 @@ class TrainingJob:
             raise
         except BaseException:
             if RunDirectory(folder).has_checkpoint:
-                self.narrator.print_line("a checkpoint is kept: the same command with --resume goes on from it")
+                self.reporter.print_line("a checkpoint is kept: the same command with --resume goes on from it")
             raise
 
     def compute_key(self, digest: str) -> str:
@@ -149,9 +160,9 @@ class TrainingJob:
         roles = [sha256_hex(path.read_bytes()) for path in (*self.split.train, *self.split.standardise)]
         return sha256_hex("\n".join([digest, sha256_hex(region), sha256_hex(own), *roles]).encode())
 
-    def copy_confirmed(self, place: RunDirectory) -> None:
+    def copy_confirmed(self, run_directory: RunDirectory) -> None:
         """Copy the labelled images, which may be removed while the training runs."""
-        copies = {path: place.copy_file(path) for path in self.split.confirmed}
+        copies = {path: run_directory.copy_file(path) for path in self.split.confirmed}
         self.split = replace(
             self.split,
             train=tuple(copies.get(path, path) for path in self.split.train),
@@ -161,17 +172,19 @@ class TrainingJob:
     def track_run(self, done: Published) -> None:
         """Log the run to MLflow if configured; an error there does not affect the version."""
         try:
-            track(done, self.order, self.settings)
+            track(done, self.request, self.settings)
         except Exception as error:  # noqa: BLE001  # a dozen classes of its own, and of the network's
-            self.narrator.print_line(f"MLflow was not told of this run: {str(error).splitlines()[0]}")
+            self.reporter.print_line(f"MLflow was not told of this run: {str(error).splitlines()[0]}")
 
     def find_dataset(self) -> Dataset:
         """Find the images. Raises OddSizes, BadImage, or leaves such images out with ``skip_bad``."""
         dataset, settings = find_images(self.data), self.settings
         if self.options.skip_bad:
-            dataset, skipped = drop_bad_images(dataset, max_pixels=settings.max_pixels, is_size_free=settings.allow_odd_sizes)
+            dataset, skipped = drop_bad_images(
+                dataset, max_pixels=settings.max_pixels, is_size_free=settings.allow_odd_sizes
+            )
             for line in skipped:
-                self.narrator.print_line(f"left out: {line}")
+                self.reporter.print_line(f"left out: {line}")
         elif not settings.allow_odd_sizes:
             trouble = find_odd_sizes(dataset.good, max_pixels=settings.max_pixels)
             if trouble is not None:
@@ -180,18 +193,18 @@ class TrainingJob:
 
     def split_dataset(self, *, without: Sequence[Path] = ()) -> Split:
         """Split the good images by their use, with the labelled ones."""
-        feedback, product = LabelStore(self.order.state), self.order.product
+        feedback, product = LabelStore(self.request.state), self.request.product
         ok = [path for path in feedback.image_paths(product, "ok") if path not in without]
         return split_images(self.dataset.good, ok=ok, ng=feedback.image_paths(product, "ng"))
 
     def check_images(self) -> ExpectsRecord | None:
         """Decode every image once, before training, and return the input ranges of the good ones.
 
-        Raises BadImage, or leaves bad images out with ``skip_bad``. A labelled image that no longer fits, since the camera has
-        changed, is left out in any case.
+        Raises BadImage, or leaves bad images out with ``skip_bad``. A labelled image that no longer fits, since the
+        camera has changed, is left out in any case.
         """
         good, test, confirmed = self.dataset.good, self.dataset.test, self.split.confirmed
-        with self.narrator.step("checking images", total=len(good) + len(test) + len(confirmed)) as advance:
+        with self.reporter.step("checking images", total=len(good) + len(test) + len(confirmed)) as advance:
             looks = dict(zip(good, self.measure_all(good, advance), strict=True))
             known = dict(zip(confirmed, self.measure_all(confirmed, advance), strict=True))
             samples = {sample: self.check_sample(sample, advance) for sample in test}
@@ -201,7 +214,7 @@ class TrainingJob:
             raise first
         for one in (*trouble, *known.values()):
             if isinstance(one, BadImage):
-                self.narrator.print_line(f"left out: {one}")
+                self.reporter.print_line(f"left out: {one}")
         self.dataset = Dataset(
             good=tuple(path for path, look in looks.items() if not isinstance(look, BadImage)),
             test=tuple(sample for sample, look in samples.items() if look is None),
@@ -233,22 +246,22 @@ class TrainingJob:
             return error
         return None
 
-    def build_version(self, place: RunDirectory, expects: ExpectsRecord | None, digest: str) -> TrainedVersion:
+    def build_version(self, run_directory: RunDirectory, expects: ExpectsRecord | None, digest: str) -> TrainedVersion:
         """Train, export, check parity and calibrate."""
-        trained = Trainer(self.settings, self.split, self.reader, self.narrator, place, self.device).train()
+        trained = Trainer(self.settings, self.split, self.reader, self.reporter, run_directory, self.device).train()
         networks, calibration = trained.networks, self.split.calibrate
-        with self.narrator.step("export", total=1) as advance:
+        with self.reporter.step("export", total=1) as advance:
             pixels = self.reader.to_pixels([self.reader.decode(path) for path in self.split.train[:NUM_TRACED]])
             graphs = export_graphs(networks.teacher, networks.student, networks.compare, pixels)
             advance(1)
         detector = Loader(Device("cpu", available_cpus())).open_detector(graphs)
-        with self.narrator.step("parity and calibration", total=len(calibration)) as advance:
+        with self.reporter.step("parity and calibration", total=len(calibration)) as advance:
             images = self.reader.decode_all(calibration)
             agreed = verify_parity(images, networks, detector, reader=self.reader, on_image=advance)
         calibrated = calibrate(agreed.comparisons, asked=self.settings.false_alarm_rate)
-        self.narrator.print_line(describe_promise(calibrated.promise))
-        draft = BundleBuilder(
-            product=self.order.product,
+        self.reporter.print_line(describe_promise(calibrated.promise))
+        builder = BundleBuilder(
+            product=self.request.product,
             created=datetime.now(UTC),
             rule=self.reader.rule,
             roi=self.reader.roi,
@@ -260,22 +273,24 @@ class TrainingJob:
             fingerprint=digest,
         )
         return TrainedVersion(
-            builder=draft,
+            builder=builder,
             detector=detector,
-            metrics=self.collect_metrics(trained, draft, asdict(agreed.parity)),
+            metrics=self.collect_metrics(trained, builder, asdict(agreed.parity)),
             training=build_training_files(
                 networks.student,
                 networks.compare,
                 self.settings,
                 agreed.to_calibration_features(num_items=networks.student.recall.num_items),
             ),
-            facts=self.collect_facts(draft),
+            facts=self.collect_facts(builder),
         )
 
-    def collect_metrics(self, trained: TrainedNetworks, draft: BundleBuilder, parity: dict[str, Any]) -> dict[str, Any]:
+    def collect_metrics(
+        self, trained: TrainedNetworks, builder: BundleBuilder, parity: dict[str, Any]
+    ) -> dict[str, Any]:
         """Return the metrics that are known before the evaluation."""
         return {
-            "promise_in_words": describe_promise(draft.calibration.promise),
+            "promise_in_words": describe_promise(builder.calibration.promise),
             "parity": parity,
             "num_train": len(self.split.train),
             "num_confirmed": len(self.split.confirmed),
@@ -283,25 +298,25 @@ class TrainingJob:
             "num_calibrate": len(self.split.calibrate),
             "settings": self.settings.to_report(),
             "curves": trained.curves,
-            "map_weights": list(draft.map_weights),
+            "map_weights": list(builder.map_weights),
             "share_weights": trained.networks.compare.share_weights.tolist(),
         }
 
-    def collect_facts(self, draft: BundleBuilder) -> dict[str, str]:
+    def collect_facts(self, builder: BundleBuilder) -> dict[str, str]:
         """Return the origin of the version, for the report."""
-        tools = draft.build_manifest({}).tools
+        tools = builder.build_manifest({}).tools
         return {
             "good images": describe_data(self.dataset, self.split),
             "licence of the images": self.settings.data_licence or "not said (setting data_licence)",
             "teacher": f"{self.settings.teacher}, {get_teacher_spec(self.settings.teacher).licence}",
-            "fingerprint": draft.fingerprint,
-            "made with": ", ".join(f"{tool} {version}" for tool, version in tools.items()),
+            "fingerprint": builder.fingerprint,
+            "trained with": ", ".join(f"{tool} {version}" for tool, version in tools.items()),
         }
 
     def render_patches(self, origins: ItemOrigins) -> bytes:
         """Render pictures of the memory's items, for explanations."""
         paths = (*self.split.train, *self.split.standardise)
-        with self.narrator.step("pictures of the memory", total=len(paths)) as advance:
+        with self.reporter.step("pictures of the memory", total=len(paths)) as advance:
             pictures = render_patches(
                 paths,
                 origins,

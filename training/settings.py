@@ -18,7 +18,7 @@ from training.errors import BadSettings
 # Widths of the student's modules by stride.
 HIDDEN_CHANNELS = {4: 32, 8: 48, 16: 112, 32: 192}
 # Top shares of the score, as multiples of the largest: from single positions to large areas.
-TOP_SHARE_STEPS = (0.01, 0.1, 1.0)
+TOP_SHARE_STEPS = (0.03, 0.3, 1.0)
 # Settings of earlier versions that have no effect any more. They are accepted and ignored.
 RETIRED = frozenset({"later_score_weight", "learning.usual_weight"})
 
@@ -35,9 +35,7 @@ class MemorySettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_steps: int = Field(
-        default=100, ge=0, description="Batches that the memory is taught by; 0 leaves it as filled."
-    )
+    num_steps: int = Field(default=0, ge=0, description="Batches that the memory is taught by; 0 leaves it as filled.")
     batch_size: int = Field(default=8, ge=1, description="Images a batch.")
     learning_rate: float = Field(default=1e-3, gt=0, description="Rate of the memory's keys and values.")
     query_learning_rate: float = Field(default=1e-3, gt=0, description="Rate of the module that makes the query.")
@@ -48,7 +46,7 @@ class MemorySettings(BaseModel):
 
 
 class LearningSettings(BaseModel):
-    """How the student is trained to extract from its memory: ``L_KD + usual_weight L_usual``."""
+    """How the student is trained to extract from its memory: ``L_KD``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -144,14 +142,14 @@ class TrainSettings(BaseModel):
     num_adaptive_items: int = Field(default=24, ge=1, description="Items of each adaptive memory.")
     temperature: float = Field(default=0.003, gt=0, description="Softness of recall, in units of cosine.")
     regularisation: float = Field(
-        default=3.0,
+        default=2.0,
         ge=0,
         description="Square of the constant channel, in mean squared norms of a feature.",
     )
     map_stride: int = Field(default=4, ge=1, description="Input pixels a position of the anomaly map.")
     smoothing_sigma: float = Field(default=1.0, gt=0, description="Map smoothing, in map positions.")
     top_share: float = Field(
-        default=0.03, gt=0, le=1, description="Largest share of the highest positions whose mean enters the score."
+        default=0.1, gt=0, le=1, description="Largest share of the highest positions whose mean enters the score."
     )
     false_alarm_rate: float = Field(default=0.01, gt=0, lt=1, description="Share of good parts that may be judged ng.")
     quick: bool = Field(default=False, description="Fill the memory and calibrate, without a gradient step.")

@@ -8,7 +8,7 @@ from typing import Any
 from app.store.paths import ensure_local_file
 from model.bundle import METRICS, REPORT
 from training.errors import BadSettings
-from training.release.publish import PublishRequest, Published
+from training.release.publish import Published, PublishRequest
 from training.settings import TrainSettings
 
 # The longest value, and the most metrics at once, that MLflow takes.
@@ -23,11 +23,11 @@ def check_tracking(settings: TrainSettings) -> None:
         raise BadSettings(EXTRA)
 
 
-def track(published: Published, order: PublishRequest, settings: TrainSettings) -> None:
+def track(published: Published, request: PublishRequest, settings: TrainSettings) -> None:
     """Log one run to the product's experiment."""
     if settings.tracking == "none":
         return
-    client, experiment = open_experiment(order, settings)
+    client, experiment = open_experiment(request, settings)
     run = client.create_run(experiment, run_name=published.version).info.run_id
     for name, value in settings.to_report().items():
         client.log_param(run, name, json.dumps(value)[:MAX_CHARACTERS])
@@ -39,7 +39,7 @@ def track(published: Published, order: PublishRequest, settings: TrainSettings) 
         for first in range(0, len(told), MAX_BATCH):
             client.log_batch(run, metrics=told[first : first + MAX_BATCH])
     for name in (METRICS, REPORT):
-        place = order.store.version_folder(order.product, published.version) / name
+        place = request.store.version_folder(request.product, published.version) / name
         client.log_artifact(run, str(ensure_local_file(place, name)))
     client.set_tag(run, "activated", str(published.is_active))
     client.set_terminated(run)
@@ -52,15 +52,15 @@ def make_metric(name: str, value: float, step: int) -> Any:  # noqa: ANN401  # M
     return Metric(name, value, timestamp=round(time.time() * 1000), step=step)
 
 
-def open_experiment(order: PublishRequest, settings: TrainSettings) -> tuple[Any, str]:
+def open_experiment(request: PublishRequest, settings: TrainSettings) -> tuple[Any, str]:
     """Return MLflow's client and the product's experiment; both in the store where no address is set."""
     from mlflow import MlflowClient  # noqa: PLC0415  # an extra
 
     uri, artifacts = settings.mlflow_uri, None
     if uri is None:
-        local = (order.store.local_folder / "mlflow").absolute()
+        local = (request.store.local_folder / "mlflow").absolute()
         local.mkdir(exist_ok=True)
         uri, artifacts = f"sqlite:///{local / 'runs.db'}", f"file:{local / 'artifacts'}"
     client = MlflowClient(uri)
-    found = client.get_experiment_by_name(order.product)
-    return client, found.experiment_id if found else client.create_experiment(order.product, artifacts)
+    found = client.get_experiment_by_name(request.product)
+    return client, found.experiment_id if found else client.create_experiment(request.product, artifacts)

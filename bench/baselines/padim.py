@@ -24,7 +24,7 @@ class PaDiM:
         """Return the drawn channels of all scales: (images, channels, h, w)."""
         first = features[self.strides[0]]
         size = (first.shape[-2], first.shape[-1])
-        return torch.cat([resized(features[stride], size) for stride in self.strides], dim=1)[:, self.channels]
+        return torch.cat([resize(features[stride], size) for stride in self.strides], dim=1)[:, self.channels]
 
     def fit(self, train: Features, *, seed: int) -> None:
         """Mean and covariance of every position."""
@@ -45,8 +45,8 @@ class PaDiM:
             self.distances({stride: scale[i : i + 16] for stride, scale in features.items()})
             for i in range(0, len(features[self.strides[0]]), 16)
         ]
-        smooth = smooth(enlarge(torch.cat(maps)))
-        return Judged(top_mean(smooth, share=self.score_share), smooth)
+        smoothed = smooth(enlarge(torch.cat(maps)))
+        return Judged(top_mean(smoothed, share=self.score_share), smoothed)
 
     def distances(self, features: Features) -> Tensor:
         """Of one batch, (images, h, w)."""

@@ -57,8 +57,8 @@ def timed_bare(version: Version, batches: Sequence[Batch], *, max_batch: int) ->
     began = time.perf_counter()
     for some, where in zip(pixels, valid, strict=True):
         seen = run(detector.teacher, {"image": some})
-        rebuilt = run(detector.student, seen)
-        given = {**seen, **rebuilt, "valid": where}
+        reconstruction = run(detector.student, seen)
+        given = {**seen, **reconstruction, "valid": where}
         run(detector.compare, {one.name: given[one.name] for one in detector.compare.get_inputs()})
     return time.perf_counter() - began
 

@@ -6,7 +6,10 @@ from peers.timing import Floats, Judge, Pixels, Turn, main, planes
 
 
 def open_runner(turn: Turn) -> Judge:
-    """Open the exported model, compiled for one request at a time; the code is cached, as anomalib's inferencer does."""
+    """Open the exported model, compiled for one request at a time.
+
+    The code is cached, as anomalib's inferencer does.
+    """
     core = ov.Core()
     core.set_property({"CACHE_DIR": str(turn.folder.parents[2] / "compiled")})
     settings = {"INFERENCE_NUM_THREADS": turn.threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}

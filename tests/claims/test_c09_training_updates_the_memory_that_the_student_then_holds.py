@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from model.measure import distance
-from training.fit.distillation import TrainingSet, distill, choose_num_steps
-from training.fit.memory import FeatureDataset, fill_memory, recall_all, train_memory, fit_expected_distances
+from model.similarity import distance
+from training.fit.distillation import TrainingSet, choose_num_steps, distill
+from training.fit.memory import FeatureDataset, fill_memory, fit_expected_distances, recall_all, train_memory
 from training.settings import LearningSettings, MemorySettings
 
 TEACHING = {"num_steps": 3, "batch_size": 4, "num_orthogonal_keys": 5, "learning_rate": 0.01}
@@ -21,7 +21,7 @@ def good_parts():
 
 def make_dataset(student, good_parts, generator):
     valid = tuple(torch.ones(len(scale), *scale.shape[-2:]) for scale in good_parts)
-    return Exemplars(
+    return FeatureDataset(
         good_parts, valid, fill_memory(student, good_parts[0], valid[0], num_candidates=50, generator=generator)
     )
 
@@ -30,7 +30,7 @@ def train_memory_of_student(student, good_parts, **settings):
     generator = torch.Generator().manual_seed(0)
     exemplars = make_dataset(student, good_parts, generator)
     filled = {name: value.clone() for name, value in student.state_dict().items()}
-    teach_memory(
+    train_memory(
         student,
         exemplars,
         settings=MemorySettings(**{**TEACHING, **settings}),
@@ -43,11 +43,11 @@ def train_memory_of_student(student, good_parts, **settings):
 def train_student(student, good_parts, *, on_step=lambda *_: None, **settings):
     generator = torch.Generator().manual_seed(0)
     exemplars = make_dataset(student, good_parts, generator)
-    tell_usual_distances(student, exemplars)
+    fit_expected_distances(student, exemplars)
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    learn(
+    distill(
         student,
-        Lesson(exemplars, recalled_by(student, exemplars)),
+        TrainingSet(exemplars, recall_all(student, exemplars)),
         settings=LearningSettings(**{**STEPS, **settings}),
         generator=generator,
         on_step=on_step,
@@ -87,7 +87,7 @@ def test_teaching_lowers_how_far_good_parts_are_from_what_they_recall(make_stude
     student = make_student(0)
     exemplars = make_dataset(student, good_parts, torch.Generator().manual_seed(0))
     losses = []
-    teach_memory(
+    train_memory(
         student,
         exemplars,
         settings=MemorySettings(**{**TEACHING, "num_steps": 40, "orthogonality_weight": 0.0}),
@@ -102,10 +102,10 @@ def test_an_items_usual_distance_is_the_mean_over_its_readings(make_student, goo
     student = make_student(0)
     student.recall.num_read = 1
     exemplars = make_dataset(student, good_parts, torch.Generator().manual_seed(0))
-    tell_usual_distances(student, exemplars)
+    fit_expected_distances(student, exemplars)
     gathered = [[] for _ in range(student.recall.num_items)]
     for image in range(6):
-        hidden = exemplars.origins.hidden_from(torch.tensor([image]))
+        hidden = exemplars.origins.find_own_items(torch.tensor([image]))
         one = good_parts[0][image : image + 1]
         (items,) = student.recall.read(one, hidden_items=hidden).items[:, :, 0]
         off = distance(one, student.recall(one, hidden_items=hidden).features, regularisation=0.5).flatten()
@@ -138,8 +138,8 @@ def test_learning_lowers_the_distance_to_the_teacher(make_student, good_parts):
 
 @pytest.mark.parametrize(("num_images", "expected"), [(20, 400), (800, 600), (10_000, 2000)])
 def test_the_number_of_steps_follows_the_number_of_images(num_images, expected):
-    assert num_steps_for(num_images, LearningSettings()) == expected
-    assert num_steps_for(num_images, LearningSettings(num_steps=7)) == 7
+    assert choose_num_steps(num_images, LearningSettings()) == expected
+    assert choose_num_steps(num_images, LearningSettings(num_steps=7)) == 7
 
 
 def test_two_trainings_of_one_seed_end_alike(make_student, good_parts):
@@ -161,7 +161,9 @@ def test_positions_outside_the_region_of_interest_are_not_remembered(make_studen
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 9, 10, 11, 20, 25])
 def test_any_number_of_steps_can_be_learned(make_student, good_parts, num_steps):
     done = []
-    train_student(make_student(0), good_parts, num_steps=num_steps, batch_size=2, on_step=lambda step, _: done.append(step))
+    train_student(
+        make_student(0), good_parts, num_steps=num_steps, batch_size=2, on_step=lambda step, _: done.append(step)
+    )
     assert done == list(range(1, num_steps + 1))
 
 

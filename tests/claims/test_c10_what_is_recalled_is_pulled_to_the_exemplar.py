@@ -53,7 +53,9 @@ def test_distillation_sums_the_scales_mean_distances():
 def test_hard_positions_weigh_by_their_distance():
     teacher, student = make_pair()
     distances = slow_distances(teacher.numpy(), student.numpy(), 0.5)
-    loss = distillation_loss((cosine_distance(teacher, student, regularisation=0.5),), (torch.ones(2, 3, 3),), hardness=1.0)
+    loss = distillation_loss(
+        (cosine_distance(teacher, student, regularisation=0.5),), (torch.ones(2, 3, 3),), hardness=1.0
+    )
     assert abs(loss.item() - (distances**2).sum() / distances.sum()) < 1e-6
 
 
@@ -62,6 +64,6 @@ def test_what_lies_outside_the_region_of_interest_costs_nothing():
     valid = torch.zeros(2, 3, 3)
     valid[:, 1] = 1
     expected = slow_distances(teacher.numpy(), student.numpy(), 0.5)[:, 1].mean()
-    distances= cosine_distance(teacher, student, regularisation=0.5)
+    distances = cosine_distance(teacher, student, regularisation=0.5)
     assert abs(distillation_loss((distances,), (valid,), hardness=0.0).item() - expected) < 1e-6
     assert abs(normality_loss(student, teacher, valid, regularisation=0.5).item() - expected) < 1e-6

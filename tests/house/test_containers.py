@@ -131,7 +131,9 @@ def test_an_image_installs_its_list(stage):
 def test_every_list_has_the_versions_that_the_tests_run_on(stage):
     tested = list_packages("constraints")
     own = {name for name in list_packages(stage) if name.startswith("nvidia-") or name == "onnxruntime-gpu"}
-    assert {name: version for name, version in list_packages(stage).items() if tested.get(name) != version}.keys() == own
+    assert {
+        name: version for name, version in list_packages(stage).items() if tested.get(name) != version
+    }.keys() == own
     assert bool(own) == (stage == "service-gpu")
 
 

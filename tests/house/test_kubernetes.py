@@ -129,7 +129,8 @@ def test_the_overlays_differ_in_what_they_are_for():
     ):
         assert find_pod(of_kind(found, kind))["spec"]["containers"][0]["image"] == name
     limits = [
-        find_pod(of_kind(gpu, kind))["spec"]["containers"][0]["resources"]["limits"] for kind in ("Deployment", "CronJob")
+        find_pod(of_kind(gpu, kind))["spec"]["containers"][0]["resources"]["limits"]
+        for kind in ("Deployment", "CronJob")
     ]
     assert [one["nvidia.com/gpu"] for one in limits] == [1, 1]
     assert not {one["kind"] for one in line} & {"Deployment", "HorizontalPodAutoscaler", "PodDisruptionBudget"}

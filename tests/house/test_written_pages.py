@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = "import {0}; text = {0}.PAGE.read_text(); print({0}.filled(text) == text)"
+PROGRAM = "import {0}; text = {0}.PAGE.read_text(); print({0}.fill(text) == text)"
 
 
 WRITERS = (

@@ -83,9 +83,7 @@ def test_the_maps_contributions_sum_to_the_score(compare):
 def test_a_defect_that_one_map_alone_sees_is_that_maps(compare):
     maps = torch.zeros(1, 3, 8, 8)
     maps[0, 1, 3:5, 3:5] = 1.0
-    torch.testing.assert_close(
-        compare.join(maps, torch.ones(1, 8, 8)).scale_shares, torch.tensor([[0.0, 1.0, 0.0]])
-    )
+    torch.testing.assert_close(compare.join(maps, torch.ones(1, 8, 8)).scale_shares, torch.tensor([[0.0, 1.0, 0.0]]))
 
 
 def test_a_recalled_distance_is_relative_to_the_one_expected_there(compare):

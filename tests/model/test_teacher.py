@@ -10,9 +10,9 @@ from model.teacher import (
     UntappedStride,
     WrongArchitecture,
     WrongTap,
-    load_network,
     find_packaged_weights,
     get_teacher_spec,
+    load_network,
 )
 
 LITES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")

@@ -33,7 +33,7 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def make_served(tmp_path_factory, data):
+def served(tmp_path_factory, data):
     """A store whose version serves."""
     store = tmp_path_factory.mktemp("store")
     done = train(data, store)
@@ -167,6 +167,8 @@ def test_pruning_by_the_command_line_keeps_what_serves(store):
 
 
 def test_parts_that_are_left_out_own_no_items_any_more():
-    kept = CalibrationFeatures((np.zeros((4, 1, 1, 1), np.float16),), np.ones((4, 1, 1), np.float32), np.array([NO_OWNER, 0, 2, 3]))
+    kept = CalibrationFeatures(
+        (np.zeros((4, 1, 1, 1), np.float16),), np.ones((4, 1, 1), np.float32), np.array([NO_OWNER, 0, 2, 3])
+    )
     assert kept.take_newest(2).owners.tolist() == [NO_OWNER, NO_OWNER, 0, 1]
     assert len(kept.take_newest(10)) == 4

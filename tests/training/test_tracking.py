@@ -5,7 +5,7 @@ import pytest
 from app.store.state import State
 from training.errors import BadSettings
 from training.release.gate import GateResult
-from training.release.publish import PublishRequest, Published
+from training.release.publish import Published, PublishRequest
 from training.settings import read_train_settings
 from training.tracking import check_tracking, track
 

@@ -21,15 +21,15 @@ from model.standardise import Standardiser
 from training.checks.duplicates import ImageFingerprint, compute_fingerprint, find_duplicates
 from training.checks.outliers import SPREAD_OF_DEVIATION, OutlierScores, score_outliers
 from training.data.dataset import (
-    MIN_GOOD,
     GREY_MODES,
+    MIN_GOOD,
     Dataset,
     Sample,
+    count_held_out,
     detect_channels,
     find_images,
-    min_good_images,
-    count_held_out,
     find_odd_sizes,
+    min_good_images,
 )
 from training.data.roi import read_region_of_interest
 from training.errors import BadImage
@@ -121,12 +121,12 @@ def make_table(title: str, rows: Sequence[tuple[str, str, str]]) -> Table:
 
 
 class DataCheck:
-    """The checks, in order."""
+    """The checks, in request."""
 
-    def __init__(self, folder: Path, settings: TrainSettings, narrator: ProgressReporter) -> None:
+    def __init__(self, folder: Path, settings: TrainSettings, reporter: ProgressReporter) -> None:
         self.folder = folder
         self.settings = settings
-        self.narrator = narrator
+        self.reporter = reporter
         self.dataset = find_images(folder)
 
     def run(self, *, looks_for_outliers: bool) -> DataReport:
@@ -145,7 +145,7 @@ class DataCheck:
     def read_all(self) -> tuple[list[ImageSummary], list[Finding]]:
         """Decode all images; return summaries of the good ones, and a finding for each that can't be decoded."""
         looks, findings = [], []
-        with self.narrator.step("reading", total=len(self.dataset.good) + len(self.dataset.test)) as advance:
+        with self.reporter.step("reading", total=len(self.dataset.good) + len(self.dataset.test)) as advance:
             for path in self.dataset.good:
                 try:
                     looks.append(self.read_image(path))
@@ -231,13 +231,13 @@ class DataCheck:
         reader = ImageReader(rule, settings.max_pixels, settings.map_size, interest, settings.num_workers)
         with TemporaryDirectory(prefix="goodpart-") as folder:
             bound = MemoryLimit(settings.feature_memory_gib * GIB, Path(folder))
-            with self.narrator.step("features", total=len(good)) as advance:
+            with self.reporter.step("features", total=len(good)) as advance:
                 teacher = load_teacher(TEACHER, weights=None, sha256=None, strides=(STRIDE,), taps={})
                 features = extract_features(teacher, good, reader=reader, limit=bound, on_images=advance)
             (valid,) = resize_valid(reader.compute_valid(good), features)
             some = torch.arange(min(len(good), MAX_FOR_STATISTICS))
             standard = StandardisedRows(features[0], Standardiser.fit(features[0][some], valid[some]))
-            with self.narrator.step("outliers", total=3 * len(good)) as advance:
+            with self.reporter.step("outliers", total=3 * len(good)) as advance:
                 return score_outliers(standard, valid, settings, on_images=advance)
 
     def check_promise(self, num_good: int) -> Finding | None:

@@ -49,7 +49,9 @@ def compute_fingerprint(path: Path, picture: Pillow.Image) -> ImageFingerprint:
     return ImageFingerprint(path, np.packbits(bits).view(np.uint64), (small - small.mean()) / (small.std() + 1e-3))
 
 
-def find_duplicates(first: Sequence[ImageFingerprint], second: Sequence[ImageFingerprint] | None = None) -> list[NearDuplicate]:
+def find_duplicates(
+    first: Sequence[ImageFingerprint], second: Sequence[ImageFingerprint] | None = None
+) -> list[NearDuplicate]:
     """Return near duplicates within ``first``, or between it and ``second``; the most similar first."""
     others = first if second is None else second
     if not first or not others:

@@ -85,7 +85,9 @@ class RowSubset:
         return self.rows[self.images[images]]
 
 
-def score_outliers(standard: FeatureRows, valid: Tensor, settings: TrainSettings, *, on_images: Callable[[int], None]) -> OutlierScores:
+def score_outliers(
+    standard: FeatureRows, valid: Tensor, settings: TrainSettings, *, on_images: Callable[[int], None]
+) -> OutlierScores:
     """Return how odd each part is; features of the first scale in standard space, ``valid`` (parts, h, w)."""
     trusted = torch.arange(standard.shape[0])
     for trim in range(NUM_TRIMS + 1):

@@ -49,8 +49,8 @@ class Dataset:
 class Split:
     """Good images by their use; every image is in one of the three.
 
-    ``confirmed``: images to train on that people have labelled. They are mostly false alarms: held out, they would bias the
-    promise.
+    ``confirmed``: images to train on that people have labelled. They are mostly false alarms: held out, they would bias
+    the promise.
     """
 
     train: tuple[Path, ...]
@@ -149,7 +149,8 @@ def find_mask(folder: Path, image: Path) -> Path | None:
 def split_images(good: Iterable[Path], *, ok: Iterable[Path] = (), ng: Iterable[Path] = ()) -> Split:
     """Split by the hash of the bytes, so that a rerun gives the same; identical copies are dropped.
 
-    ``ok`` and ``ng`` are labelled images: the former are for training alone, the latter are excluded. Raises TooFewImages.
+    ``ok`` and ``ng`` are labelled images: the former are for training alone, the latter are excluded. Raises
+    TooFewImages.
     """
     confirmed, defective = index_by_digest(ok), index_by_digest(ng)
     by_hash = {digest: path for digest, path in index_by_digest(good).items() if digest not in confirmed | defective}

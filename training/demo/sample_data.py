@@ -27,16 +27,16 @@ from training.demo.sample_part import (
     SLOT,
     Array,
     Cut,
-    Picture,
     PartCoordinates,
+    Picture,
     Surface,
+    add_noise,
     blur,
     develop,
+    draw_shot,
     expose,
     is_clear,
     machine_part,
-    draw_shot,
-    add_noise,
     make_coordinates,
     ramp,
 )
@@ -154,19 +154,19 @@ def render(item: SampleItem, *, seed: int) -> RenderedImage:
     """Render an image; items that differ only in kind and contrast show the same part and shot."""
     shooting, noise = (np.random.default_rng((seed, item.number, stream)) for stream in (0, 1))
     shot = draw_shot(shooting)
-    places = make_coordinates(shot)
-    good = seen = expose(make_surface(replace(item, kind="good"), places, seed=seed), places, shot)
+    coordinates = make_coordinates(shot)
+    good = seen = expose(make_surface(replace(item, kind="good"), coordinates, seed=seed), coordinates, shot)
     if item.kind != "good":
-        seen = expose(make_surface(item, places, seed=seed), places, shot)
+        seen = expose(make_surface(item, coordinates, seed=seed), coordinates, shot)
     return RenderedImage(develop(add_noise(seen, noise)), compute_mask(good, seen))
 
 
-def make_surface(item: SampleItem, places: PartCoordinates, *, seed: int) -> Surface:
+def make_surface(item: SampleItem, coordinates: PartCoordinates, *, seed: int) -> Surface:
     """Return the machined part with its defect."""
     machining, flawing = (np.random.default_rng((seed, item.number, stream)) for stream in (2, 3))
     cuts = choose_cuts(item.contrast, flawing) if item.kind == "missing_feature" else CUTS
-    surface = machine_part(places, cuts=cuts, generator=machining)
-    return FLAWS[item.kind](surface, places, item, flawing) if item.kind in FLAWS else surface
+    surface = machine_part(coordinates, cuts=cuts, generator=machining)
+    return FLAWS[item.kind](surface, coordinates, item, flawing) if item.kind in FLAWS else surface
 
 
 def compute_mask(good: Array, seen: Array) -> Picture:
@@ -186,10 +186,14 @@ def choose_cuts(contrast: float, generator: np.random.Generator) -> tuple[Cut, .
     return (*(cut for cut in CUTS if cut != wrong), *instead)
 
 
-def add_scratch(surface: Surface, places: PartCoordinates, item: SampleItem, generator: np.random.Generator) -> Surface:
+def add_scratch(
+    surface: Surface, coordinates: PartCoordinates, item: SampleItem, generator: np.random.Generator
+) -> Surface:
     """Add a groove that bends a little and fades at its ends, with a burr on either side."""
-    path = make_path(choose_spot(generator, clearance=3), length=22 + 50 * item.contrast, bend=0.07, generator=generator)
-    distance, along = distance_to_path(path, places)
+    path = make_path(
+        choose_spot(generator, clearance=3), length=22 + 50 * item.contrast, bend=0.07, generator=generator
+    )
+    distance, along = distance_to_path(path, coordinates)
     width = 0.5 + 0.25 * item.contrast
     bite = np.sqrt(np.clip(np.sin(np.pi * along), 0, 1)) * ramp(surface.height, -1, -0.3)
     groove = np.exp(-((distance / width) ** 2)) - 0.4 * np.exp(-(((distance - 2 * width) / width) ** 2))
@@ -198,58 +202,66 @@ def add_scratch(surface: Surface, places: PartCoordinates, item: SampleItem, gen
     return replace(surface, height=surface.height - depth * bite * groove, gloss=surface.gloss * (1 - 0.85 * torn))
 
 
-def add_dent(surface: Surface, places: PartCoordinates, item: SampleItem, generator: np.random.Generator) -> Surface:
+def add_dent(
+    surface: Surface, coordinates: PartCoordinates, item: SampleItem, generator: np.random.Generator
+) -> Surface:
     """Add a smooth hollow with a low rim; the turning marks continue through it."""
     width = 2.4 + 3.2 * item.contrast
     x, y = choose_spot(generator, clearance=2 * width)
     oblong, angle = generator.uniform(0.75, 1.3), generator.uniform(0, np.pi)
-    along = (places.x - x) * math.cos(angle) + (places.y - y) * math.sin(angle)
-    across = (places.y - y) * math.cos(angle) - (places.x - x) * math.sin(angle)
+    along = (coordinates.x - x) * math.cos(angle) + (coordinates.y - y) * math.sin(angle)
+    across = (coordinates.y - y) * math.cos(angle) - (coordinates.x - x) * math.sin(angle)
     distance = np.sqrt((along * oblong) ** 2 + (across / oblong) ** 2) / width
     hollow = np.exp(-(distance**2) / 2) - 0.15 * np.exp(-((distance - 2.1) ** 2) / 0.3)
     depth = DENT_SLOPE * item.contrast**0.7 * width
     return replace(surface, height=surface.height - (depth * hollow).astype(np.float32))
 
 
-def add_particle(surface: Surface, places: PartCoordinates, item: SampleItem, generator: np.random.Generator) -> Surface:
+def add_particle(
+    surface: Surface, coordinates: PartCoordinates, item: SampleItem, generator: np.random.Generator
+) -> Surface:
     """Add a grain of dirt, a fibre or a curl of swarf."""
     lay = (add_grain, add_fibre, add_swarf)[item.number % 3]
-    return lay(surface, places, item.contrast, generator)
+    return lay(surface, coordinates, item.contrast, generator)
 
 
-def add_grain(surface: Surface, places: PartCoordinates, contrast: float, generator: np.random.Generator) -> Surface:
+def add_grain(
+    surface: Surface, coordinates: PartCoordinates, contrast: float, generator: np.random.Generator
+) -> Surface:
     """Add an irregular grain of dark rubber or soot."""
     size = 1.2 + 3.8 * contrast
     x, y = choose_spot(generator, clearance=size)
-    angle = np.arctan2(places.y - y, places.x - x)
+    angle = np.arctan2(coordinates.y - y, coordinates.x - x)
     edge = np.full_like(angle, size)
     for wave in range(2, 7):
         swing, phase = generator.normal(0, 0.22 * size / wave**0.5), generator.uniform(0, 2 * np.pi)
         edge += swing * np.cos(wave * angle + phase)
-    inside = edge - np.sqrt((places.x - x) ** 2 + (places.y - y) ** 2)
+    inside = edge - np.sqrt((coordinates.x - x) ** 2 + (coordinates.y - y) ** 2)
     return cover(surface, inside, thickness=0.8 * size * contrast, matter=(0.04, 0.03), opacity=contrast)
 
 
-def add_fibre(surface: Surface, places: PartCoordinates, contrast: float, generator: np.random.Generator) -> Surface:
+def add_fibre(
+    surface: Surface, coordinates: PartCoordinates, contrast: float, generator: np.random.Generator
+) -> Surface:
     """Add a textile fibre, black or grey, in a bow."""
     path = make_path(choose_spot(generator, clearance=3), length=12 + 34 * contrast, bend=0.16, generator=generator)
-    distance, _ = distance_to_path(path, places)
+    distance, _ = distance_to_path(path, coordinates)
     tone = float(generator.choice((0.02, 0.25)))
     inside = 0.4 + 0.4 * contrast - distance
     return cover(surface, inside, thickness=0.2 + 1.3 * contrast, matter=(tone, 0.0), opacity=contrast)
 
 
-def add_swarf(surface: Surface, places: PartCoordinates, contrast: float, generator: np.random.Generator) -> Surface:
+def add_swarf(
+    surface: Surface, coordinates: PartCoordinates, contrast: float, generator: np.random.Generator
+) -> Surface:
     """Add a curl of cut metal, blue from heat, thinner towards its end."""
     path = make_path(choose_spot(generator, clearance=5), length=5 + 22 * contrast, bend=0.35, generator=generator)
-    distance, along = distance_to_path(path, places)
+    distance, along = distance_to_path(path, coordinates)
     inside = (0.6 + 1.2 * contrast) * np.sqrt(np.clip(1.2 - along, 0, 1)) - distance
     return cover(surface, inside, thickness=0.2 + 2.8 * contrast, matter=(0.05, 0.45), opacity=contrast)
 
 
-def cover(
-    surface: Surface, inside: Array, *, thickness: float, matter: tuple[float, float], opacity: float
-) -> Surface:
+def cover(surface: Surface, inside: Array, *, thickness: float, matter: tuple[float, float], opacity: float) -> Surface:
     """Cover the surface, ``inside`` pixels from the cover's edge, by this albedo and gloss; 0 < ``opacity`` <= 1."""
     cover = ramp(inside, -0.4, 0.4) * np.float32(0.15 + 0.85 * opacity**0.7)
     round_top = np.sqrt(np.clip(inside, 0, None)) * np.float32(thickness / max(1e-3, math.sqrt(float(inside.max()))))
@@ -285,14 +297,14 @@ def make_path(
     return np.asarray(points - points[num_steps // 2] + start)
 
 
-def distance_to_path(path: NDArray[np.float64], places: PartCoordinates) -> tuple[Array, Array]:
+def distance_to_path(path: NDArray[np.float64], coordinates: PartCoordinates) -> tuple[Array, Array]:
     """Return each point's distance to a path, in pixels, and the nearest position along it, from 0 to 1."""
-    nearest = np.full_like(places.x, np.inf)
-    where = np.zeros_like(places.x)
+    nearest = np.full_like(coordinates.x, np.inf)
+    where = np.zeros_like(coordinates.x)
     for index, ((x, y), (end_x, end_y)) in enumerate(pairwise(path.tolist())):
         step_x, step_y = end_x - x, end_y - y
-        share = np.clip(((places.x - x) * step_x + (places.y - y) * step_y) / (step_x**2 + step_y**2), 0, 1)
-        distance = np.sqrt((places.x - x - share * step_x) ** 2 + (places.y - y - share * step_y) ** 2)
+        share = np.clip(((coordinates.x - x) * step_x + (coordinates.y - y) * step_y) / (step_x**2 + step_y**2), 0, 1)
+        distance = np.sqrt((coordinates.x - x - share * step_x) ** 2 + (coordinates.y - y - share * step_y) ** 2)
         where = np.where(distance < nearest, (index + share) / (len(path) - 1), where)
         nearest = np.minimum(nearest, distance)
     return nearest, where

@@ -1,8 +1,8 @@
 """The part of the sample data, as a factory camera sees it: a turned and drilled steel flange on a dark fixture.
 
-A picture is rendered: relief, material, reflected light, camera. Lengths and heights are pixels of the finished picture,
-heights above the flange's face; x runs right, y down, and angles from x towards y. Arrays are finer by FINER each way
-until the camera averages them. Shares and widths of the light were set by eye.
+A picture is rendered: relief, material, reflected light, camera. Lengths and heights are pixels of the finished
+picture, heights above the flange's face; x runs right, y down, and angles from x towards y. Arrays are finer by FINER
+each way until the camera averages them. Shares and widths of the light were set by eye.
 """
 
 import math
@@ -134,24 +134,26 @@ def make_coordinates(shot: Shot) -> PartCoordinates:
     right, down = right.astype(np.float32), down.astype(np.float32)
     cosine, sine = math.cos(math.radians(shot.turn_deg)), math.sin(math.radians(shot.turn_deg))
     radius = np.sqrt(right**2 + down**2) + np.float32(1e-3)
-    return PartCoordinates(right * cosine + down * sine, down * cosine - right * sine, radius, right / radius, down / radius)
+    return PartCoordinates(
+        right * cosine + down * sine, down * cosine - right * sine, radius, right / radius, down / radius
+    )
 
 
-def machine_part(places: PartCoordinates, *, cuts: Sequence[Cut], generator: np.random.Generator) -> Surface:
+def machine_part(coordinates: PartCoordinates, *, cuts: Sequence[Cut], generator: np.random.Generator) -> Surface:
     """Return a part with these cuts, on its fixture."""
     radii, heights = zip(*PROFILE, strict=True)
-    height = np.interp(places.radius, radii, heights).astype(np.float32)
+    height = np.interp(coordinates.radius, radii, heights).astype(np.float32)
     for cut in cuts:
-        cut_relief(height, cut, places)
+        cut_relief(height, cut, coordinates)
     height = np.maximum(height, np.float32(-THICKNESS))
     metal = ramp(height, -0.9 * THICKNESS, -0.7 * THICKNESS)
-    etched = make_mark(places)
+    etched = make_mark(coordinates)
     cloth, stain = make_fixture_grain(generator), make_stains(generator)
     return Surface(
         height=height - 0.2 * etched + 0.1 * cloth * (1 - metal),
         albedo=metal * METAL_ALBEDO * (1 - 0.5 * etched) + (1 - metal) * FIXTURE_ALBEDO * (1 + 0.12 * cloth),
         gloss=metal * (1 - 0.6 * etched) * (1 + 0.04 * stain),
-        groove=make_turning_marks(places, generator) * ramp(height, -2 * HUB_HEIGHT, 0),
+        groove=make_turning_marks(coordinates, generator) * ramp(height, -2 * HUB_HEIGHT, 0),
     )
 
 
@@ -160,21 +162,21 @@ def ramp(values: Array, start: float, end: float) -> Array:
     return np.clip((values - start) / (end - start), 0, 1)
 
 
-def cut_relief(height: Array, cut: Cut, places: PartCoordinates) -> None:
+def cut_relief(height: Array, cut: Cut, coordinates: PartCoordinates) -> None:
     """Cut a hole or slot into the relief, in place."""
-    near = find_window(cut, places)
-    border = distance_to_cut(cut, places, near)
-    far_end = distance_to_cut(cut, places, near, scale=1 + PARALLAX * min(1, cut.depth / THICKNESS))
+    near = find_window(cut, coordinates)
+    border = distance_to_cut(cut, coordinates, near)
+    far_end = distance_to_cut(cut, coordinates, near, scale=1 + PARALLAX * min(1, cut.depth / THICKNESS))
     # The wall between the near end and the far one is seen as a crescent; it is straight in between.
     wall = np.where(far_end < 0, 1, np.clip(-border / np.maximum(far_end - border, 1e-3), 0, 1))
     height[near] -= BEVEL_SLOPE * np.clip(cut.bevel - border, 0, cut.bevel)
     height[near] -= cut.depth * wall * ramp(border, 0.25, -0.25)
 
 
-def find_window(cut: Cut, places: PartCoordinates) -> tuple[slice, slice]:
+def find_window(cut: Cut, coordinates: PartCoordinates) -> tuple[slice, slice]:
     """Return the rows and columns that a cut can reach, which are few."""
     x, y = get_middle(cut)
-    near = (np.abs(places.x - x) < get_reach(cut) + 1) & (np.abs(places.y - y) < get_reach(cut) + 1)
+    near = (np.abs(coordinates.x - x) < get_reach(cut) + 1) & (np.abs(coordinates.y - y) < get_reach(cut) + 1)
     rows, columns = np.nonzero(near)
     return slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
 
@@ -184,7 +186,9 @@ def is_clear(x: float, y: float, *, clearance: float) -> bool:
     radius = math.hypot(x, y)
     is_on_hub = radius < HUB_RADIUS - clearance
     is_on_face = HUB_FOOT_RADIUS + clearance < radius < FACE_RADIUS - clearance
-    return (is_on_hub or is_on_face) and all(math.dist((x, y), get_middle(cut)) > get_reach(cut) + clearance for cut in CUTS)
+    return (is_on_hub or is_on_face) and all(
+        math.dist((x, y), get_middle(cut)) > get_reach(cut) + clearance for cut in CUTS
+    )
 
 
 def get_reach(cut: Cut) -> float:
@@ -198,28 +202,28 @@ def get_middle(cut: Cut) -> tuple[float, float]:
     return cut.distance * math.cos(angle), cut.distance * math.sin(angle)
 
 
-def distance_to_cut(cut: Cut, places: PartCoordinates, near: tuple[slice, slice], *, scale: float = 1.0) -> Array:
+def distance_to_cut(cut: Cut, coordinates: PartCoordinates, near: tuple[slice, slice], *, scale: float = 1.0) -> Array:
     """Return pixels to a cut's border, negative inside; ``scale`` above 1 asks for a greater depth."""
     angle = math.radians(cut.angle_deg)
-    x, y = scale * places.x[near], scale * places.y[near]
+    x, y = scale * coordinates.x[near], scale * coordinates.y[near]
     outwards = x * math.cos(angle) + y * math.sin(angle) - cut.distance
     along = np.maximum(np.abs(y * math.cos(angle) - x * math.sin(angle)) - cut.half_length, 0)
     return np.sqrt(outwards**2 + along**2) - np.float32(cut.radius)
 
 
-def make_turning_marks(places: PartCoordinates, generator: np.random.Generator) -> Array:
+def make_turning_marks(coordinates: PartCoordinates, generator: np.random.Generator) -> Array:
     """Return the slope of the tool's marks: the spiral of its feed, and long grooves that end."""
     num_rings, num_angles, rings_per_px = 512, 256, 3.6
     table = np.fft.rfft(generator.standard_normal((num_rings, num_angles), dtype=np.float32), axis=1)
     table *= 2.2 * np.exp(-np.arange(table.shape[1], dtype=np.float32) / 5)
     table[:, 0] += generator.normal(0, 12, num_rings)
     marks = np.fft.irfft(table, n=num_angles, axis=1).astype(np.float32)
-    turn = np.arctan2(places.y, places.x) / np.float32(2 * np.pi)
+    turn = np.arctan2(coordinates.y, coordinates.x) / np.float32(2 * np.pi)
     column = ((turn + 1) * num_angles).astype(np.int32) % num_angles
-    ring = np.minimum(places.radius * rings_per_px, num_rings - 2)
+    ring = np.minimum(coordinates.radius * rings_per_px, num_rings - 2)
     inner = ring.astype(np.int32)
     grooves = marks[inner, column] + (ring - np.floor(ring)) * (marks[inner + 1, column] - marks[inner, column])
-    spiral = np.sin(2 * np.pi * (places.radius / FEED_PX + turn + np.float32(generator.uniform())))
+    spiral = np.sin(2 * np.pi * (coordinates.radius / FEED_PX + turn + np.float32(generator.uniform())))
     return GROOVE_SLOPE * grooves + FEED_SLOPE * spiral
 
 
@@ -243,14 +247,14 @@ def make_mark_strip() -> Array:
     return np.pad(np.asarray(strip, np.float32) / 255, 1)
 
 
-def make_mark(places: PartCoordinates) -> Array:
+def make_mark(coordinates: PartCoordinates) -> Array:
     """Return the mark, bent around the axis."""
     strip = make_mark_strip()
     num_rows, num_columns = strip.shape
     cosine, sine = math.cos(math.radians(MARK_ANGLE_DEG)), math.sin(math.radians(MARK_ANGLE_DEG))
-    angle = np.arctan2(places.y * cosine - places.x * sine, places.x * cosine + places.y * sine)
+    angle = np.arctan2(coordinates.y * cosine - coordinates.x * sine, coordinates.x * cosine + coordinates.y * sine)
     column = (angle * MARK_RADIUS * MARK_DETAIL + num_columns / 2).astype(np.int32)
-    row = ((MARK_RADIUS - places.radius) * MARK_DETAIL + num_rows / 2).astype(np.int32)
+    row = ((MARK_RADIUS - coordinates.radius) * MARK_DETAIL + num_rows / 2).astype(np.int32)
     # What lies outside falls on the strip's border, which is empty.
     return strip[np.clip(row, 0, num_rows - 1), np.clip(column, 0, num_columns - 1)]
 
@@ -268,13 +272,13 @@ def blur(values: Array, *, reach_px: int) -> Array:
     return values
 
 
-def expose(surface: Surface, places: PartCoordinates, shot: Shot) -> Array:
+def expose(surface: Surface, coordinates: PartCoordinates, shot: Shot) -> Array:
     """Return the light that reaches the sensor: rows, columns, red green blue; 1 is about white."""
     slope_y, slope_x = np.gradient(surface.height, np.float32(1 / FINER))
-    slopes = slope_x + surface.groove * places.outward_x, slope_y + surface.groove * places.outward_y
+    slopes = slope_x + surface.groove * coordinates.outward_x, slope_y + surface.groove * coordinates.outward_y
     openness = compute_openness(surface.height)
-    from_key = reflect(surface, places, slopes, shot.key) * compute_visibility(surface.height, shot.key)
-    from_fill = reflect(surface, places, slopes, shot.fill) * openness
+    from_key = reflect(surface, coordinates, slopes, shot.key) * compute_visibility(surface.height, shot.key)
+    from_fill = reflect(surface, coordinates, slopes, shot.fill) * openness
     parts = (
         (reflect_surroundings(surface, slopes) * openness, SKY_TINT),
         (from_key * shot.key.strength, shot.key.tint),
@@ -291,14 +295,17 @@ def bin_pixels(values: Array) -> Array:
     return np.asarray(sum(phases), np.float32) / np.float32(FINER**2)
 
 
-def reflect(surface: Surface, places: PartCoordinates, slopes: tuple[Array, Array], light: Light) -> Array:
-    """Return what a lamp reflects into the camera: a gleam stretched across the grooves (after Ward), and a matte rest."""
+def reflect(surface: Surface, coordinates: PartCoordinates, slopes: tuple[Array, Array], light: Light) -> Array:
+    """Return what a lamp reflects into the camera.
+
+    A gleam stretched across the grooves (after Ward), and a matte rest.
+    """
     azimuth, elevation = math.radians(light.azimuth_deg), math.radians(light.elevation_deg)
     x, y, z = math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)
     # A slope of minus the half-vector's mirrors the lamp into the camera, which looks straight down.
     off_x, off_y = slopes[0] + x / (1 + z), slopes[1] + y / (1 + z)
-    across = (off_x * places.outward_x + off_y * places.outward_y) ** 2
-    along = (off_y * places.outward_x - off_x * places.outward_y) ** 2
+    across = (off_x * coordinates.outward_x + off_y * coordinates.outward_y) ** 2
+    along = (off_y * coordinates.outward_x - off_x * coordinates.outward_y) ** 2
     gleam = np.exp(-across / (2 * ACROSS**2) - along / (2 * ALONG**2))
     haze = np.exp(-(across + along) / (2 * ROUGH**2))
     upright = 1 / np.sqrt(1 + slopes[0] ** 2 + slopes[1] ** 2)

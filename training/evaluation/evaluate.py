@@ -71,7 +71,9 @@ def evaluate_images(
     return compute_image_metrics(scores)
 
 
-def inspect_samples(version: Version, samples: Sequence[Sample], *, max_pixels: int) -> Iterator[tuple[Sample, Inspection]]:
+def inspect_samples(
+    version: Version, samples: Sequence[Sample], *, max_pixels: int
+) -> Iterator[tuple[Sample, Inspection]]:
     """Yield each sample with its inspection. Raises BadImage."""
     for sample in samples:
         try:
@@ -110,7 +112,10 @@ def compute_image_metrics(scores: Sequence[TestScore]) -> dict[str, object]:
 
 
 def load_mask(sample: Sample, inspection: Inspection) -> NDArray[np.bool_]:
-    """Return the mask of a defect, empty for a good part; of the image's size, up to ``MAX_SIDE_PX``. Raises BadImage."""
+    """Return the mask of a defect, empty for a good part; of the image's size, up to ``MAX_SIDE_PX``.
+
+    Raises BadImage.
+    """
     size = (inspection.image.width, inspection.image.height)
     scale = min(1.0, MAX_SIDE_PX / max(size))
     width, height = (max(1, round(side * scale)) for side in size)

@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 from app.imaging.decode import load_upright, open_image
 from app.inference.version import Version
 from app.inspection.pipeline import inspect
-from training.evaluation.synthetic import KINDS, Defect, to_png, place_defect
+from training.evaluation.synthetic import KINDS, Defect, place_defect, to_png
 
 SIZES = (0.02, 0.04, 0.08, 0.16, 0.32)
 CONTRASTS = (0.25, 0.5, 1.0)

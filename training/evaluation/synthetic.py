@@ -34,7 +34,7 @@ class Defect:
 
 
 def add_defect(picture: Pillow.Image, defect: Defect, *, generator: np.random.Generator) -> tuple[Pillow.Image, Mask]:
-    """Add a defect at a random place of an 8-bit image of mode L or RGB; return the image and the mask. Raises KeyError."""
+    """Add a defect at a random place of an 8-bit image, L or RGB; return image and mask. Raises KeyError."""
     pixels = np.asarray(picture, dtype=np.float32)
     extent = max(2, round(defect.size * min(picture.size)))
     mask, put = KINDS[defect.kind](picture, extent, generator)
@@ -154,40 +154,18 @@ def draw_defect(generator: np.random.Generator) -> Defect:
     return Defect(kind, size=min(size, 1.0), contrast=float(generator.uniform(MIN_CONTRAST, 1.0)))
 
 
-@dataclass(frozen=True)
-class DefectiveImages:
-    """Images with synthetic defects. ``pixels``: uint8 (images, height, width, 3); ``masks``: bool (images, h, w)."""
-
-    pixels: NDArray[np.uint8]
-    masks: NDArray[np.bool_]
-
-
-def draw_defects(pixels: NDArray[np.uint8], valid: NDArray[np.float32], *, number: int, seed: int) -> DefectiveImages:
+def draw_defects(pixels: NDArray[np.uint8], valid: NDArray[np.float32], *, number: int, seed: int) -> NDArray[np.uint8]:
     """Put ``number`` random defects onto each image, one at a time: all images with one, then all with another.
 
-    ``pixels``: uint8 (images, height, width, 3); ``valid``: where a defect may lie, (images, h, w), 1 or 0. The masks
-    have the size of ``valid``, and are true where any pixel of a position is changed.
+    ``pixels``: uint8 (images, height, width, 3); ``valid``: where a defect may lie, (images, h, w), 1 or 0.
     """
     generator = np.random.default_rng(seed)
     height, width = pixels.shape[1:3]
     rows, columns = np.arange(height) * valid.shape[1] // height, np.arange(width) * valid.shape[2] // width
-    drawn, masks = [], []
+    drawn = []
     for _ in range(number):
         for image, inside in zip(pixels, valid, strict=True):
-            picture, mask = place_defect(
-                Pillow.fromarray(image),
-                draw_defect(generator),
-                inside=inside[np.ix_(rows, columns)] > 0,
-                generator=generator,
-            )
+            defect, allowed = draw_defect(generator), inside[np.ix_(rows, columns)] > 0
+            picture, _ = place_defect(Pillow.fromarray(image), defect, inside=allowed, generator=generator)
             drawn.append(np.asarray(picture))
-            masks.append(shrink_mask(mask, valid.shape[1:3]))
-    return DefectiveImages(np.stack(drawn), np.stack(masks))
-
-
-def shrink_mask(mask: Mask, size: tuple[int, ...]) -> Mask:
-    """Return a mask at a smaller size (height, width), true where any pixel of a position is true."""
-    y, x = np.nonzero(mask)
-    small = np.zeros(size, dtype=bool)
-    small[y * size[0] // mask.shape[0], x * size[1] // mask.shape[1]] = True
-    return small
+    return np.stack(drawn)

@@ -40,7 +40,7 @@ from model.bundle import (
 from model.compare import Compare
 from model.student import Student
 from model.teacher import get_teacher_spec
-from training.evaluation.synthetic import Defect, to_png, add_defect
+from training.evaluation.synthetic import Defect, add_defect, to_png
 from training.export.calibrate import Calibration
 from training.export.calibration_features import CALIBRATION_FEATURES, CalibrationFeatures
 from training.report.report import ReportContent, render_report
@@ -135,7 +135,9 @@ def compute_fingerprint(paths: Sequence[Path], settings: TrainSettings) -> str:
     return sha256_hex("\n".join([settings.model_dump_json(), *digests]).encode())
 
 
-def build_golden_files(good: Sequence[tuple[str, bytes]], builder: BundleBuilder, detector: Detector) -> dict[str, bytes]:
+def build_golden_files(
+    good: Sequence[tuple[str, bytes]], builder: BundleBuilder, detector: Detector
+) -> dict[str, bytes]:
     """Return a few good parts, some with a scratch, and their expected results on the absolute scale.
 
     ``good``: suffix and bytes of each.
@@ -164,7 +166,9 @@ def build_expected_file(originals: Mapping[str, bytes], builder: BundleBuilder, 
     return pack_arrays(scores=np.array(scores), maps=np.stack(maps).astype(np.float32))
 
 
-def build_training_files(student: Student, compare: Compare, settings: TrainSettings, calibration_features: CalibrationFeatures) -> dict[str, bytes]:
+def build_training_files(
+    student: Student, compare: Compare, settings: TrainSettings, calibration_features: CalibrationFeatures
+) -> dict[str, bytes]:
     """Return the files that ``adapt`` and the gate need: weights, settings, calibration features."""
     return {
         "student.safetensors": save(student.state_dict()),

@@ -24,10 +24,9 @@ class Calibration:
 
 
 def calibrate(comparisons: Sequence[Comparison], *, asked: float) -> Calibration:
-    """Calibrate by raw comparisons of held-out good parts; ``asked``: the requested false-alarm rate.
+    """Return scale and threshold from raw comparisons of held-out good parts; ``asked``: the false-alarm rate.
 
-    A good part shows a region as rarely as it is ng: the pixel threshold comes from the highest position of each part as the
-    threshold comes from its score.
+    The score is a mean of map values, so map and score have one scale.
     """
     raw_scores = np.array([comparison.score for comparison in comparisons])
     score = to_affine(raw_scores)

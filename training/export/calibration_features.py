@@ -49,7 +49,9 @@ class CalibrationFeatures:
         """Return the last ``limit`` parts."""
         num_left_out = max(0, len(self) - limit)
         owners = np.where(self.owners < num_left_out, NO_OWNER, self.owners - num_left_out)
-        return CalibrationFeatures(tuple(scale[num_left_out:] for scale in self.features), self.valid[num_left_out:], owners)
+        return CalibrationFeatures(
+            tuple(scale[num_left_out:] for scale in self.features), self.valid[num_left_out:], owners
+        )
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return the arrays of ``calibration_features.npz``, by name."""
@@ -70,7 +72,9 @@ def read_calibration_features(place: StoragePath, *, num_scales: int) -> Calibra
 
 def compare_part(detector: Detector, calibration_features: CalibrationFeatures, row: int) -> Comparison:
     """Return a version's comparison of one part."""
-    features = {f"t{k + 1}": scale[row : row + 1].astype(np.float32) for k, scale in enumerate(calibration_features.features)}
+    features = {
+        f"t{k + 1}": scale[row : row + 1].astype(np.float32) for k, scale in enumerate(calibration_features.features)
+    }
     batch = Batch(pixels=np.zeros((1, 1, 1, 3), np.uint8), valid=calibration_features.valid[row : row + 1])
     (comparison,) = detector.compare_features(features, detector.reconstruct(features), batch)
     return comparison

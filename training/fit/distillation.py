@@ -89,8 +89,8 @@ class EarlyStopping:
 class Distillation:
     """Trains everything but the memory, in place; the memory stays as it was filled and trained.
 
-    A training phase: ``step`` after ``step``; its ``state`` can be saved and restored. With ``held_out`` good parts and a
-    ``patience`` the phase ends early, with the weights of the lowest held-out loss.
+    A training phase: ``step`` after ``step``; its ``state`` can be saved and restored. With ``held_out`` good parts and
+    a ``patience`` the phase ends early, with the weights of the lowest held-out loss.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ def distil(
 
 
 def compute_warm_up_share(num_steps: int) -> float:
-    """Return the warm-up's share of the steps: .3; of few steps .2 or .4, as torch divides by zero at one step exactly."""
+    """Return the warm-up's share of the steps, .3 unless that is one step: there torch divides by zero."""
     return next(share for share in (0.3, 0.4, 0.2) if abs(share * num_steps - 1) > 1e-6)
 
 

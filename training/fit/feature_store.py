@@ -1,8 +1,8 @@
 """Features of many images, one row an image: in memory if they fit, else in a file.
 
-Twenty thousand images have 13 GiB of features. Beyond the limit they are stored as float16, half as large, and read a few
-rows at a time; the last digits then differ from those in memory, so a training repeats bit for bit with the same limit
-only.
+Twenty thousand images have 13 GiB of features. Beyond the limit they are stored as float16, half as large, and read a
+few rows at a time; the last digits then differ from those in memory, so a training repeats bit for bit with the same
+limit only.
 """
 
 import shutil

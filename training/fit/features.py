@@ -19,7 +19,7 @@ from model.bundle import InputRecord
 from model.fusion import resize
 from model.teacher import Teacher
 from training.data.dataset import decode_image
-from training.fit.feature_store import MemoryLimit, FeatureRows, allocate_rows
+from training.fit.feature_store import FeatureRows, MemoryLimit, allocate_rows
 
 # On a CPU larger batches fall out of the caches: measured, an image in a batch of 16 takes thrice as long as alone.
 BATCH_SIZES = {"cpu": 1, "cuda": 32}
@@ -62,8 +62,7 @@ class ImageReader:
         """Return 1 at map positions that show the part, else 0, (images, h, w); the same for all stretched images."""
         looked_at = paths[:1] if self.rule.fit == "stretch" else paths
         masks = [
-            torch.from_numpy(valid_positions(image, self.map_size, self.roi))
-            for image in self.decode_all(looked_at)
+            torch.from_numpy(valid_positions(image, self.map_size, self.roi)) for image in self.decode_all(looked_at)
         ]
         return torch.stack(masks).expand(len(paths), *self.map_size)
 
@@ -86,9 +85,14 @@ def map_ahead(make: Callable[[Item], Output], items: Sequence[Item], *, num_work
 
 @torch.no_grad()
 def extract_features(
-    teacher: Teacher, paths: Sequence[Path], *, reader: ImageReader, limit: MemoryLimit, on_images: Callable[[int], None]
+    teacher: Teacher,
+    paths: Sequence[Path],
+    *,
+    reader: ImageReader,
+    limit: MemoryLimit,
+    on_images: Callable[[int], None],
 ) -> tuple[FeatureRows, ...]:
-    """Return features of scales 1..K, each (images, channels, height, width), on the CPU. Raises BadImage, DiskTooSmall."""
+    """Return features of scales 1..K, (images, channels, height, width), on the CPU. Raises BadImage, DiskTooSmall."""
     device = teacher.mean.device
     images = reader.decode_all(paths)
     rows = None

@@ -138,7 +138,7 @@ def fill_memory(
 def gather_positions(
     student: MemoryOwner, standard: tuple[FeatureRows, ...], positions: Int[Tensor, " positions"]
 ) -> tuple[Float[Tensor, "positions fused_channels"], Float[Tensor, "positions value_channels"]]:
-    """Return concatenated features and memory values at these ascending positions of the first scale, image by image."""
+    """Return concatenated features and memory values at these ascending positions of the first scale."""
     height, width = standard[0].shape[-2:]
     images, places = positions // (height * width), positions % (height * width)
     fused, values = [], []
@@ -155,7 +155,8 @@ def gather_positions(
 class MemoryTraining:
     """Normality embedding: keys, values and query learn to recall each good part from other parts (``L_NM``).
 
-    Keys are held apart by ``L_orth``. A training phase: ``step`` after ``step``; its ``state`` can be saved and restored.
+    Keys are held apart by ``L_orth``. A training phase: ``step`` after ``step``; its ``state`` can be saved and
+    restored.
     """
 
     def __init__(
@@ -343,7 +344,7 @@ def select_unexplained(
     *,
     max_chosen: int,
 ) -> Int[Tensor, " chosen"]:
-    """Return indices of unit vectors, each the farthest from the keys and those chosen before, until all are similar."""
+    """Return indices of unit vectors, each the farthest from all keys so far, until all points are explained."""
     nearest = torch.cat([(piece @ keys.mT).amax(1) for piece in torch.split(points, 1024)])
     nearest[~inside] = 1.0
     chosen: list[int] = []

@@ -64,17 +64,17 @@ def get_run_path(store: Path, product: str, fingerprint: str) -> Path:
 def open_run_directory(folder: Path, *, resume: bool) -> Iterator[RunDirectory]:
     """Open a run directory for one process; it is emptied first unless it resumes. Raises AlreadyRunning."""
     with translate_os_errors(folder):
-        new = [place for place in folder.parents if not place.exists()]
+        new = [run_directory for run_directory in folder.parents if not run_directory.exists()]
         folder.mkdir(parents=True, exist_ok=True)
     with hold_lock(folder):
         empty_folder(folder)
-        place = RunDirectory(folder)
+        run_directory = RunDirectory(folder)
         if not resume:
             (folder / CHECKPOINT).unlink(missing_ok=True)
         try:
-            yield place
+            yield run_directory
         except BaseException:
-            if place.has_checkpoint:
+            if run_directory.has_checkpoint:
                 empty_folder(folder)
             else:
                 remove_folders(folder, new)
@@ -99,9 +99,9 @@ def hold_lock(folder: Path) -> Iterator[None]:
 
 def empty_folder(folder: Path) -> None:
     """Remove everything but the checkpoint and the lock."""
-    for place in folder.iterdir():
-        if place.is_dir():
-            shutil.rmtree(place, ignore_errors=True)
+    for run_directory in folder.iterdir():
+        if run_directory.is_dir():
+            shutil.rmtree(run_directory, ignore_errors=True)
 
 
 def remove_folders(folder: Path, new: Sequence[Path]) -> None:

@@ -1,4 +1,9 @@
-"""Constants of the comparison, fitted on good parts: mean and spread of each scale, and the scales' weights."""
+"""The comparison's constants from good parts that nothing was learned from, and the weights of its maps.
+
+Which maps count, and whether small or large areas do, differs from product to product. Synthetic defects on held-out
+good parts tell: the weights are those of a logistic regression that tells them from the same parts without a defect,
+with equal weights as a weak prior.
+"""
 
 from dataclasses import dataclass
 
@@ -6,15 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.compare import HIDDEN_VALUE, Compare
+from model.compare import Compare
 from model.student import Student
 
 BATCH_SIZE = 16
 MIN_SPREAD = 1e-6
 # Weight of the squared logits' sum: 0 trusts the synthetic defects alone, large values keep the weights equal.
-PRIOR_WEIGHT = 0.05
-# Weight of the location loss beside the separation loss.
-LOCATION_WEIGHT = 0.5
+PRIOR_WEIGHT = 0.001
 NUM_STEPS, LEARNING_RATE = 150, 0.05
 
 
@@ -32,27 +35,17 @@ class ComparedImages:
 
 @torch.no_grad()
 def fit_comparison(
-    compare: Compare,
-    student: Student,
-    good: ComparedImages,
-    defective: ComparedImages | None = None,
-    masks: Tensor | None = None,
+    compare: Compare, student: Student, good: ComparedImages, defective: ComparedImages | None = None
 ) -> None:
-    """Fit the comparison's constants on teacher features of good parts.
-
-    Each scale is standardised over positions. A scale weighs by its ``emphasis``, in the score in spreads of the images' own
-    scores. ``hidden_items``: what each image must not recall, where the memory was filled from these images.
-    """
+    """Set the constants of every map from good parts; with ``defective`` ones, set the weights, too."""
     compare.copy_statistics(student)
     maps = compute_maps(compare, student, good)
     by_map = maps.movedim(1, 0)[:, good.valid.to(maps.device) > 0]  # (maps, positions)
     compare.map_means.copy_(by_map.mean(1))
     compare.map_spreads.copy_(by_map.std(1).clamp_min(MIN_SPREAD))
-    if defective is not None and masks is not None:
-        found = compute_maps(compare, student, defective)
-        joined = torch.cat([compare.standardise(maps), compare.standardise(found)])
-        valid = torch.cat([good.valid, defective.valid]).to(joined.device)
-        fit_weights(compare, joined, valid, masks.to(joined.device))
+    if defective is not None:
+        joined = torch.cat([compare.standardise(maps), compare.standardise(compute_maps(compare, student, defective))])
+        fit_weights(compare, joined, torch.cat([good.valid, defective.valid]).to(joined.device), num_good=len(maps))
 
 
 def compute_maps(compare: Compare, student: Student, images: ComparedImages) -> Tensor:
@@ -68,13 +61,12 @@ def compute_maps(compare: Compare, student: Student, images: ComparedImages) -> 
 
 
 @torch.enable_grad()
-def fit_weights(compare: Compare, maps: Tensor, valid: Tensor, masks: Tensor) -> None:
+def fit_weights(compare: Compare, maps: Tensor, valid: Tensor, *, num_good: int) -> None:
     """Set the weights of maps and top shares.
 
-    ``maps``: standardised (images, maps, h, w), of good parts first, then of as many defective ones as there are
-    ``masks``; ``valid``: (images, h, w).
+    ``maps``: standardised, (images, maps, h, w), of ``num_good`` good parts, then of defective ones; ``valid``: (images,
+    h, w).
     """
-    num_good = len(maps) - len(masks)
     is_defective = (torch.arange(len(maps), device=maps.device) >= num_good).float()
     rank_weights = compare.compute_rank_weights(valid)
     map_logits = torch.zeros_like(compare.map_weights, requires_grad=True)
@@ -84,9 +76,7 @@ def fit_weights(compare: Compare, maps: Tensor, valid: Tensor, masks: Tensor) ->
     for _ in range(NUM_STEPS):
         joint = (maps * map_logits.softmax(0)[:, None, None]).sum(1)
         means = (rank_weights * compare.find_top(joint, valid)[0][:, None]).sum(-1)  # (images, shares)
-        scores = (means * share_logits.softmax(0)).sum(1)
-        loss = separation_loss(scores, is_defective, affine)
-        loss = loss + LOCATION_WEIGHT * location_loss(joint[num_good:], valid[num_good:], masks)
+        loss = separation_loss((means * share_logits.softmax(0)).sum(1), is_defective, affine)
         loss = loss + PRIOR_WEIGHT * (map_logits.square().sum() + share_logits.square().sum())
         optimiser.zero_grad()
         torch.autograd.backward(loss)
@@ -107,14 +97,3 @@ def separation_loss(scores: Tensor, is_defective: Tensor, affine: Tensor) -> Ten
         affine[0].exp() * z / 3 + affine[1], is_defective, reduction="none"
     )
     return losses[is_defective == 0].mean() + losses[is_defective == 1].mean()
-
-
-def location_loss(joint: Tensor, valid: Tensor, masks: Tensor) -> Tensor:
-    """Return the logistic loss of the highest position being on the defect, in anomaly maps (images, h, w).
-
-    Values enter in units of the map's spread over valid positions.
-    """
-    inside = joint.masked_fill(~masks, HIDDEN_VALUE).flatten(1).amax(1)
-    outside = joint.masked_fill(masks | (valid == 0), HIDDEN_VALUE).flatten(1).amax(1)
-    spread = joint.detach()[valid > 0].std().clamp_min(MIN_SPREAD)
-    return functional.softplus((outside - inside) / spread).mean()

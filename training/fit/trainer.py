@@ -18,7 +18,7 @@ from training.data.dataset import Split
 from training.errors import BadSettings, NotLearned
 from training.evaluation.synthetic import draw_defects
 from training.fit.distillation import Distillation, TrainingSet
-from training.fit.feature_store import GIB, MemoryLimit, FeatureRows, StandardisedRows
+from training.fit.feature_store import GIB, FeatureRows, MemoryLimit, StandardisedRows
 from training.fit.features import ImageReader, extract_features, resize_valid
 from training.fit.memory import (
     FeatureDataset,
@@ -81,7 +81,7 @@ class Trainer:
     settings: TrainSettings
     split: Split
     reader: ImageReader
-    narrator: ProgressReporter
+    reporter: ProgressReporter
     place: RunDirectory
     device: torch.device
     curves: Curves = field(default_factory=dict)
@@ -112,10 +112,12 @@ class Trainer:
 
     def _compute_features(self, teacher: Teacher) -> tuple[FeatureRows, ...]:
         bound = MemoryLimit(self.settings.feature_memory_gib * GIB, self.place.features / "good")
-        with self.narrator.step("features", total=len(self.paths)) as advance:
+        with self.reporter.step("features", total=len(self.paths)) as advance:
             return extract_features(teacher, self.paths, reader=self.reader, limit=bound, on_images=advance)
 
-    def _make_dataset(self, student: Student, features: tuple[FeatureRows, ...], saved: dict[str, Any]) -> FeatureDataset:
+    def _make_dataset(
+        self, student: Student, features: tuple[FeatureRows, ...], saved: dict[str, Any]
+    ) -> FeatureDataset:
         """Fit the student's statistics, and fill its memory or restore it from a checkpoint."""
         valid = resize_valid(self.reader.compute_valid(self.paths), features)
         if not all(scale.any() for scale in valid):
@@ -129,7 +131,7 @@ class Trainer:
         return FeatureDataset(standardise_rows(student, features), valid, origins)
 
     def _fill_memory(self, student: Student, standard: tuple[FeatureRows, ...], valid: Tensor) -> ItemOrigins:
-        with self.narrator.step("memory", total=student.recall.num_items) as advance:
+        with self.reporter.step("memory", total=student.recall.num_items) as advance:
             num_candidates = self.settings.num_candidates
             origins = fill_memory(student, standard, valid, num_candidates=num_candidates, generator=self.generator)
             advance(student.recall.num_items)
@@ -139,7 +141,9 @@ class Trainer:
         return MemoryTraining(student, dataset, settings=self.settings.memory, generator=self.generator)
 
     def _make_distillation(self, student: Student, dataset: FeatureDataset) -> TrainingPhase:
-        is_in_memory = isinstance(dataset.features[0], StandardisedRows) and isinstance(dataset.features[0].rows, Tensor)
+        is_in_memory = isinstance(dataset.features[0], StandardisedRows) and isinstance(
+            dataset.features[0].rows, Tensor
+        )
         recalled = recall_all(student, dataset) if is_in_memory else None
         train, held_out = torch.split(
             torch.arange(dataset.num_images), [len(self.split.train), len(self.split.standardise)]
@@ -160,15 +164,15 @@ class Trainer:
             phase.restore(saved["state"])
             self.generator.set_state(saved["generator"])
             self.curves.update(saved["curves"])
-            self.narrator.print_line(f"{name} continues at step {phase.num_done}")
+            self.reporter.print_line(f"{name} continues at step {phase.num_done}")
         due = Interval(self.settings.checkpoint_interval_s)
-        with self.narrator.step(name, total=phase.num_steps, done=phase.num_done) as advance:
+        with self.reporter.step(name, total=phase.num_steps, done=phase.num_done) as advance:
             while not phase.is_over:
                 losses = phase.step()
                 refuse_infinite(losses["loss"], step=phase.num_done)
                 for loss, value in losses.items():
                     self.curves.setdefault(f"{name}: {loss}", []).append((phase.num_done, value))
-                if self.narrator.is_stopping() or due.is_due():
+                if self.reporter.is_stopping() or due.is_due():
                     self._save(name, phase, networks.student, dataset.origins)
                 advance(1, note="  ".join(f"{one} {loss:.4f}" for one, loss in losses.items()))
 
@@ -193,18 +197,18 @@ class Trainer:
         good = ComparedImages(tuple(scale[images] for scale in features), self.reader.compute_valid(paths), hidden)
         shown = paths[:NUM_DEFECTIVE]
         rows = torch.arange(len(shown)).repeat(NUM_DEFECTS)
-        with self.narrator.step("comparison", total=len(rows)) as advance:
+        with self.reporter.step("comparison", total=len(rows)) as advance:
             pixels = self.reader.to_pixels(list(self.reader.decode_all(shown))).numpy()
             valid = good.valid[: len(shown)]
             drawn = draw_defects(pixels, valid.numpy(), number=NUM_DEFECTS, seed=self.settings.seed)
             found = []
-            for one in torch.split(torch.from_numpy(drawn.pixels), 1):
+            for one in torch.split(torch.from_numpy(drawn), 1):
                 found.append(networks.teacher(one.to(self.device)))
                 advance(1)
             defective = ComparedImages(
                 tuple(torch.cat(scale).cpu() for scale in zip(*found, strict=True)), good.valid[rows], hidden[rows]
             )
-            fit_comparison(networks.compare, networks.student, good, defective, torch.from_numpy(drawn.masks))
+            fit_comparison(networks.compare, networks.student, good, defective)
 
 
 class Interval:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from model.bundle import NAME_PATTERN
 from training.errors import BadSettings
-from training.settings import TrainSettings, read_yaml, parse_settings
+from training.settings import TrainSettings, parse_settings, read_yaml
 
 ProductName = Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$")]
 
@@ -61,7 +61,9 @@ def read_plan(path: Path) -> Plan:
     products = {
         product: entry.model_copy(update={"data": folder / entry.data}) for product, entry in plan.products.items()
     }
-    places = {name: resolve_location(place, folder) for name, place in (("store", plan.store), ("state", plan.state)) if place}
+    places = {
+        name: resolve_location(place, folder) for name, place in (("store", plan.store), ("state", plan.state)) if place
+    }
     return plan.model_copy(update={"products": products, **places})
 
 

@@ -16,7 +16,7 @@ LOCK_TIMEOUT_S = 120.0
 POLL_INTERVAL_S = 1.0
 
 
-def train_on_ray(plan: Plan, narrator: ProgressReporter, *, address: str) -> Iterator[Outcome]:
+def train_on_ray(plan: Plan, reporter: ProgressReporter, *, address: str) -> Iterator[Outcome]:
     """Yield each product's outcome, from nodes that all see images and store. Raises Stopped."""
     import ray  # noqa: PLC0415  # an extra
     from ray.exceptions import RayError  # noqa: PLC0415
@@ -28,7 +28,7 @@ def train_on_ray(plan: Plan, narrator: ProgressReporter, *, address: str) -> Ite
         for product, entry in plan.products.items()
     }
     while running:
-        narrator.interruption.check()
+        reporter.interruption.check()
         done, _ = ray.wait(list(running), timeout=POLL_INTERVAL_S)
         for one in done:
             product = running.pop(one)

@@ -18,10 +18,10 @@ from app.store.paths import read_immutable
 from app.store.store import Store
 from model.bundle import METRICS, BundleError, GoodpartError
 from training.errors import AlreadyRunning, Stopped
-from training.job import KEY, TrainingJob, RunOptions
+from training.job import KEY, RunOptions, TrainingJob
 from training.many.plan import Plan
 from training.progress import ProgressReporter
-from training.release.publish import PublishRequest, Published
+from training.release.publish import Published, PublishRequest
 
 What = Literal["serves", "published", "held back", "made already", "failed"]
 
@@ -39,21 +39,21 @@ class Outcome:
     why: str = ""
 
 
-def train_locally(plan: Plan, narrator: ProgressReporter) -> Iterator[Outcome]:
+def train_locally(plan: Plan, reporter: ProgressReporter) -> Iterator[Outcome]:
     """Train one product after another. Raises Stopped."""
     for product in plan.products:
-        narrator.print_line(f"-- {product}")
+        reporter.print_line(f"-- {product}")
         try:
-            yield train_product(plan, product, narrator)
+            yield train_product(plan, product, reporter)
         except AlreadyRunning as error:
             yield Outcome(product, "failed", why=str(error))
 
 
-def train_product(plan: Plan, product: str, narrator: ProgressReporter) -> Outcome:
+def train_product(plan: Plan, product: str, reporter: ProgressReporter) -> Outcome:
     """Train one product; its errors do not affect the others. Raises Stopped, AlreadyRunning."""
     began = time.monotonic()
     try:
-        found = train_unless_done(plan, product, narrator)
+        found = train_unless_done(plan, product, reporter)
     except (Stopped, AlreadyRunning):
         raise
     except (GoodpartError, OSError, RuntimeError, ValueError) as error:
@@ -61,23 +61,23 @@ def train_product(plan: Plan, product: str, narrator: ProgressReporter) -> Outco
     return replace(found, minutes=round((time.monotonic() - began) / 60, 2))
 
 
-def train_unless_done(plan: Plan, product: str, narrator: ProgressReporter) -> Outcome:
+def train_unless_done(plan: Plan, product: str, reporter: ProgressReporter) -> Outcome:
     """Train one product, unless it has been trained. Raises GoodpartError, OSError."""
     entry, settings, stored = plan.products[product], plan.get_settings(product), open_store_at(plan.store, plan.state)
-    order = PublishRequest(product, stored.store, stored.state, activates=plan.activates, why="trained by plan")
-    job = TrainingJob(entry.data, order, settings, narrator, options=RunOptions(resume=True, skip_bad=entry.skip_bad))
+    request = PublishRequest(product, stored.store, stored.state, activates=plan.activates, why="trained by plan")
+    job = TrainingJob(entry.data, request, settings, reporter, options=RunOptions(resume=True, skip_bad=entry.skip_bad))
     before = find_existing(job)
-    return before if before is not None else to_outcome(product, job.run(), order)
+    return before if before is not None else to_outcome(product, job.run(), request)
 
 
 def find_existing(job: TrainingJob) -> Outcome | None:
     """Return the outcome of the serving version, or without activation of the newest, if its inputs are the same."""
     key = job.checked_images.key
-    product, store = job.order.product, job.order.store
-    current = job.order.state.read_current(product)
+    product, store = job.request.product, job.request.store
+    current = job.request.state.read_current(product)
     serving = current.version if current else None
     for version in reversed(store.list_versions(product) if product in store.list_products() else ()):
-        if version != serving and job.order.activates:
+        if version != serving and job.request.activates:
             continue
         if read_training_key(store, product, version) == key:
             return Outcome(product, "made already", version, store.load_manifest(product, version).promise.supported)
@@ -92,11 +92,16 @@ def read_training_key(store: Store, product: str, version: str) -> object:
         return None
 
 
-def to_outcome(product: str, published: Published, order: PublishRequest) -> Outcome:
+def to_outcome(product: str, published: Published, request: PublishRequest) -> Outcome:
     """Return the outcome of a published version."""
-    what: What = "serves" if published.is_active else "held back" if order.activates else "published"
-    auroc, promise = published.metrics.get("image_auroc"), order.store.load_manifest(product, published.version).promise
-    return Outcome(product, what, published.version, promise.supported, auroc, why="; ".join(published.gate_result.reasons))
+    what: What = "serves" if published.is_active else "held back" if request.activates else "published"
+    auroc, promise = (
+        published.metrics.get("image_auroc"),
+        request.store.load_manifest(product, published.version).promise,
+    )
+    return Outcome(
+        product, what, published.version, promise.supported, auroc, why="; ".join(published.gate_result.reasons)
+    )
 
 
 def make_summary(outcomes: list[Outcome]) -> Table:

@@ -22,7 +22,12 @@ from app.store.store import Store
 from model.bundle import GOLDEN, REGION, BundleError, GoodpartError, PromiseRecord
 from training.errors import BadImage
 from training.evaluation.sensitivity import Cell
-from training.export.calibration_features import CALIBRATION_FEATURES, CalibrationFeatures, compare_part, read_calibration_features
+from training.export.calibration_features import (
+    CALIBRATION_FEATURES,
+    CalibrationFeatures,
+    compare_part,
+    read_calibration_features,
+)
 from training.settings import GateSettings
 
 # Good parts of new data above this share of the old version's calibration scores are a jump, if half of them are.
@@ -63,7 +68,7 @@ class GateResult:
 
 @dataclass(frozen=True)
 class Incumbent:
-    """The version in service, loaded, with good parts of its training. ``features``: its calibration features, or None."""
+    """The version in service, with good parts of its training. ``features``: its calibration features, or None."""
 
     version: Version
     golden: tuple[bytes, ...]
@@ -87,8 +92,8 @@ def load_incumbent(store: Store, orders: ProductState, product: str) -> Incumben
 class Evidence:
     """What a candidate is evaluated on. ``good``: good parts of the new data.
 
-    ``is_shift_confirmed``: whether a person confirms that they are good however odd they look. ``cells``: sensitivity of the
-    candidate, and ``cells_before`` of the version in service, on the same synthetic defects.
+    ``is_shift_confirmed``: whether a person confirms that they are good however odd they look. ``cells``: sensitivity
+    of the candidate, and ``cells_before`` of the version in service, on the same synthetic defects.
     """
 
     good: Sequence[Path]
@@ -233,7 +238,9 @@ def have_same_inputs(one: Version, other: Version) -> bool:
 
 def compute_scores(version: Version, calibration_features: CalibrationFeatures) -> NDArray[np.float64]:
     """Return a version's scores of parts by their calibration features, on its absolute scale (parts)."""
-    comparisons = (compare_part(version.detector, calibration_features, row) for row in range(len(calibration_features)))
+    comparisons = (
+        compare_part(version.detector, calibration_features, row) for row in range(len(calibration_features))
+    )
     return np.array([version.manifest.score.standardise(comparison.score) for comparison in comparisons])
 
 

@@ -32,11 +32,11 @@ from training.release.gate import (
     Check,
     Evidence,
     Gate,
-    Incumbent,
     GateResult,
-    load_incumbent,
-    fail_comparison,
+    Incumbent,
     compute_recall,
+    fail_comparison,
+    load_incumbent,
 )
 from training.report.examples import NUM_SHOWN, render_examples
 from training.report.report import ReportContent
@@ -52,8 +52,8 @@ WRITE_PATIENCE_S = 600.0
 class PublishRequest:
     """What to publish and where.
 
-    ``sign_key``: signs the version, or None. ``force``: the reason to activate even if the gate fails, or None. ``why``: for
-    the audit.
+    ``sign_key``: signs the version, or None. ``force``: the reason to activate even if the gate fails, or None.
+    ``why``: for the audit.
     """
 
     product: str
@@ -91,8 +91,8 @@ class EvaluationImages:
     """Images for evaluation, golden images and the gate. ``held_out``: good parts that were not trained on.
 
     ``good``: all good parts, which must look ordinary to the version in service. ``golden``: suffix and bytes of good
-    parts for the golden images. ``synthetic``: good parts for synthetic defects, if not the held-out ones. ``folder``: of the
-    test images. ``is_shift_confirmed``: whether a person confirms that the good parts are good, however odd.
+    parts for the golden images. ``synthetic``: good parts for synthetic defects, if not the held-out ones. ``folder``:
+    of the test images. ``is_shift_confirmed``: whether a person confirms that the good parts are good, however odd.
     """
 
     held_out: Sequence[Path]
@@ -137,34 +137,41 @@ class IncumbentMetrics:
 class Publisher:
     """Evaluates a version, runs the gate, and publishes."""
 
-    def __init__(self, order: PublishRequest, settings: TrainSettings, narrator: ProgressReporter) -> None:
-        self.order = order
+    def __init__(self, request: PublishRequest, settings: TrainSettings, reporter: ProgressReporter) -> None:
+        self.request = request
         self.settings = settings
-        self.narrator = narrator
+        self.reporter = reporter
 
     def publish(self, trained: TrainedVersion, images: EvaluationImages) -> Published:
-        """Evaluate, gate, report; then write, and activate if allowed. Raises GoodpartError; then nothing is written."""
-        self.order.set_write_patience()
-        orders = self.order.state.read(self.order.product)
-        version = trained.version.with_override(orders.override)  # as it would serve
-        incumbent, trouble = self.load_incumbent(orders)
+        """Evaluate, gate, report; then write, and activate if allowed.
+
+        Raises GoodpartError; then nothing is written.
+        """
+        self.request.set_write_patience()
+        product_state = self.request.state.read(self.request.product)
+        version = trained.version.with_override(product_state.override)  # as it would serve
+        incumbent, failure = self.load_incumbent(product_state)
         both = (version, incumbent.version) if incumbent else (version,)
         plain = select_ok(both, images.synthetic or read_some(images.held_out), max_pixels=self.settings.max_pixels)
         cells = self.measure_sensitivity(version, plain, "synthetic defects")
         before = self.evaluate_incumbent(incumbent.version, images, plain) if incumbent else IncumbentMetrics({}, ())
-        metrics = {**trained.metrics, **self.evaluate_test_set(version, images), **self.evaluate_robustness(version, plain, cells)}
+        metrics = {
+            **trained.metrics,
+            **self.evaluate_test_set(version, images),
+            **self.evaluate_robustness(version, plain, cells),
+        }
         evidence = Evidence(
             good=images.good[:MAX_COMPARED_PARTS],
-            confirmed_ng=LabelStore(self.order.state).image_paths(self.order.product, "ng"),
+            confirmed_ng=LabelStore(self.request.state).image_paths(self.request.product, "ng"),
             cells=cells,
             cells_before=before.cells,
             is_shift_confirmed=images.is_shift_confirmed,
         )
-        with self.narrator.step("gate", total=1) as advance:
-            ruling = trouble or Gate(version, incumbent, self.settings.gate).evaluate(evidence)
-            ruling = self.check_unchanged(ruling, orders)
+        with self.reporter.step("gate", total=1) as advance:
+            gate_result = failure or Gate(version, incumbent, self.settings.gate).evaluate(evidence)
+            gate_result = self.check_unchanged(gate_result, product_state)
             advance(1)
-        metrics |= {"before": before.figures, "gate": ruling.to_dict()}
+        metrics |= {"before": before.figures, "gate": gate_result.to_dict()}
         files = {
             **trained.builder.build_files(),
             **build_golden_files(images.golden, trained.builder, trained.detector),
@@ -172,35 +179,39 @@ class Publisher:
         }
         name = self.write(trained, files)
         try:
-            is_active = self.activate(name, ruling, orders)
+            is_active = self.activate(name, gate_result, product_state)
         except Conflict:
-            return Published(name, is_active=False, gate_result=fail_changed(ruling), metrics=metrics)
-        return Published(name, is_active, ruling, metrics)
+            return Published(name, is_active=False, gate_result=fail_changed(gate_result), metrics=metrics)
+        return Published(name, is_active, gate_result, metrics)
 
-    def check_unchanged(self, ruling: GateResult, orders: ProductState) -> GateResult:
+    def check_unchanged(self, gate_result: GateResult, product_state: ProductState) -> GateResult:
         """Return the result, failed where another decision was made since the training began."""
-        now = self.order.state.read(self.order.product)
-        return ruling if (now.current, now.override) == (orders.current, orders.override) else fail_changed(ruling)
+        now = self.request.state.read(self.request.product)
+        return (
+            gate_result
+            if (now.current, now.override) == (product_state.current, product_state.override)
+            else fail_changed(gate_result)
+        )
 
-    def load_incumbent(self, orders: ProductState) -> tuple[Incumbent | None, GateResult | None]:
+    def load_incumbent(self, product_state: ProductState) -> tuple[Incumbent | None, GateResult | None]:
         """Return the version in service, or the result that it can't be compared with."""
         try:
-            return load_incumbent(self.order.store, orders, self.order.product), None
+            return load_incumbent(self.request.store, product_state, self.request.product), None
         except NOT_COMPARABLE as error:
-            return None, fail_comparison(error, orders.current.version if orders.current else "")
+            return None, fail_comparison(error, product_state.current.version if product_state.current else "")
 
     def evaluate_test_set(self, version: Version, images: EvaluationImages) -> dict[str, object]:
         """Return metrics of the test set; empty without one."""
         if not images.test:
             return {}
-        with self.narrator.step("evaluation", total=len(images.test)) as advance:
+        with self.reporter.step("evaluation", total=len(images.test)) as advance:
             return evaluate(
                 version, images.test, folder=images.folder, max_pixels=self.settings.max_pixels, on_image=advance
             )
 
     def evaluate_robustness(self, version: Version, plain: Sequence[bytes], cells: Sequence[Cell]) -> dict[str, object]:
         """Return sensitivity and repeatability."""
-        with self.narrator.step("repeatability", total=count_repeats(len(plain))) as advance:
+        with self.reporter.step("repeatability", total=count_repeats(len(plain))) as advance:
             repeats = measure_repeatability(
                 version, plain, seed=self.settings.seed, max_pixels=self.settings.max_pixels, on_part=advance
             )
@@ -212,17 +223,19 @@ class Publisher:
 
     def measure_sensitivity(self, version: Version, plain: Sequence[bytes], name: str) -> tuple[Cell, ...]:
         """Return which synthetic defects a version finds on these good parts; every version gets the same ones."""
-        with self.narrator.step(name, total=count_defects(len(plain))) as advance:
+        with self.reporter.step(name, total=count_defects(len(plain))) as advance:
             return measure_sensitivity(
                 version, plain, seed=self.settings.seed, max_pixels=self.settings.max_pixels, on_defect=advance
             )
 
-    def evaluate_incumbent(self, incumbent: Version, images: EvaluationImages, plain: Sequence[bytes]) -> IncumbentMetrics:
+    def evaluate_incumbent(
+        self, incumbent: Version, images: EvaluationImages, plain: Sequence[bytes]
+    ) -> IncumbentMetrics:
         """Evaluate the version in service on the same test parts and synthetic defects."""
         cells = self.measure_sensitivity(incumbent, plain, "the same by what serves")
         figures: dict[str, object] = {"synthetic_recall": compute_recall(cells)}
         if images.test:
-            with self.narrator.step("evaluation of what serves", total=len(images.test)) as advance, suppress(BadImage):
+            with self.reporter.step("evaluation of what serves", total=len(images.test)) as advance, suppress(BadImage):
                 figures |= evaluate_images(
                     incumbent,
                     images.test,
@@ -232,13 +245,15 @@ class Publisher:
                 )
         return IncumbentMetrics(figures, cells)
 
-    def collect_report(self, trained: TrainedVersion, metrics: Mapping[str, Any], images: EvaluationImages) -> ReportContent:
+    def collect_report(
+        self, trained: TrainedVersion, metrics: Mapping[str, Any], images: EvaluationImages
+    ) -> ReportContent:
         """Return the content of the report."""
-        version = trained.version.with_override(self.order.state.read(self.order.product).override)
+        version = trained.version.with_override(self.request.state.read(self.request.product).override)
         odd = [images.held_out[index] for index in find_oddest(version, images.held_out, self.settings.max_pixels)]
         weak = find_weakest(metrics, images.folder)
         return ReportContent(
-            product=self.order.product,
+            product=self.request.product,
             metrics=metrics,
             calibration=version.calibration.tolist(),
             threshold=version.threshold,
@@ -249,32 +264,32 @@ class Publisher:
 
     def write(self, trained: TrainedVersion, files: Mapping[str, bytes]) -> str:
         """Write the version to the store and return its name. Raises StoreUnusable."""
-        order, teacher = self.order, trained.builder.graphs.teacher
-        order.store.add_teacher(sha256_hex(teacher), teacher)
+        request, teacher = self.request, trained.builder.graphs.teacher
+        request.store.add_teacher(sha256_hex(teacher), teacher)
         manifest = trained.builder.build_manifest(files).model_dump_json(indent=1).encode() + b"\n"
-        return order.store.publish(
-            order.product, manifest=manifest, files=files, training=trained.training, sign_key=order.sign_key
+        return request.store.publish(
+            request.product, manifest=manifest, files=files, training=trained.training, sign_key=request.sign_key
         )
 
-    def activate(self, version: str, ruling: GateResult, orders: ProductState) -> bool:
+    def activate(self, version: str, gate_result: GateResult, product_state: ProductState) -> bool:
         """Activate the version if requested, and the gate passes or is overridden; return whether it serves.
 
         Raises Conflict.
         """
-        order = self.order
-        if not order.activates or not (ruling.passed or order.force):
+        request = self.request
+        if not request.activates or not (gate_result.passed or request.force):
             return False
-        reasons = "; ".join(ruling.reasons)
-        why = order.why if ruling.passed else f"{order.why}, forced: {order.force}; the gate: {reasons}"
-        after = orders.current if ruling.passed else ANY_VERSION
-        order.state.activate(order.product, version, at=datetime.now(UTC), by=get_user_name(), why=why, after=after)
+        reasons = "; ".join(gate_result.reasons)
+        why = request.why if gate_result.passed else f"{request.why}, forced: {request.force}; the gate: {reasons}"
+        after = product_state.current if gate_result.passed else ANY_VERSION
+        request.state.activate(request.product, version, at=datetime.now(UTC), by=get_user_name(), why=why, after=after)
         return True
 
 
-def fail_changed(ruling: GateResult) -> GateResult:
+def fail_changed(gate_result: GateResult) -> GateResult:
     """Return the result with a failed check: the version in service has changed since."""
     says = "another version or threshold was chosen meanwhile: train again, or activate this one by hand"
-    return replace(ruling, checks=(*ruling.checks, Check("in service still", passed=False, says=says)))
+    return replace(gate_result, checks=(*gate_result.checks, Check("in service still", passed=False, says=says)))
 
 
 def read_some(paths: Sequence[Path]) -> list[bytes]:

@@ -107,10 +107,10 @@ def test_a_graph_that_answers_nan_is_an_error_and_not_a_verdict(tiny_version, go
     image = decode(good_bytes, tiny_version.manifest.input, max_pixels=LIMIT)
     batch = make_batch([image], map_size=tiny_version.manifest.map_size)
     seen = tiny_version.detector.extract(batch)
-    rebuilt = tiny_version.detector.reconstruct(seen)
+    reconstruction = tiny_version.detector.reconstruct(seen)
     seen["t1"][:] = np.nan
     with pytest.raises(NotFinite):
-        tiny_version.detector.compare_features(seen, rebuilt, batch)
+        tiny_version.detector.compare_features(seen, reconstruction, batch)
 
 
 def test_bytes_that_are_no_graph_are_refused():

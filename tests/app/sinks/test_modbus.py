@@ -278,7 +278,10 @@ def test_a_server_that_ends_is_noticed():
 def test_nothing_is_shown_until_the_acknowledgement_before_is_cleared():
     panel = Panel()
     panel.offer(message())
-    assert (read_values(panel)["valid"], read_values(panel)["verdict"]) == (0, 0)  # what was written before the start may stand
+    assert (read_values(panel)["valid"], read_values(panel)["verdict"]) == (
+        0,
+        0,
+    )  # what was written before the start may stand
     panel.acknowledge(0)
     assert (read_values(panel)["valid"], read_values(panel)["verdict"]) == (1, 1)
     panel.acknowledge(1)

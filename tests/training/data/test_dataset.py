@@ -4,13 +4,13 @@ from drawing import encode, good_part, write_mvtec
 
 from model.bundle import InputRecord
 from training.data.dataset import (
-    detect_channels,
-    decode_image,
-    find_images,
-    min_good_images,
     count_held_out,
-    find_odd_sizes,
+    decode_image,
+    detect_channels,
     drop_bad_images,
+    find_images,
+    find_odd_sizes,
+    min_good_images,
     split_images,
 )
 from training.errors import BadImage, MisplacedImages, NoImages, TooFewImages

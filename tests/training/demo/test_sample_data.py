@@ -16,9 +16,9 @@ from training.demo.sample_data import (
     NUM_IMAGES,
     FolderNotEmpty,
     choose_cuts,
+    plan_items,
     render,
     to_defect_list,
-    plan_items,
     write_items,
     write_sample_data,
 )

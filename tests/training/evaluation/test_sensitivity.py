@@ -9,11 +9,11 @@ from training.evaluation.sensitivity import (
     KINDS,
     SIZES,
     Cell,
-    make_inspected_mask,
     count_defects,
-    open_parts,
-    measure_sensitivity,
     find_smallest,
+    make_inspected_mask,
+    measure_sensitivity,
+    open_parts,
 )
 from training.report.plots import render_sensitivity
 from training.report.report import render_seen

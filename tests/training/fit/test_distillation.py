@@ -12,17 +12,17 @@ from training.settings import LearningSettings
 @pytest.mark.parametrize(("losses", "settled"), [([5, 4, 4, 4], True), ([5, 4, 3, 2], False), ([-1, -1, -1], True),
                                                  ([-1, -0.9, -0.8], True), ([-1, -2, -3], False)])  # fmt: skip
 def test_a_loss_has_settled_after_as_many_looks_without_a_gain_below_zero_too(losses, settled):
-    settling = EarlyStopping(patience=2, least_gain=0.01)
+    settling = EarlyStopping(patience=2, min_delta=0.01)
     for loss in losses:
-        settling.look(loss)
-    assert settling.has_settled is settled
+        settling.update(loss)
+    assert settling.should_stop is settled
 
 
 def test_a_patience_of_0_looks_for_ever():
-    settling = EarlyStopping(patience=0, least_gain=0.01)
+    settling = EarlyStopping(patience=0, min_delta=0.01)
     for _ in range(100):
-        settling.look(1.0)
-    assert not settling.has_settled
+        settling.update(1.0)
+    assert not settling.should_stop
 
 
 def test_what_is_extracted_in_half_precision_is_measured_in_single():
@@ -36,7 +36,7 @@ def test_what_is_extracted_in_half_precision_is_measured_in_single():
         extraction = Extraction((extracted,), (usual.to(kind),))
         student = SimpleNamespace(extract=lambda *_: extraction, spec=SimpleNamespace(regularisation=1.0))
         nothing = Recalled(*(torch.zeros(1) for _ in range(4)))
-        loss, _ = step_loss(student, nothing, features, (torch.ones(1, 4, 4),), settings=LearningSettings())
+        loss, _ = compute_loss(student, nothing, features, (torch.ones(1, 4, 4),), settings=LearningSettings())
         return loss.item()
 
     assert compute_loss_by(torch.float16) == pytest.approx(compute_loss_by(torch.float32), abs=2e-3)

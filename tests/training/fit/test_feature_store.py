@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from training.errors import DiskTooSmall
-from training.fit.feature_store import MemoryLimit, Float16File, StandardisedRows, allocate_rows
+from training.fit.feature_store import Float16File, MemoryLimit, StandardisedRows, allocate_rows
 
 LIKES = [torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 8, 8)]
 BYTES = 5 * (3 * 16 + 2 * 64) * 4

@@ -5,7 +5,7 @@ from training.fit.memory import ItemOrigins, k_center_greedy
 
 
 def origins(*images):
-    return Origins(torch.tensor(images), torch.zeros(len(images), dtype=torch.long))
+    return ItemOrigins(torch.tensor(images), torch.zeros(len(images), dtype=torch.long))
 
 
 def slow_farthest(points, first, count):
@@ -19,23 +19,23 @@ def slow_farthest(points, first, count):
 def test_each_point_is_the_farthest_from_those_before_it():
     torch.manual_seed(0)
     points = torch.nn.functional.normalize(torch.randn(40, 5), dim=-1)
-    chosen = farthest_points(points, 10, generator=torch.Generator().manual_seed(3)).tolist()
+    chosen = k_center_greedy(points, 10, generator=torch.Generator().manual_seed(3)).tolist()
     assert chosen == slow_farthest(points.numpy(), chosen[0], 10)
     assert len(set(chosen)) == 10
 
 
 def test_all_points_are_chosen_where_there_are_few():
     points = torch.eye(4)
-    assert farthest_points(points, 9, generator=torch.Generator()).tolist() == [0, 1, 2, 3]
+    assert k_center_greedy(points, 9, generator=torch.Generator()).tolist() == [0, 1, 2, 3]
 
 
 def test_an_image_that_all_items_came_from_recalls_them():
-    assert not origins(3, 3).hidden_from(torch.tensor([3])).any()
+    assert not origins(3, 3).find_own_items(torch.tensor([3])).any()
 
 
 def test_an_image_does_not_recall_its_own_items():
     taken = origins(0, 1, 1, 2)
-    assert taken.hidden_from(torch.tensor([1, 2])).tolist() == [
+    assert taken.find_own_items(torch.tensor([1, 2])).tolist() == [
         [False, True, True, False],
         [False, False, False, True],
     ]

@@ -11,7 +11,7 @@ from app.store.state import Activation, ProductState
 from app.store.store import Store
 from training.evaluation.sensitivity import Cell
 from training.export.calibration_features import CalibrationFeatures
-from training.release.gate import Evidence, Gate, Incumbent, load_incumbent, compute_scores
+from training.release.gate import Evidence, Gate, Incumbent, compute_scores, load_incumbent
 from training.settings import GateSettings
 
 
