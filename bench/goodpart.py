@@ -102,7 +102,7 @@ class Goodpart:
         """Fit the comparison's constants and weights."""
         settings = self.settings
         images = torch.arange(len(held_out[PIXELS]))
-        hidden = origins.hide_own(images + num_train)
+        hidden = origins.find_own_items(images + num_train)
         valid = torch.ones(1, 1, 1).expand(len(images), *settings.map_size)
         rows = images[:NUM_DEFECTIVE].repeat(NUM_DEFECTS)
         pixels = held_out[PIXELS][:NUM_DEFECTIVE].numpy()

@@ -299,7 +299,6 @@ class TrainingJob:
             "settings": self.settings.to_report(),
             "curves": trained.curves,
             "map_weights": list(builder.map_weights),
-            "share_weights": trained.networks.compare.share_weights.tolist(),
         }
 
     def collect_facts(self, builder: BundleBuilder) -> dict[str, str]:

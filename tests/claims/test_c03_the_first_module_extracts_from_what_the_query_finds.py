@@ -26,7 +26,7 @@ def test_all_later_scales_start_from_the_first_modules_hidden_feature(make_stude
         assert not torch.allclose(scale, other)
 
 
-def test_items_hidden_from_an_image_are_not_recalled(make_student, features):
+def test_items_hidden_from_an_image_are_not_recalled(make_student):
     student = make_student(0)
     hidden = torch.ones(2, 7, dtype=torch.bool)
     hidden[:, 3] = False

@@ -1,180 +1,215 @@
 import pytest
 import torch
 
-from model.similarity import distance
-from training.fit.distillation import TrainingSet, choose_num_steps, distill
+from model.similarity import cosine_distance
+from training.fit.distillation import TrainingSet, compute_num_steps, distil
 from training.fit.memory import FeatureDataset, fill_memory, fit_expected_distances, recall_all, train_memory
 from training.settings import LearningSettings, MemorySettings
 
-TEACHING = {"num_steps": 3, "batch_size": 4, "num_orthogonal_keys": 5, "learning_rate": 0.01}
+MEMORY_STEPS = {"num_steps": 3, "batch_size": 4, "num_orthogonal_keys": 5, "learning_rate": 0.01}
 STEPS = {"num_steps": 3, "batch_size": 4}
 
 
 @pytest.fixture
 def good_parts():
+    """Six parts in standard space, scales at strides 16, 32 and 8."""
     generator = torch.Generator().manual_seed(8)
-    return (
-        torch.randn(6, 6, 4, 4, generator=generator),
-        torch.randn(6, 4, 8, 8, generator=generator),
-    )
+    return tuple(torch.randn(6, *size, generator=generator) for size in ((6, 4, 4), (5, 2, 2), (4, 8, 8)))
 
 
-def make_dataset(student, good_parts, generator):
-    valid = tuple(torch.ones(len(scale), *scale.shape[-2:]) for scale in good_parts)
-    return FeatureDataset(
-        good_parts, valid, fill_memory(student, good_parts[0], valid[0], num_candidates=50, generator=generator)
-    )
+def make_dataset(student, good_parts, *, valid=None):
+    """The dataset of a student whose memory it fills."""
+    valid = valid or tuple(torch.ones(len(scale), *scale.shape[-2:]) for scale in good_parts)
+    origins = fill_memory(student, good_parts, valid[0], num_candidates=96, generator=torch.Generator().manual_seed(0))
+    return FeatureDataset(good_parts, valid, origins)
 
 
-def train_memory_of_student(student, good_parts, **settings):
-    generator = torch.Generator().manual_seed(0)
-    exemplars = make_dataset(student, good_parts, generator)
+def run_memory_phase(student, good_parts, *, on_step=lambda *_: None, **settings):
+    dataset = make_dataset(student, good_parts)
     filled = {name: value.clone() for name, value in student.state_dict().items()}
     train_memory(
         student,
-        exemplars,
-        settings=MemorySettings(**{**TEACHING, **settings}),
-        generator=generator,
-        on_step=lambda *_: None,
-    )
-    return filled, {name: value.clone() for name, value in student.state_dict().items()}
-
-
-def train_student(student, good_parts, *, on_step=lambda *_: None, **settings):
-    generator = torch.Generator().manual_seed(0)
-    exemplars = make_dataset(student, good_parts, generator)
-    fit_expected_distances(student, exemplars)
-    before = {name: value.clone() for name, value in student.state_dict().items()}
-    distill(
-        student,
-        TrainingSet(exemplars, recall_all(student, exemplars)),
-        settings=LearningSettings(**{**STEPS, **settings}),
-        generator=generator,
+        dataset,
+        settings=MemorySettings(**{**MEMORY_STEPS, **settings}),
+        generator=torch.Generator().manual_seed(0),
         on_step=on_step,
     )
-    return before, student.state_dict()
+    return filled, student.state_dict()
 
 
-def test_filling_writes_features_of_good_parts_into_the_memory(make_student, good_parts):
-    student = make_student(0)
-    before = student.recall.keys.clone()
-    origins = fill_memory(
+def run_distillation(student, good_parts, *, images=None, on_step=lambda *_: None, **settings):
+    dataset = make_dataset(student, good_parts)
+    fit_expected_distances(student, dataset)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    distil(
         student,
-        good_parts[0],
-        torch.ones(6, 4, 4),
-        num_candidates=96,
+        TrainingSet(dataset, recall_all(student, dataset), torch.arange(6) if images is None else images),
+        settings=LearningSettings(**{**STEPS, **settings}),
         generator=torch.Generator().manual_seed(0),
+        on_step=on_step,
     )
-    positions = good_parts[0].movedim(1, -1).flatten(1, 2)  # (images, positions, channels)
-    assert not torch.equal(before, student.recall.keys)
-    for value, image in zip(student.recall.values, origins.images, strict=True):
-        assert (positions[image] == value).all(-1).any()
+    return before, {name: value.clone() for name, value in student.state_dict().items()}
 
 
-def test_teaching_changes_keys_values_and_query(make_student, good_parts):
-    filled, learned = train_memory_of_student(make_student(0), good_parts)
-    for name in ("recall.keys", "recall.values", "fusion.add.weight"):
-        assert not torch.equal(filled[name], learned[name]), name
+def test_filling_writes_what_good_parts_have_at_one_position_as_key_and_value(make_student, good_parts):
+    student = make_student(0)
+    dataset = make_dataset(student, good_parts)
+    queries = student.make_query(good_parts).flatten(2)
+    values = student.make_values(good_parts).flatten(2)
+    origins = dataset.origins
+    for item, (image, position) in enumerate(zip(origins.images, origins.positions, strict=True)):
+        torch.testing.assert_close(student.recall.keys[item], queries[image, :, position])
+        torch.testing.assert_close(student.recall.values[item], values[image, :, position])
+
+
+def test_filling_fits_the_query_to_good_parts(make_student, good_parts):
+    student = make_student(0)
+    make_dataset(student, good_parts)
+    energy = student.make_query(good_parts).square().sum(1).mean().item()
+    assert energy == pytest.approx(student.spec.query_channels, rel=1e-3)
+
+
+def test_items_are_as_far_from_one_another_as_can_be(make_student, good_parts):
+    """Not the first candidates: no position is farther from all keys than the keys are from one another."""
+    from model.similarity import to_direction
+
+    student = make_student(0)
+    make_dataset(student, good_parts)
+    keys = to_direction(student.recall.keys, regularisation=0.5)
+    queries = to_direction(student.make_query(good_parts).flatten(2).mT.flatten(0, 1), regularisation=0.5)
+    between = (keys @ keys.mT - 2 * torch.eye(len(keys))).amax()
+    assert (queries @ keys.mT).amax(1).min() >= between - 1e-5
+
+
+def test_memory_training_changes_keys_values_and_query(make_student, good_parts):
+    filled, trained = run_memory_phase(make_student(0), good_parts)
+    for name in ("recall.keys", "recall.values", "fusion.projection.weight"):
+        assert not torch.equal(filled[name], trained[name]), name
 
 
 def test_values_are_kept_where_the_setting_says_so(make_student, good_parts):
-    filled, learned = train_memory_of_student(make_student(0), good_parts, learn_values=False)
-    assert torch.equal(filled["recall.values"], learned["recall.values"])
-    assert not torch.equal(filled["recall.keys"], learned["recall.keys"])
+    filled, trained = run_memory_phase(make_student(0), good_parts, learn_values=False)
+    assert torch.equal(filled["recall.values"], trained["recall.values"])
+    assert not torch.equal(filled["recall.keys"], trained["recall.keys"])
 
 
-def test_teaching_lowers_how_far_good_parts_are_from_what_they_recall(make_student, good_parts):
-    student = make_student(0)
-    exemplars = make_dataset(student, good_parts, torch.Generator().manual_seed(0))
+def test_memory_training_lowers_how_far_good_parts_are_from_what_they_recall(make_student, good_parts):
     losses = []
-    train_memory(
-        student,
-        exemplars,
-        settings=MemorySettings(**{**TEACHING, "num_steps": 40, "orthogonality_weight": 0.0}),
-        generator=torch.Generator().manual_seed(0),
+    run_memory_phase(
+        make_student(0),
+        good_parts,
+        num_steps=40,
+        orthogonality_weight=0.0,
         on_step=lambda _, loss: losses.append(loss),
     )
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
-def test_an_items_usual_distance_is_the_mean_over_its_readings(make_student, good_parts):
-    """Reading one item each, with a prior of five readings of the overall mean."""
+def test_an_items_expected_distance_is_the_mean_over_its_readings(make_student, good_parts):
+    """Reading one item each, with a prior of five readings of the overall mean; a mean a recalled scale."""
     student = make_student(0)
     student.recall.num_read = 1
-    exemplars = make_dataset(student, good_parts, torch.Generator().manual_seed(0))
-    fit_expected_distances(student, exemplars)
-    gathered = [[] for _ in range(student.recall.num_items)]
+    dataset = make_dataset(student, good_parts)
+    fit_expected_distances(student, dataset)
+    readings = [[[] for _ in range(student.recall.num_items)] for _ in range(2)]
     for image in range(6):
-        hidden = exemplars.origins.find_own_items(torch.tensor([image]))
-        one = good_parts[0][image : image + 1]
-        (items,) = student.recall.read(one, hidden_items=hidden).items[:, :, 0]
-        off = distance(one, student.recall(one, hidden_items=hidden).features, regularisation=0.5).flatten()
-        for item, d in zip(items, off, strict=True):
-            gathered[item].append(d.item())
-    overall = sum(map(sum, gathered)) / sum(map(len, gathered))
-    expected = [(sum(some) + 5 * overall) / (len(some) + 5) for some in gathered]
-    torch.testing.assert_close(student.recall.usual_distances, torch.tensor(expected))
+        one = tuple(scale[image : image + 1] for scale in good_parts)
+        recalled = student.recall(
+            student.make_query(one), hidden_items=dataset.origins.find_own_items(torch.tensor([image]))
+        )
+        expected = student.make_values(one).split((6, 5), dim=1)
+        for scale in range(2):
+            distances = cosine_distance(expected[scale], recalled.features[scale], regularisation=0.5).flatten()
+            for item, distance in zip(recalled.items[0, :, 0], distances, strict=True):
+                readings[scale][item].append(distance.item())
+    for scale in range(2):
+        overall = sum(map(sum, readings[scale])) / sum(map(len, readings[scale]))
+        means = [(sum(some) + 5 * overall) / (len(some) + 5) for some in readings[scale]]
+        torch.testing.assert_close(student.recall.expected_distances[:, scale], torch.tensor(means))
 
 
-def test_learning_keeps_the_memory_and_changes_what_extracts_from_it(make_student, good_parts):
-    before, learned = train_student(make_student(0), good_parts)
-    changed = {name for name in before if not torch.equal(before[name], learned[name])}
-    assert not [name for name in changed if name.startswith(("recall.", "fusion.", "standardisers."))]
-    assert {"first.correction.weight", "first.usual.weight", "later.0.memory.redimension.weight"} <= changed
+def test_distillation_keeps_the_memory_and_trains_all_else(make_student, good_parts):
+    before, trained = run_distillation(make_student(0), good_parts)
+    changed = {name for name in before if not torch.equal(before[name], trained[name])}
+    assert not [name for name in changed if name.startswith(("recall.", "fusion.", "view.", "standardisers."))]
+    expected = {"first.extract.weight", "later.0.memory.adjust.weight", "later.1.extract.weight"}
+    assert expected <= changed
+    assert any(name.startswith("bottleneck.") for name in changed)
 
 
-def test_learning_lowers_the_distance_to_the_teacher(make_student, good_parts):
+def test_distillation_lowers_the_distance_to_the_teacher(make_student, good_parts):
     losses = []
-    train_student(
+    run_distillation(
         make_student(0),
         good_parts,
         num_steps=60,
         batch_size=6,
         learning_rate=0.01,
-        on_step=lambda _, parts: losses.append(parts.distillation),
+        on_step=lambda _, loss: losses.append(loss),
     )
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
+def test_images_that_are_held_out_are_never_distilled(make_student, good_parts):
+    """What is held out may be anything: the trained student is the same."""
+    changed = tuple(scale.clone() for scale in good_parts)
+    for scale in changed:
+        scale[5] = 1e3
+    students = []
+    for parts in (good_parts, changed):
+        student = make_student(0)
+        dataset = make_dataset(student, good_parts)
+        dataset = FeatureDataset(parts, dataset.valid, dataset.origins)
+        training_set = TrainingSet(dataset, recall_all(student, dataset), torch.arange(5))
+        settings = LearningSettings(**STEPS)
+        distil(
+            student,
+            training_set,
+            settings=settings,
+            generator=torch.Generator().manual_seed(0),
+            on_step=lambda *_: None,
+        )
+        students.append(student.state_dict())
+    assert all(torch.equal(students[0][name], students[1][name]) for name in students[0])
+
+
 @pytest.mark.parametrize(("num_images", "expected"), [(20, 400), (800, 600), (10_000, 2000)])
 def test_the_number_of_steps_follows_the_number_of_images(num_images, expected):
-    assert choose_num_steps(num_images, LearningSettings()) == expected
-    assert choose_num_steps(num_images, LearningSettings(num_steps=7)) == 7
+    assert compute_num_steps(num_images, LearningSettings()) == expected
+    assert compute_num_steps(num_images, LearningSettings(num_steps=7)) == 7
 
 
 def test_two_trainings_of_one_seed_end_alike(make_student, good_parts):
-    _, first = train_student(make_student(0), good_parts)
-    _, second = train_student(make_student(0), good_parts)
+    _, first = run_distillation(make_student(0), good_parts)
+    _, second = run_distillation(make_student(0), good_parts)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_positions_outside_the_region_of_interest_are_not_remembered(make_student, good_parts):
-    valid = torch.zeros(6, 4, 4)
-    valid[:, 1, 2:] = 1
-    student = make_student(0)
-    fill_memory(student, good_parts[0], valid, num_candidates=96, generator=torch.Generator().manual_seed(0))
-    inside = good_parts[0].movedim(1, -1)[valid > 0]  # (positions, channels)
-    for value in student.recall.values:
-        assert (inside == value).all(-1).any()
+    first = torch.zeros(6, 4, 4)
+    first[:, 1, 2:] = 1
+    valid = (first, torch.ones(6, 2, 2), torch.ones(6, 8, 8))
+    origins = make_dataset(make_student(0), good_parts, valid=valid).origins
+    assert set(origins.positions.tolist()) <= {6, 7}
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 9, 10, 11, 20, 25])
-def test_any_number_of_steps_can_be_learned(make_student, good_parts, num_steps):
+def test_any_number_of_steps_can_be_distilled(make_student, good_parts, num_steps):
     done = []
-    train_student(
+    run_distillation(
         make_student(0), good_parts, num_steps=num_steps, batch_size=2, on_step=lambda step, _: done.append(step)
     )
     assert done == list(range(1, num_steps + 1))
 
 
-def test_where_there_are_fewer_positions_than_items_the_memory_holds_fewer_and_no_twins(make_student, good_parts):
+def test_where_there_are_fewer_positions_than_items_the_memory_holds_fewer_and_no_duplicates(make_student):
     student = make_student(0)
-    few = good_parts[0][:1, :, :2, :1]  # two positions
+    few = (torch.randn(1, 6, 2, 1), torch.randn(1, 5, 1, 1), torch.randn(1, 4, 4, 2))
     origins = fill_memory(
         student, few, torch.ones(1, 2, 1), num_candidates=50, generator=torch.Generator().manual_seed(0)
     )
     memory = student.recall
-    assert (memory.num_items, len(memory.usual_distances), len(origins.images)) == (2, 2, 2)
+    assert (memory.num_items, len(memory.expected_distances), len(origins.images)) == (2, 2, 2)
     assert len(memory.keys.unique(dim=0)) == 2
-    assert memory(few).weights.shape == (1, 2, 2)
-    torch.testing.assert_close(memory(few).weights.sum(-1), torch.ones(1, 2))
+    weights = memory(student.make_query(few)).weights
+    torch.testing.assert_close(weights.sum(-1), torch.ones(1, 2))

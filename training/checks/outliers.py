@@ -117,7 +117,7 @@ def score_parts(
     for first in range(0, standard.shape[0], BATCH_SIZE):
         images = torch.arange(first, min(first + BATCH_SIZE, standard.shape[0]))
         features = standard[images]
-        recalled = memory.recall(memory.make_query((features,)), hidden_items=own.hide_own(images))
+        recalled = memory.recall(memory.make_query((features,)), hidden_items=own.find_own_items(images))
         off = cosine_distance(features, recalled.features[0], regularisation=REGULARISATION)
         off = off / recalled.expected_distances[0]
         highest = (off * valid[images]).flatten(1).topk(num_counted, dim=1).values

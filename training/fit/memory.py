@@ -60,7 +60,7 @@ class ItemOrigins:
     images: Int[Tensor, " items"]
     positions: Int[Tensor, " items"]
 
-    def hide_own(self, images: Int[Tensor, " batch"]) -> Bool[Tensor, "batch items"]:
+    def find_own_items(self, images: Int[Tensor, " batch"]) -> Bool[Tensor, "batch items"]:
         """Return True where an item came from that image; nowhere for an image that gave all items."""
         own = images[:, None] == self.images[None, :]
         return own & ~own.all(1, keepdim=True)
@@ -87,11 +87,11 @@ class FeatureDataset:
         return (
             tuple(scale[images].to(device) for scale in self.features),
             tuple(scale[images].to(device) for scale in self.valid),
-            self.origins.hide_own(images).to(device),
+            self.origins.find_own_items(images).to(device),
         )
 
 
-def select_k_centers(
+def k_center_greedy(
     points: Float[Tensor, "points channels"], num_chosen: int, *, generator: torch.Generator
 ) -> Int[Tensor, " chosen"]:
     """Return indices of unit vectors, each the farthest from those chosen before; the first is random.
@@ -129,7 +129,7 @@ def fill_memory(
     student.fusion.fit(fused)
     queries = fused @ student.fusion.projection.weight[:, :, 0, 0].mT
     directions = to_direction(queries, regularisation=student.recall.regularisation)
-    chosen = select_k_centers(directions, student.recall.num_items, generator=generator)
+    chosen = k_center_greedy(directions, student.recall.num_items, generator=generator)
     student.recall.write(keys=queries[chosen], values=values[chosen])
     positions_per_image = standard[0].shape[-2] * standard[0].shape[-1]
     return ItemOrigins(candidates[chosen] // positions_per_image, candidates[chosen] % positions_per_image)

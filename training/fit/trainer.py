@@ -193,7 +193,7 @@ class Trainer:
         """Fit the comparison to the images to standardise with, and to synthetic defects on some of them."""
         paths = self.split.standardise
         images = torch.arange(len(paths)) + len(self.split.train)
-        hidden = origins.hide_own(images)
+        hidden = origins.find_own_items(images)
         good = ComparedImages(tuple(scale[images] for scale in features), self.reader.compute_valid(paths), hidden)
         shown = paths[:NUM_DEFECTIVE]
         rows = torch.arange(len(shown)).repeat(NUM_DEFECTS)
