@@ -63,7 +63,7 @@ class ImageTooLarge(ImageError):
 
     def __init__(self, *, limit_px: int, size_px: tuple[int, int] | None = None) -> None:
         size = f"{size_px[0]} x {size_px[1]} pixels" if size_px else "far more pixels"
-        super().__init__(f"the image has {size}; the limit is {limit_px:,} in all")
+        super().__init__(f"the image has {size}; the limit is {limit_px:,}")
 
 
 class TooManyFrames(ImageError):
@@ -77,23 +77,21 @@ class UnsupportedMode(ImageError):
     """Colours without a defined conversion: CMYK, half-transparent, 32-bit."""
 
     def __init__(self, *, what: str, remedy: str) -> None:
-        super().__init__(f"{what} can't be judged: {remedy}")
+        super().__init__(f"{what} can't be inspected: {remedy}")
 
 
 class WrongBitDepth(ImageError):
     """Another bit depth than the product was trained on."""
 
     def __init__(self, *, depth_bits: int, white_level: int) -> None:
-        super().__init__(
-            f"the image has {depth_bits} bits a channel, which does not fit the product's white level of {white_level}"
-        )
+        super().__init__(f"the image has {depth_bits} bits per channel, but the product's white level is {white_level}")
 
 
 class InvalidInput(ImageError):
     """An image unlike those that the product was trained on; ``findings``: a sentence for each measure outside."""
 
     def __init__(self, findings: Sequence[str]) -> None:
-        super().__init__(f"the image is unlike those of this product: {'; '.join(findings)}")
+        super().__init__(f"the image differs from the training images of this product: {'; '.join(findings)}")
 
 
 class Busy(EngineError):
@@ -104,7 +102,7 @@ class QueueFull(Busy):
     """The limit of images in flight is reached. ``retry_after_s``: when to retry."""
 
     def __init__(self, *, limit: int, retry_after_s: int) -> None:
-        super().__init__(f"{limit} images are being judged already; come again in {retry_after_s} s")
+        super().__init__(f"{limit} images are in flight, which is the limit; retry in {retry_after_s} s")
         self.retry_after_s = retry_after_s
 
 
@@ -112,7 +110,7 @@ class DeadlinePassed(Busy):
     """The deadline passed before the image was inspected."""
 
     def __init__(self) -> None:
-        super().__init__("the deadline passed before the image's turn came; it was not judged")
+        super().__init__("the deadline passed before the image was inspected")
 
 
 class ModelError(EngineError):
@@ -123,14 +121,14 @@ class WorkerDied(ModelError):
     """The inference thread crashed."""
 
     def __init__(self, why: str) -> None:
-        super().__init__(f"the inference worker ended: {why}")
+        super().__init__(f"the inference worker stopped: {why}")
 
 
 class ExternalData(ModelError):
     """A graph whose weights lie outside its file."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what} keeps weights outside its file, which is refused")
+        super().__init__(f"{what} stores weights outside its file, which is not allowed")
 
 
 class BadGraph(ModelError):
@@ -145,8 +143,8 @@ class ProviderMissing(ModelError):
 
     def __init__(self, *, asked: str, got: str) -> None:
         super().__init__(
-            f"'{asked}' was asked for, but no such device runs here (ONNX Runtime was built for {got}); install "
-            "goodpart[gpu] on a machine with an NVIDIA GPU, or ask for 'cpu'"
+            f"'{asked}' is not available (ONNX Runtime supports {got}); install "
+            "goodpart[gpu] on a machine with an NVIDIA GPU, or use 'cpu'"
         )
 
 
@@ -154,14 +152,14 @@ class RunFailed(ModelError):
     """A graph that ONNX Runtime can't run: a full device, or invalid inputs."""
 
     def __init__(self, why: str) -> None:
-        super().__init__(f"the graphs can't be run: {why.splitlines()[0][:300]}")
+        super().__init__(f"the graphs failed to run: {why.splitlines()[0][:300]}")
 
 
 class NotFinite(ModelError):
     """A graph returned NaN or infinity."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what} answered a score that is not a finite number")
+        super().__init__(f"{what} returned a score that is not finite")
 
 
 class GoldenFailed(ModelError):
@@ -169,5 +167,5 @@ class GoldenFailed(ModelError):
 
     def __init__(self, name: str, *, difference: float, tolerance: float) -> None:
         super().__init__(
-            f"{name} is judged otherwise here than in training: off by {difference:.3g}, {tolerance:.3g} is allowed"
+            f"{name} differs from its result in training by {difference:.3g}; the tolerance is {tolerance:.3g}"
         )

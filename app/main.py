@@ -138,7 +138,7 @@ def run_outboxes(journal: Journal | None, outboxes: Sequence[Outbox]) -> Iterato
                 outbox.wake()
 
         journal.on_written = wake
-        with suppress(StoreUnusable):  # a disk that takes nothing stops nobody; each outbox tries again
+        with suppress(StoreUnusable):  # a full disk does not stop the service; each outbox retries
             journal.remove_other_sinks(keep=[outbox.sink.name for outbox in outboxes])
             for outbox in outboxes:
                 journal.register_sink(outbox.sink.name)
@@ -185,4 +185,4 @@ async def refresh_forever(service: InspectionService, *, interval_s: float) -> N
             await anyio.to_thread.run_sync(service.registry.refresh)
             await service.probe_device()
         except Exception:  # whatever it was, the versions in memory go on judging, and the next look may succeed
-            log.exception("the catalogue could not be refreshed")
+            log.exception("the registry could not be refreshed")

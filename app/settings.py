@@ -20,7 +20,7 @@ from app.store.paths import DEFAULT_COPIES_GIB, DEFAULT_LOCAL, Location
 from model.bundle import GoodpartError
 
 PREFIX = "GOODPART_"
-# Variables of the trainer, which reads them itself.
+# Prefix of the trainer's variables.
 TRAIN_PREFIX = "GOODPART_TRAIN_"
 
 
@@ -34,20 +34,21 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     store: Location = Field(
-        default=Path("store"), description="Folder or s3://bucket/prefix of teachers and versions; reading suffices."
+        default=Path("store"),
+        description="Folder or s3://bucket/prefix of teachers and versions; read access is enough.",
     )
     state: Location | None = Field(
-        default=None, description="Folder or s3://... that says which version serves; default: <store>/state."
+        default=None, description="Folder or s3://... of the state: which version serves; default: <store>/state."
     )
     local: Path = Field(
         default=DEFAULT_LOCAL,
-        description="Folder of this service alone: records of inspections, copies of what is on object storage.",
+        description="Folder of this instance only: inspection records, copies of versions on object storage.",
     )
     most_copied_gib: float = Field(
         default=DEFAULT_COPIES_GIB,
         gt=0,
         le=10_000,
-        description="GiB that copies of versions may take; old ones go first.",
+        description="Maximum size of the copies of versions, in GiB; the oldest are deleted first.",
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
@@ -55,85 +56,117 @@ class Settings(BaseSettings):
         default="required",
         description="'off' allows an address other than loopback without API keys.",
     )
-    provider: Provider = Field(default="auto", description="Where graphs run; 'auto' takes CUDA where there is one.")
+    provider: Provider = Field(
+        default="auto", description="Execution provider of ONNX Runtime; 'auto' uses CUDA if available."
+    )
     threads: int = Field(
         default_factory=lambda: min(256, available_cpus()),
         ge=1,
         le=256,
-        description="Threads for inference on the CPU.",
+        description="Number of threads for inference on the CPU.",
     )
     decoders: int = Field(
         default_factory=lambda: min(64, available_cpus()),
         ge=1,
         le=64,
-        description="Threads that decode and render images.",
+        description="Number of threads that decode and render images.",
     )
     drain_s: float = Field(
-        default=3, ge=0, le=300, description="Seconds after SIGTERM in which requests are still accepted, not ready."
+        default=3,
+        ge=0,
+        le=300,
+        description="Seconds after SIGTERM in which the service is not ready but still accepts requests.",
     )
-    grace_s: float = Field(default=20, ge=1, le=600, description="Seconds that requests in hand then have to finish.")
+    grace_s: float = Field(
+        default=20, ge=1, le=600, description="Maximum time for requests in flight to finish after that, in seconds."
+    )
     max_in_hand: int = Field(
-        default=64, ge=1, le=4096, description="Most images in hand at once; the next is refused with 503."
+        default=64, ge=1, le=4096, description="Maximum number of images in flight; more are refused with 503."
     )
     max_batch: int = Field(
-        default=1, ge=1, le=8, description="Most images run as one batch; a GPU gains by it, a CPU does not."
+        default=1, ge=1, le=8, description="Maximum number of images per batch; batching helps on a GPU, not on a CPU."
     )
     max_queue_delay_ms: float = Field(
-        default=0, ge=0, le=1000, description="Milliseconds that a batch waits for company; 0 takes what is there."
+        default=0,
+        ge=0,
+        le=1000,
+        description="Maximum time to wait for a batch to fill, in milliseconds; 0 does not wait.",
     )
     deadline_ms: float = Field(
         default=10_000,
         gt=0,
         le=3_600_000,
-        description="Milliseconds after which a waiting image is not judged any more.",
+        description="Maximum time that an image may wait for inspection, in milliseconds.",
     )
-    max_upload_bytes: int = Field(default=20_000_000, ge=1024, description="Largest body of one image, in bytes.")
-    max_batch_upload_bytes: int = Field(default=100_000_000, ge=1024, description="Largest body of a batch, in bytes.")
-    max_batch_images: int = Field(default=64, ge=1, le=1024, description="Most images in a batch.")
+    max_upload_bytes: int = Field(default=20_000_000, ge=1024, description="Maximum body size of one image, in bytes.")
+    max_batch_upload_bytes: int = Field(
+        default=100_000_000, ge=1024, description="Maximum body size of a batch, in bytes."
+    )
+    max_batch_images: int = Field(default=64, ge=1, le=1024, description="Maximum number of images in a batch request.")
     max_pixels: int = Field(
-        default=50_000_000, ge=1024, le=MAX_PIXELS, description="Most pixels of an image, by its header."
+        default=50_000_000,
+        ge=1024,
+        le=MAX_PIXELS,
+        description="Maximum number of pixels of an image, read from its header.",
     )
     input_guard: Guard = Field(
         default="refuse",
-        description="'refuse' answers 422 for an image unlike those of the product (dark, blurred, of another size); "
-        "'warn' judges it and says so.",
+        description="'refuse' answers 422 for an image unlike the training images (dark, blurred, another size); "
+        "'warn' inspects it and adds a warning.",
     )
     max_loaded_products: int = Field(
-        default=64, ge=1, le=4096, description="Most products in memory; the one asked for least recently rests."
+        default=64,
+        ge=1,
+        le=4096,
+        description="Maximum number of products in memory; the least recently used is evicted.",
     )
-    drift_window: int = Field(default=200, ge=20, le=100_000, description="Scores that are tested for drift together.")
+    drift_window: int = Field(default=200, ge=20, le=100_000, description="Number of scores per drift test.")
     drift_false_alarm_rate: float = Field(
-        default=0.001, gt=0, lt=1, description="Rate at which a window of parts that have not drifted raises the alarm."
+        default=0.001,
+        gt=0,
+        lt=1,
+        description="False-alarm rate of a drift test: share of windows without drift that raise an alarm.",
     )
     drift_defect_share: float = Field(
-        default=0.05, ge=0, lt=1, description="Share of defective parts that raises no alarm."
+        default=0.05, ge=0, lt=1, description="Share of defective parts that raises no drift alarm."
     )
     api_keys_file: Path | None = Field(default=None, description="File of API keys, as `goodpart key` prints them.")
-    api_keys: SecretStr | None = Field(default=None, description="API keys as lines, beside those of the file.")
-    require_signature: Path | None = Field(
-        default=None, description="PEM file of Ed25519 public keys; only versions signed by one of them serve."
+    api_keys: SecretStr | None = Field(
+        default=None, description="API keys, one a line, in addition to those of the file."
     )
-    tls_cert: Path | None = Field(default=None, description="PEM file of the certificate chain; switches TLS on.")
+    require_signature: Path | None = Field(
+        default=None, description="PEM file of Ed25519 public keys; only versions signed with one of them are served."
+    )
+    tls_cert: Path | None = Field(default=None, description="PEM file of the certificate chain; enables TLS.")
     tls_key: Path | None = Field(default=None, description="PEM file of the certificate's private key.")
     health_port: int | None = Field(
-        default=None, ge=1, le=65535, description="Port of health and metrics, which are then nowhere else."
+        default=None,
+        ge=1,
+        le=65535,
+        description="Separate port for health and metrics; the main port then does not serve them.",
     )
-    max_header_bytes: int = Field(default=16_384, ge=1024, le=1_048_576, description="Largest head of a request.")
+    max_header_bytes: int = Field(
+        default=16_384, ge=1024, le=1_048_576, description="Maximum size of request headers, in bytes."
+    )
     header_timeout_s: float = Field(
-        default=10, gt=0, le=600, description="Seconds in which a connection must have sent the head of a request."
+        default=10, gt=0, le=600, description="Maximum time to receive the request headers, in seconds."
     )
-    body_timeout_s: float = Field(default=30, gt=0, le=3600, description="Seconds in which a body must have arrived.")
-    max_connections: int = Field(default=1024, ge=1, le=65536, description="Most open connections; more are closed.")
-    log_format: LogFormat = Field(default="json", description="One JSON object a line, or lines for people.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
+    body_timeout_s: float = Field(default=30, gt=0, le=3600, description="Maximum time to receive a body, in seconds.")
+    max_connections: int = Field(
+        default=1024, ge=1, le=65536, description="Maximum number of open connections; more are closed."
+    )
+    log_format: LogFormat = Field(default="json", description="One JSON object per line, or plain text.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Minimum level logged.")
     history_records: int = Field(
-        default=10_000, ge=0, le=100_000_000, description="Most inspections that are kept; 0 keeps none."
+        default=10_000, ge=0, le=100_000_000, description="Maximum number of inspections in the history; 0 keeps none."
     )
-    history_days: float = Field(default=30, gt=0, le=36_500, description="Days after which an inspection is forgotten.")
+    history_days: float = Field(default=30, gt=0, le=36_500, description="Retention of inspections, in days.")
     keep_images: Keep = Field(
-        default="none", description="Images kept with their inspections: 'none', those judged 'ng', or 'all'."
+        default="none", description="Images kept with their inspections: 'none', 'ng' (defective parts) or 'all'."
     )
-    images_mb: float = Field(default=1000, gt=0, description="Megabytes that kept images may take; old ones go first.")
+    images_mb: float = Field(
+        default=1000, gt=0, description="Maximum size of kept images, in megabytes; the oldest are deleted first."
+    )
     sinks_file: Path | None = Field(
         default=None,
         description="TOML file of webhooks, MQTT brokers and Modbus registers for every result; docs/integration.md.",
@@ -141,13 +174,16 @@ class Settings(BaseSettings):
     instance: str = Field(
         default_factory=socket.gethostname,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
-        description="What this service is called in the results that it sends.",
+        description="Name of this instance in the results that it sends.",
     )
     otel_endpoint: str | None = Field(
-        default=None, description="OTLP/HTTP address that gets a trace of each request; takes goodpart[otel]."
+        default=None, description="OTLP/HTTP endpoint for a trace of each request; requires goodpart[otel]."
     )
     refresh_interval_s: float = Field(
-        default=1.0, gt=0, le=3600, description="Seconds between looks at which version should serve."
+        default=1.0,
+        gt=0,
+        le=3600,
+        description="Interval at which the state is read for the version that should serve, in seconds.",
     )
 
     @property
@@ -159,8 +195,8 @@ class Settings(BaseSettings):
     def _requires_keys(self) -> Self:
         if self.auth == "required" and not self.has_keys and not is_loopback(self.host):
             message = (
-                f"{self.host} can be reached by others and there are no API keys; make one with `goodpart key`, "
-                f"listen on 127.0.0.1, or say {PREFIX}AUTH=off"
+                f"{self.host} can be reached by others and there are no API keys; create one with `goodpart key`, "
+                f"listen on 127.0.0.1, or set {PREFIX}AUTH=off"
             )
             raise ValueError(message)
         return self
@@ -168,9 +204,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         if self.auth == "off" and self.has_keys:
-            raise ValueError(f"API keys are given, and {PREFIX}AUTH=off says not to ask for them: drop one of the two")
+            raise ValueError(f"API keys are given, but {PREFIX}AUTH=off disables them: remove one of the two")
         if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("TLS takes both tls_cert and tls_key")
+            raise ValueError("TLS requires both tls_cert and tls_key")
         return self
 
 
@@ -211,4 +247,4 @@ def refuse_unknown(names: Iterable[str]) -> None:
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             near = difflib.get_close_matches(name.upper(), known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise BadServiceSettings(f"no setting is called {name}{hint}")
+            raise BadServiceSettings(f"unknown setting {name}{hint}")

@@ -35,7 +35,7 @@ BundlePath = Annotated[str, StringConstraints(pattern=f"^{FILE_PATTERN}$")]
 
 
 class GoodpartError(Exception):
-    """Root of every error that Goodpart raises on purpose; the message is one line for people.
+    """Root of every error that Goodpart raises on purpose; the message is one line.
 
     GoodpartError
     ├── BadName                 a product or version name that is not one

@@ -253,9 +253,11 @@ def deduplicate(good: Sequence[Path]) -> tuple[Path, ...]:
     """Return the parts without identical copies, by the hash of their bytes. Raises CanNotAdapt."""
     by_hash = index_by_digest(good)
     if len(by_hash) > MAX_IMAGES:
-        raise CanNotAdapt(f"{len(by_hash)} images are too many to adapt to: train, or take {MAX_IMAGES} at most")
+        raise CanNotAdapt(f"{len(by_hash)} images are too many to adapt to: train, or use at most {MAX_IMAGES}")
     if len(by_hash) < MIN_IMAGES:
-        raise CanNotAdapt(f"{len(by_hash)} different images are too few to adapt to: it takes {MIN_IMAGES}")
+        raise CanNotAdapt(
+            f"{len(by_hash)} different images are too few to adapt to: at least {MIN_IMAGES} are required"
+        )
     return tuple(by_hash[digest] for digest in sorted(by_hash))
 
 
@@ -274,9 +276,9 @@ def load_base_version(request: PublishRequest) -> BaseVersion:
         student = load(paths.read_immutable(folder / STUDENT_WEIGHTS, STUDENT_WEIGHTS))
         compare = load(paths.read_immutable(folder / COMPARE_WEIGHTS, COMPARE_WEIGHTS))
     except (StoreError, ValidationError, SafetensorError) as error:
-        raise CanNotAdapt(f"what training kept of version {current.version} can't be read: {error}") from error
+        raise CanNotAdapt(f"the stored features of version {current.version} can't be read: {error}") from error
     if kept is None:
-        raise CanNotAdapt(f"training kept no features of version {current.version}; train it anew")
+        raise CanNotAdapt(f"version {current.version} has no stored features; train it again")
     return BaseVersion(bundle, settings, restore_networks(settings, student, compare), kept)
 
 

@@ -33,12 +33,12 @@ STORE = click.option(
     "--store",
     required=True,
     envvar="GOODPART_STORE",
-    help="Where to publish: a folder, or s3://bucket/prefix.",
+    help="Store to publish to: a folder, or s3://bucket/prefix.",
 )
 STATE = click.option(
     "--state",
     envvar="GOODPART_STATE",
-    help="What says which version serves: a folder, or s3://bucket/prefix; default: state in the store.",
+    help="State (which version serves): a folder, or s3://bucket/prefix; default: state in the store.",
 )
 LOCAL = click.option(
     "--local",
@@ -46,7 +46,7 @@ LOCAL = click.option(
     default=DEFAULT_LOCAL,
     show_default=True,
     envvar="GOODPART_LOCAL",
-    help="Folder of this machine to work in, where the store is on object storage.",
+    help="Local working folder, used if the store is on object storage.",
 )
 COPIES_GIB = click.option(
     "--most-copied-gib",
@@ -54,14 +54,16 @@ COPIES_GIB = click.option(
     default=DEFAULT_COPIES_GIB,
     show_default=True,
     envvar="GOODPART_MOST_COPIED_GIB",
-    help="GiB that copies of what is on object storage may take.",
+    help="Maximum size of local copies of object storage, in GiB.",
 )
 PRODUCT = click.option("--product", required=True, help="Name of the product.")
-FORCE = click.option("--force", metavar="REASON", help="Activate whatever the gate says; the audit keeps the reason.")
+FORCE = click.option(
+    "--force", metavar="REASON", help="Activate even if the gate fails; the reason is recorded in the audit log."
+)
 SIGN_KEY = click.option(
     "--sign-key", type=click.Path(path_type=Path), help="Sign the version with this key of `keygen`'s."
 )
-# Published, but the gate did not let it serve; or images that somebody should look at.
+# Exit code: published, but the gate failed; or images to review.
 NEEDS_REVIEW = 3
 # How wide tables are where there is no terminal.
 COLUMNS = 200
@@ -79,11 +81,13 @@ COLUMNS = 200
 @STATE
 @LOCAL
 @COPIES_GIB
-@click.option("--quick", is_flag=True, default=None, help="Fill the memory and calibrate; no gradient step.")
-@click.option("--activate/--no-activate", "activates", default=True, help="Whether the version serves at once.")
+@click.option(
+    "--quick", is_flag=True, default=None, help="Fill the recall memory and calibrate only; no gradient steps."
+)
+@click.option("--activate/--no-activate", "activates", default=True, help="Activate the version after publishing it.")
 @FORCE
-@click.option("--resume", is_flag=True, help="Go on where a stopped or killed run of this training stood.")
-@click.option("--skip-bad", is_flag=True, help="Leave out images that can't be read or have an odd size.")
+@click.option("--resume", is_flag=True, help="Resume a stopped or killed run of this training.")
+@click.option("--skip-bad", is_flag=True, help="Skip images that can't be read or have another size.")
 @SIGN_KEY
 @CONFIG
 @ASSIGNMENTS
@@ -104,9 +108,9 @@ def train_command(  # noqa: PLR0913  # click hands over one argument an option
     config: Path | None,
     assignments: tuple[str, ...],
 ) -> None:
-    """Learn a product from images of good parts alone, and publish a version of it.
+    """Train a product on images of good parts, and publish a version.
 
-    Ends with 3 where the version was published and the gate did not let it serve.
+    Exit code 3: the version was published, but the gate failed and it was not activated.
     """
     from app.bootstrap import open_store_at
     from app.settings import read_train_variables
@@ -131,7 +135,7 @@ def train_command(  # noqa: PLR0913  # click hands over one argument an option
 @STATE
 @LOCAL
 @COPIES_GIB
-@click.option("--activate/--no-activate", "activates", default=True, help="Whether the version serves at once.")
+@click.option("--activate/--no-activate", "activates", default=True, help="Activate the version after publishing it.")
 @FORCE
 @SIGN_KEY
 def adapt_command(  # noqa: PLR0913  # click hands over one argument an option
@@ -148,7 +152,7 @@ def adapt_command(  # noqa: PLR0913  # click hands over one argument an option
 ) -> None:
     """Teach the version in service a few new good parts, of a new lot or under a new lamp; takes less than a minute.
 
-    Ends with 3 where the version was published and the gate did not let it serve. `rollback` undoes it.
+    Exit code 3: the version was published, but the gate failed and it was not activated. `rollback` undoes it.
     """
     from app.bootstrap import open_store_at
     from training.adapt import Adaptation
@@ -225,16 +229,22 @@ def print_tables(*tables: "Table") -> None:
 
 @click.command("check-data")
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--sheet", type=click.Path(path_type=Path), help="Write a contact sheet of what was found, as HTML.")
-@click.option("--no-outliers", "looks_for_outliers", flag_value=False, default=True, help="Headers and pixels alone.")
+@click.option("--sheet", type=click.Path(path_type=Path), help="Write a contact sheet of the findings, as HTML.")
+@click.option(
+    "--no-outliers",
+    "looks_for_outliers",
+    flag_value=False,
+    default=True,
+    help="Skip the search for outliers; check headers and pixels only.",
+)
 @CONFIG
 @ASSIGNMENTS
 def check_data_command(
     *, data: Path, sheet: Path | None, looks_for_outliers: bool, config: Path | None, assignments: tuple[str, ...]
 ) -> None:
-    """Look at the images in DATA before an hour is spent on them.
+    """Check the images in DATA before training.
 
-    Ends with 0 where nothing is wrong, with 1 where images would stop a training, with 3 where somebody should look.
+    Exit code 0: no findings; 1: images that would stop a training; 3: images to review.
     """
     from app.settings import read_train_variables
     from training.checks.checks import DataCheck
@@ -253,9 +263,9 @@ def check_data_command(
 
 @click.command("settings")
 @click.argument("of", type=click.Choice(["train", "serve"]), default="train")
-@click.option("--json", "as_json", is_flag=True, help="As a JSON schema.")
+@click.option("--json", "as_json", is_flag=True, help="Print as a JSON schema.")
 def settings_command(*, of: str, as_json: bool) -> None:
-    """Print every setting with its default and what it is; those of `train` unless `serve` is named."""
+    """Print every setting with its default and description, of `train` or `serve`."""
     import json
 
     from app.settings import PREFIX, TRAIN_PREFIX, Settings
@@ -289,9 +299,9 @@ def model_info_command(*, config: Path | None, assignments: tuple[str, ...]) -> 
 
 @click.command("sample-data")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, other parts.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed of the parts.")
 def sample_data_command(*, folder: Path, seed: int) -> None:
-    """Draw a product to try things on: a machined flange, good and defective, into an empty FOLDER."""
+    """Generate a sample product (a machined flange, good and defective) in an empty FOLDER."""
     from rich.console import Console
 
     from training.demo.sample_data import NUM_IMAGES, write_sample_data
@@ -304,10 +314,10 @@ def sample_data_command(*, folder: Path, seed: int) -> None:
 
 @click.command("demo")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Where to serve.")
-@click.option("--stop", "stops", is_flag=True, help="End the service that a demonstration left running.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port to serve on.")
+@click.option("--stop", "stops", is_flag=True, help="Stop the service of an earlier demonstration.")
 def demo_command(*, folder: Path, port: int, stops: bool) -> None:
-    """Draw a product, learn it, serve it, and post two parts; everything goes into FOLDER."""
+    """Generate a sample product, train it, serve it, and send two parts; all files are in FOLDER."""
     from training.demo import demo
 
     if stops:
@@ -319,11 +329,13 @@ def demo_command(*, folder: Path, port: int, stops: bool) -> None:
 @click.command("train-all")
 @click.argument("plan", type=click.Path(path_type=Path))
 @click.option("--ray", "address", help="Train on a Ray cluster: its address, 'auto', or 'local' for this machine.")
-@click.option("--json", "as_json", type=click.Path(path_type=Path), help="Write what came of each product here too.")
+@click.option(
+    "--json", "as_json", type=click.Path(path_type=Path), help="Also write the result of each product to this file."
+)
 def train_all_command(*, plan: Path, address: str | None, as_json: Path | None) -> None:
-    """Train every product of PLAN, a YAML file; what has been made already is not made again.
+    """Train every product of PLAN, a YAML file; finished products are skipped.
 
-    Ends with 1 where a product failed, else with 3 where the gate did not let one serve.
+    Exit code 1: a product failed; 3: the gate failed for a product.
     """
     import json
     from dataclasses import asdict

@@ -54,8 +54,8 @@ class OddSizes(TrainingError):
         self.usual = usual
         some = ", ".join(f"{path.name} ({width} x {height})" for path, (width, height) in list(odd.items())[:3])
         super().__init__(
-            f"{len(odd)} images are not {usual[0]} x {usual[1]} pixels as the rest are: {some}; remove them, "
-            "or say --skip-bad or --set allow_odd_sizes=true"
+            f"{len(odd)} images are not {usual[0]} x {usual[1]} pixels like the rest: {some}; remove them, "
+            "or use --skip-bad or --set allow_odd_sizes=true"
         )
 
 
@@ -64,7 +64,7 @@ class TooFewImages(TrainingError):
 
     def __init__(self, *, found: int, needed: int) -> None:
         super().__init__(
-            f"{found} different good images are too few: it takes at least {needed} to train, and 500 to promise 1 %"
+            f"{found} different good images are too few: training requires at least {needed}, a promise of 1 % 500"
         )
 
 
@@ -103,7 +103,7 @@ class DeviceMissing(TrainingError):
     """CUDA was asked for and is not there."""
 
     def __init__(self) -> None:
-        super().__init__("device 'cuda' was asked for, but torch finds no CUDA device; ask for 'cpu' or 'auto'")
+        super().__init__("torch finds no CUDA device; set device to 'cpu' or 'auto'")
 
 
 class DiskTooSmall(TrainingError):
@@ -134,7 +134,7 @@ class AlreadyRunning(TrainingError):
     """Another training of the same data and settings."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(f"a training of these data and settings is running already: {folder} is locked")
+        super().__init__(f"a training of these data and settings is already running: {folder} is locked")
 
 
 class CanNotAdapt(TrainingError):

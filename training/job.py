@@ -174,7 +174,7 @@ class TrainingJob:
         try:
             track(done, self.request, self.settings)
         except Exception as error:  # noqa: BLE001  # a dozen classes of its own, and of the network's
-            self.reporter.print_line(f"MLflow was not told of this run: {str(error).splitlines()[0]}")
+            self.reporter.print_line(f"this run could not be logged to MLflow: {str(error).splitlines()[0]}")
 
     def find_dataset(self) -> Dataset:
         """Find the images. Raises OddSizes, BadImage, or leaves such images out with ``skip_bad``."""

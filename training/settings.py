@@ -35,10 +35,12 @@ class MemorySettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_steps: int = Field(default=0, ge=0, description="Batches that the memory is taught by; 0 leaves it as filled.")
-    batch_size: int = Field(default=8, ge=1, description="Images a batch.")
-    learning_rate: float = Field(default=1e-3, gt=0, description="Rate of the memory's keys and values.")
-    query_learning_rate: float = Field(default=1e-3, gt=0, description="Rate of the module that makes the query.")
+    num_steps: int = Field(
+        default=0, ge=0, description="Number of training batches of the memory; 0 leaves it as filled."
+    )
+    batch_size: int = Field(default=8, ge=1, description="Images per batch.")
+    learning_rate: float = Field(default=1e-3, gt=0, description="Learning rate of the memory's keys and values.")
+    query_learning_rate: float = Field(default=1e-3, gt=0, description="Learning rate of the query module.")
     learn_values: bool = Field(default=True, description="Whether gradients reach the memory's values.")
     normality_weight: float = Field(default=1.0, ge=0, description="Weight of L_NM.")
     orthogonality_weight: float = Field(default=0.1, ge=0, description="Weight of L_orth.")
@@ -51,22 +53,27 @@ class LearningSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_steps: int | None = Field(
-        default=None, ge=1, description="Batches to learn from; default: by the number of images."
+        default=None, ge=1, description="Number of training batches; default: by the number of images."
     )
-    batch_size: int = Field(default=16, ge=2, description="Images a batch.")
-    learning_rate: float = Field(default=2e-3, gt=0, description="Highest rate of the student's layers.")
-    weight_decay: float = Field(default=1e-4, ge=0, description="Decay of the layers.")
+    batch_size: int = Field(default=16, ge=2, description="Images per batch.")
+    learning_rate: float = Field(default=2e-3, gt=0, description="Maximum learning rate of the student's layers.")
+    weight_decay: float = Field(default=1e-4, ge=0, description="Weight decay of the layers.")
     hardness: float = Field(
-        default=0.0, ge=0, description="How much positions that are reconstructed badly weigh; 0 is the mean."
+        default=0.0, ge=0, description="Weight of badly reconstructed positions in the loss; 0 is the plain mean."
     )
-    look_interval: int = Field(default=50, ge=1, description="Steps between looks at the loss of held-out good parts.")
+    look_interval: int = Field(
+        default=50, ge=1, description="Steps between evaluations of the loss on held-out good parts."
+    )
     patience: int = Field(
-        default=0, ge=0, description="Looks without a gain after which learning ends early; 0 never ends it."
+        default=0, ge=0, description="Evaluations without an improvement before early stopping; 0 disables it."
     )
     least_gain: float = Field(
-        default=0.002, ge=0, lt=1, description="Share by which the held-out loss must fall to count as a gain."
+        default=0.002,
+        ge=0,
+        lt=1,
+        description="Minimum relative decrease of the held-out loss that counts as an improvement.",
     )
-    mixed_precision: bool = Field(default=True, description="Whether CUDA takes products in half precision.")
+    mixed_precision: bool = Field(default=True, description="Whether CUDA uses mixed precision.")
 
 
 class GateSettings(BaseModel):
@@ -75,10 +82,13 @@ class GateSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     significance: float = Field(
-        default=0.001, gt=0, lt=1, description="Chance that a check of shares fails where nothing is wrong."
+        default=0.001, gt=0, lt=1, description="Probability that a check of shares fails although nothing is wrong."
     )
     synthetic_margin: float = Field(
-        default=0.05, ge=0, le=1, description="Share of synthetic defects that may be missed beyond the old version's."
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Share of synthetic defects that may be missed in addition to the old version's.",
     )
 
 
@@ -100,11 +110,11 @@ class TrainSettings(BaseModel):
 
     preset: Literal["default", "fast", "best"] = Field(
         default="default",
-        description="'fast': no gradient steps; 'best': a larger teacher; single settings take precedence.",
+        description="'fast' runs no gradient steps; 'best' is slower; explicit settings override the preset.",
     )
-    teacher: str = Field(default="efficientnet_lite0", description="Name in the teachers' registry.")
+    teacher: str = Field(default="efficientnet_lite0", description="Name of the teacher in the registry.")
     teacher_weights: str | None = Field(
-        default=None, description="Checkpoint as a file or https URL; needed where no package carries it."
+        default=None, description="Checkpoint as a file or https URL; required if no package contains it."
     )
     teacher_sha256: str | None = Field(
         default=None, pattern=r"^[0-9a-f]{64}$", description="SHA-256 that the checkpoint must have."
@@ -115,12 +125,12 @@ class TrainSettings(BaseModel):
         description="Scales by their stride in input pixels; the first is the memory's.",
     )
     taps: dict[int, int] = Field(
-        default={}, description="Block or layer to tap at a stride, where not the teacher's default."
+        default={}, description="Block or layer to tap at a stride, instead of the teacher's default."
     )
     height: int = Field(default=256, ge=64, le=1024, multiple_of=32, description="Input height in pixels.")
     width: int = Field(default=256, ge=64, le=1024, multiple_of=32, description="Input width in pixels.")
     fit: Literal["stretch", "letterbox"] = Field(
-        default="stretch", description="Whether images are stretched to the input or padded."
+        default="stretch", description="Whether images are stretched or padded to the input size."
     )
     white_level: int = Field(
         default=255, ge=1, le=65535, description="Brightest value: 255, or 4095 for 12 bits in 16."
@@ -129,49 +139,49 @@ class TrainSettings(BaseModel):
         default=False, description="Whether a few images may have another size than the rest."
     )
     inspect: tuple[Rectangle, ...] = Field(
-        default=(), description="Rectangles to look at, in shares of the image; default: everywhere."
+        default=(), description="Rectangles to inspect, in shares of the image; default: the whole image."
     )
-    ignore: tuple[Rectangle, ...] = Field(
-        default=(), description="Rectangles that count nowhere, in shares of the image."
-    )
+    ignore: tuple[Rectangle, ...] = Field(default=(), description="Rectangles to ignore, in shares of the image.")
     num_recall_items: int = Field(default=4000, ge=1, description="Key-value pairs of the recall memory.")
-    num_candidates: int = Field(default=60_000, ge=1, description="Positions that the memory's items are chosen from.")
-    num_read_items: int = Field(default=4, ge=1, description="Items that a position recalls, the most alike ones.")
+    num_candidates: int = Field(
+        default=60_000, ge=1, description="Number of candidate positions for the items of the memory."
+    )
+    num_read_items: int = Field(default=4, ge=1, description="Number of nearest items that a position recalls.")
     query_channels: int = Field(default=128, ge=1, description="Channels of the recall memory's query and keys.")
     bottleneck_channels: int = Field(default=192, ge=8, description="Channels of the one-class bottleneck.")
     num_adaptive_items: int = Field(default=24, ge=1, description="Items of each adaptive memory.")
-    temperature: float = Field(default=0.003, gt=0, description="Softness of recall, in units of cosine.")
+    temperature: float = Field(default=0.003, gt=0, description="Temperature of recall, in units of cosine similarity.")
     regularisation: float = Field(
         default=2.0,
         ge=0,
         description="Square of the constant channel, in mean squared norms of a feature.",
     )
-    map_stride: int = Field(default=4, ge=1, description="Input pixels a position of the anomaly map.")
+    map_stride: int = Field(default=4, ge=1, description="Input pixels per position of the anomaly map.")
     smoothing_sigma: float = Field(default=1.0, gt=0, description="Map smoothing, in map positions.")
     top_share: float = Field(
         default=0.1, gt=0, le=1, description="Largest share of the highest positions whose mean enters the score."
     )
-    false_alarm_rate: float = Field(default=0.01, gt=0, lt=1, description="Share of good parts that may be judged ng.")
-    quick: bool = Field(default=False, description="Fill the memory and calibrate, without a gradient step.")
-    memory: MemorySettings = Field(default=MemorySettings(), description="The teaching of the memory.")
-    learning: LearningSettings = Field(default=LearningSettings(), description="The gradient steps.")
-    gate: GateSettings = Field(default=GateSettings(), description="What a new version is held to.")
+    false_alarm_rate: float = Field(default=0.01, gt=0, lt=1, description="Maximum share of good parts judged ng.")
+    quick: bool = Field(default=False, description="Fill the memory and calibrate only, without gradient steps.")
+    memory: MemorySettings = Field(default=MemorySettings(), description="Training of the memory.")
+    learning: LearningSettings = Field(default=LearningSettings(), description="Training of the student.")
+    gate: GateSettings = Field(default=GateSettings(), description="Conditions of the release gate.")
     seed: int = Field(default=0, ge=0, description="Seed of every random choice.")
     device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="Where training runs; 'auto' takes CUDA where there is one."
+        default="auto", description="Device of the training; 'auto' uses CUDA if available."
     )
-    max_pixels: int = Field(default=50_000_000, ge=1024, description="Most pixels of an image.")
+    max_pixels: int = Field(default=50_000_000, ge=1024, description="Maximum number of pixels of an image.")
     feature_memory_gib: float = Field(
-        default=4.0, ge=0, description="GiB of features held in memory; more lie on disk as float16 while training."
+        default=4.0, ge=0, description="Maximum size of features in memory, in GiB; more are stored on disk as float16."
     )
     num_workers: int | None = Field(
-        default=None, ge=1, le=256, description="Threads that decode ahead; default: one a processor."
+        default=None, ge=1, le=256, description="Number of decoding threads; default: one per processor."
     )
     data_licence: str | None = Field(default=None, description="Licence of the images, for the report.")
     tracking: Literal["none", "mlflow"] = Field(
-        default="none", description="Where curves and figures are followed; 'mlflow' takes goodpart[mlflow]."
+        default="none", description="Experiment tracking of curves and metrics; 'mlflow' requires goodpart[mlflow]."
     )
-    mlflow_uri: str | None = Field(default=None, description="MLflow's tracking address; default: a file in the store.")
+    mlflow_uri: str | None = Field(default=None, description="MLflow tracking URI; default: a file in the store.")
     checkpoint_interval_s: float = Field(default=60.0, ge=0, description="Seconds between checkpoints.")
 
     @model_validator(mode="before")
@@ -280,7 +290,7 @@ def summarise_error(error: ValidationError) -> str:
     where = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
         near = get_close_matches(where, [setting.name for setting in list_settings()], n=1, cutoff=0.5)
-        return f"no setting is called '{where}'" + (f"; did you mean {near[0]}?" if near else "")
+        return f"unknown setting '{where}'" + (f"; did you mean {near[0]}?" if near else "")
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: {message}" if where else message
 
@@ -314,11 +324,11 @@ def assign(settings: dict[str, Any], assignment: str) -> None:
     for step in outer:
         settings = settings.setdefault(step, {})
         if not isinstance(settings, dict):
-            raise BadSettings(f"{name}: '{step}' has a value and no settings under it")
+            raise BadSettings(f"{name}: '{step}' is a value, not a group of settings")
     try:
         settings[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise BadSettings(f"{name}: {value!r} is no value") from error
+        raise BadSettings(f"{name}: {value!r} is not a valid value") from error
 
 
 def read_yaml(config: Path | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from app.api.problems import CrossSiteRequest, Forbidden, Unauthorized
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CROSS_SITES = frozenset({"cross-site", "same-site"})
 
-bearer = HTTPBearer(auto_error=False, description="an API key, where the service was given any")
+bearer = HTTPBearer(auto_error=False, description="API key, if the service has any")
 
 
 class ApiKeyAuth:

@@ -17,9 +17,9 @@ from app.history.journal import Journal
 from app.history.records import InspectionRecord, Keep, StoredAnswer, StoredImage
 from app.store.errors import StoreUnusable
 
-# Answers with a key that are at hand without the disk; a client that asks again does so soon.
+# Maximum number of responses cached in memory; clients usually retry soon.
 MAX_CACHED_ANSWERS = 64
-# How long an answer waits for the disk, where it waits at all.
+# Maximum time that a response waits for the disk.
 MAX_WAIT_S = 1.0
 MEDIA_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8": "image/jpeg", b"BM": "image/bmp", b"RIFF": "image/webp"}
 
@@ -87,7 +87,7 @@ class Recorder:
         written = self.journal.add(record, StoredImage(detect_media_type(data), data) if is_kept else None, replay)
         if self.waits or request is not None:
             waiting = asyncio.wrap_future(written)
-            # The journal tells of what it loses; here it is only not to be called unseen.
+            # The journal reports lost records; retrieving the exception only prevents a warning of asyncio.
             waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
             await asyncio.wait({waiting}, timeout=MAX_WAIT_S)
 
@@ -127,7 +127,7 @@ class IdempotencyCache:
             text = before if before is not None else await compute()
         except BaseException:
             answer.set_exception(RequestAbandoned())
-            answer.exception()  # seen here: perhaps nobody else waits for it
+            answer.exception()  # retrieved here, since there may be no other waiter
             del self._answers[request.key]  # what failed may be tried again
             raise
         answer.set_result(text)

@@ -25,7 +25,7 @@ class NoKeys(BadKeys):
     """API keys are required and none is configured."""
 
     def __init__(self) -> None:
-        super().__init__("a key file or setting is given and holds no key; make one with `goodpart key`")
+        super().__init__("the key file or setting contains no key; create one with `goodpart key`")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def read_keys(*, file: Path | None, lines: str | None) -> Keyring:
     names = [key.name for key in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise BadKeys(f"two keys are called {twice[0]}")
+        raise BadKeys(f"two keys have the name {twice[0]}")
     return Keyring(tuple(found))
 
 
@@ -95,5 +95,5 @@ def parse_line(line: str, *, where: str) -> Key:
     scopes = frozenset(match["scopes"].split(","))
     unknown = sorted(scopes - set(SCOPES))
     if unknown:
-        raise BadKeys(f"{where}: no scope is called '{unknown[0]}'; there are {', '.join(SCOPES)}")
+        raise BadKeys(f"{where}: unknown scope '{unknown[0]}'; valid scopes are {', '.join(SCOPES)}")
     return Key(match["name"], scopes, match["digest"])

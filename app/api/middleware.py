@@ -23,12 +23,12 @@ log = structlog.stdlib.get_logger("goodpart.request")
 # https://www.w3.org/TR/trace-context/: version, trace id, parent id, flags; ids of zeros alone are invalid.
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-# Asked every second by orchestrators; a line each would bury the rest.
+# Orchestrators request these every second; they are not logged.
 QUIET = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
-# Pages for people, which load their own scripts.
+# HTML pages, which load their own scripts.
 PAGES = frozenset({"/docs", "/redoc"})
 HEALTH = frozenset({"/livez", "/readyz", "/metrics"})
-# Routes that take images limit their bodies themselves, by settings; for all others this is plenty.
+# Routes with images have body limits in the settings; all others have the limit below.
 TAKES_IMAGES = re.compile(r".*/(inspect|inspect/batch|infer|feedback)")
 MAX_OTHER_BYTES = 65_536
 

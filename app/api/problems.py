@@ -17,9 +17,9 @@ from model import bundle
 
 MEDIA_TYPE = "application/problem+json"
 OPEN_INFERENCE = "/v2"
-# When to come again where it is no matter of room: a version that can't serve is tried anew every half minute.
+# Retry-After when the service is not overloaded: a version that can't serve is retried every half minute.
 RETRY_FAULT_AFTER_S = 30
-# Answers are for programs: not to be framed, sniffed, cached or made to load anything.
+# Responses must not be framed, sniffed or cached, and load nothing.
 SECURITY_HEADERS: Mapping[str, str] = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -62,7 +62,7 @@ class WrongMediaType(RequestError):
 
     def __init__(self, *, found: str) -> None:
         super().__init__(
-            f"the body is '{found[:80]}'; send multipart/form-data with the field 'image', or raw bytes as image/*"
+            f"media type '{found[:80]}'; send multipart/form-data with the field 'image', or raw bytes as image/*"
         )
 
 
@@ -105,7 +105,7 @@ class KeyReused(RequestError):
     """An ``Idempotency-Key`` that came with another request before."""
 
     def __init__(self) -> None:
-        super().__init__("this Idempotency-Key came with another image or query before: a key is for one request")
+        super().__init__("this Idempotency-Key was used for another request; use a new key for each request")
 
 
 class NoHistory(RequestError):
@@ -133,28 +133,28 @@ class Unauthorized(RequestError):
     """No API key, or an unknown one."""
 
     def __init__(self) -> None:
-        super().__init__("send an API key that this service knows as 'Authorization: Bearer <key>'")
+        super().__init__("send a valid API key as 'Authorization: Bearer <key>'")
 
 
 class Forbidden(RequestError):
     """A key without the scope that the route asks for."""
 
     def __init__(self, scopes: Sequence[str]) -> None:
-        super().__init__(f"this takes a key with the scope {' or '.join(scopes)}")
+        super().__init__(f"this requires an API key with the scope {' or '.join(scopes)}")
 
 
 class CrossSiteRequest(RequestError):
     """A page of another site tried to change something."""
 
     def __init__(self) -> None:
-        super().__init__("a page of another site may change nothing here; give the service API keys to let it in")
+        super().__init__("cross-site requests are refused; configure API keys to allow them")
 
 
 class ClientGone(RequestError):
     """The client disconnected before its answer. Nothing is sent; the metrics count it."""
 
     def __init__(self) -> None:
-        super().__init__("the client hung up before the image was judged")
+        super().__init__("the client disconnected before the image was inspected")
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ class Handlers:
         """Answer an unexpected exception. The client gets no details; the log has them."""
         kind = ProblemKind(HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error", "Internal error")
         response = self._respond(request, kind, "the service failed; its log says why")
-        # This answer is made outside of the envelope, which adds these else.
+        # This response is created outside the middleware that usually adds these headers.
         response.headers.update({**SECURITY_HEADERS, "X-Request-Id": request.state.request_id})
         return response
 

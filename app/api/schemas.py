@@ -75,7 +75,7 @@ class RegionResponse(ResponseModel):
     height: int
     area_px: int
     peak: float
-    explanation: ExplanationResponse | None = Field(default=None, description="where explain=true asked for it")
+    explanation: ExplanationResponse | None = Field(default=None, description="present if explain=true")
 
 
 class HeatmapResponse(ResponseModel):
@@ -133,8 +133,8 @@ class InspectionResponse(ResponseModel):
     verdict: Literal["ok", "ng"] = Field(description="ng where the score exceeds the threshold")
     score: float = Field(description="0 is the mean of good calibration parts, 1 their spread")
     threshold: float
-    threshold_from: ThresholdFrom = Field(description="calibration, or a rate or value that people chose since")
-    p_value: float = Field(description="how ordinary the score is among good parts")
+    threshold_from: ThresholdFrom = Field(description="source of the threshold: calibration, or a chosen rate or value")
+    p_value: float = Field(description="share of good parts with a score at least as high")
     promise: PromiseRecord = Field(description="the false-alarm rate that calibration supports")
     scales: tuple[ScaleResponse, ...]
     regions: tuple[RegionResponse, ...]
@@ -191,7 +191,7 @@ def to_regions(inspection: Inspection) -> tuple[RegionResponse, ...]:
 def collect_warnings(inspection: Inspection) -> tuple[str, ...]:
     """Return the warnings of the image, and one where an explanation has no pictures."""
     if inspection.explanations and inspection.version.patches is None:
-        without = "this version keeps no pictures of good patches; train it anew to see what was expected"
+        without = "this version keeps no pictures of good patches; train it again to show them"
         return (*inspection.warnings, without)
     return inspection.warnings
 
@@ -230,12 +230,12 @@ class OverrideResponse(ResponseModel):
 class DriftResponse(ResponseModel):
     """Whether recent scores differ from those of the calibration parts, tested window by window."""
 
-    drifted: bool | None = Field(description="of the last full window; null before the first")
-    distance: float | None = Field(description="between the two distributions of scores, 0 to 1")
-    limit: float | None = Field(description="the distance that chance and the assumed defects explain")
-    window: int = Field(description="scores in a window")
-    seen: int = Field(description="scores in the window that is filling")
-    false_alarm_rate: float = Field(description="of this alarm, for each window of parts that have not drifted")
+    drifted: bool | None = Field(description="result of the last full window; null before the first")
+    distance: float | None = Field(description="distance between the two distributions of scores, 0 to 1")
+    limit: float | None = Field(description="maximum distance explained by chance and the assumed defects")
+    window: int = Field(description="number of scores in a window")
+    seen: int = Field(description="number of scores in the current window")
+    false_alarm_rate: float = Field(description="false-alarm rate per window without drift")
     assumed_defect_share: float = Field(description="share of defective parts that raises no alarm")
 
     @classmethod
@@ -258,7 +258,7 @@ class ShadowStatsResponse(ResponseModel):
 
     seen: int
     judged: int
-    skipped: int = Field(description="due, but live images waited")
+    skipped: int = Field(description="skipped because live images were waiting")
     failed: int
     ng_by_candidate_only: int
     ng_by_serving_only: int
@@ -287,8 +287,8 @@ class ProductResponse(ResponseModel):
     serving: str | None
     activated: str | None
     fault: str | None
-    resting: bool = Field(description="unloaded for want of room; loaded again when it is asked for")
-    threshold: float | None = Field(description="that holds now")
+    resting: bool = Field(description="evicted from memory; loaded again on the next request")
+    threshold: float | None = Field(description="current threshold")
     threshold_from: ThresholdFrom | None
     promise: PromiseRecord | None
     override: OverrideResponse | None

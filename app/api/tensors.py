@@ -22,7 +22,7 @@ from app.api.problems import BadTensors
 
 HEADER = "inference-header-content-length"
 INPUT = "image"
-# JSON is the slow way to send pixels, and holds up everybody while it is parsed; the binary extension is the fast one.
+# Parsing pixels from JSON is slow and blocks the event loop; the binary extension is fast.
 MAX_JSON_BYTES = 4_000_000
 MAX_JSON_NUMBERS = 100_000
 Parameters = Mapping[str, Any]
@@ -94,7 +94,7 @@ def parse_request(body: bytes, *, json_length: str | None, max_images: int) -> I
         first = error.errors()[0]
         raise BadTensors(f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}") from None
     if len(request.inputs) != 1 or request.inputs[0].name != INPUT:
-        raise BadTensors(f"there is one input, '{INPUT}'")
+        raise BadTensors(f"the only input is '{INPUT}'")
     return InferInput(
         id=request.id,
         images=tuple(decode_images(request.inputs[0], rest, max_images=max_images)),
@@ -113,7 +113,7 @@ def split_body(body: bytes, json_length: str | None) -> tuple[bytes, bytes]:
         or len(json_length) > 10
         or int(json_length) > len(body)
     ):
-        raise BadTensors("Inference-Header-Content-Length is no length within the body")
+        raise BadTensors("Inference-Header-Content-Length is not a length within the body")
     return body[: int(json_length)], body[int(json_length) :]
 
 

@@ -20,7 +20,7 @@ from app.batch.shards import Shard
 from app.store.files import remove_file, replace_file
 from model.bundle import GoodpartError, sha256_hex
 
-# Readers of data sets leave alone what begins so.
+# Prefix of files that readers of data sets ignore.
 ABOUT, LOCK = "_archive.json", "_archive.lock"
 DIGEST = b"goodpart.shard"
 
@@ -29,14 +29,14 @@ class EmptyArchive(GoodpartError):
     """The folder holds no images; perhaps a share that is not mounted. Existing results are not removed."""
 
     def __init__(self) -> None:
-        super().__init__("there is no image to judge, in this folder or below it")
+        super().__init__("this folder and its subfolders contain no image")
 
 
 class ArchiveMismatch(GoodpartError):
     """The target holds results of another version, threshold or shard size."""
 
     def __init__(self, folder: Path, difference: str) -> None:
-        super().__init__(f"{folder} holds other results: {difference}; take another folder, or empty this one")
+        super().__init__(f"{folder} holds other results: {difference}; choose another folder, or empty this one")
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from app.batch.shards import Shard
 from app.settings import Settings
 from model.bundle import GoodpartError
 
-# Shards that are handed out together: their paths are in memory, on the driver and in Ray.
+# Number of shards submitted at once: their paths are in memory, on the driver and in Ray.
 MAX_PENDING_SHARDS = 256
-# How often a worker is begun again that is lost, and a shard that it had.
+# Maximum number of restarts of a lost worker, and of retries of its shard.
 MAX_RESTARTS = 3
 
 

@@ -53,7 +53,7 @@ class Scorer:
     @classmethod
     def from_settings(cls, settings: Settings, product: str, name: str | None) -> "Scorer":
         """Load a version by the settings. Raises GoodpartError."""
-        # Many images at once keep a CPU busier than many threads at one image.
+        # On a CPU, many images in parallel are faster than many threads on one image.
         alone = settings.model_copy(update={"threads": 1})
         version = load_version(alone, product, name)
         return cls(version, settings.threads, settings.max_pixels, settings.input_guard)

@@ -9,7 +9,7 @@ def main() -> None:
     """Run the command line."""
     if sys.argv[1:2] == ["health"] and not {"-h", "--help"} & set(sys.argv):
         sys.exit(health.main(sys.argv[2:]))
-    # Not above: it imports ONNX Runtime, Pillow and FastAPI, which a health check does without.
+    # A late import: it loads ONNX Runtime, Pillow and FastAPI, which a health check does not need.
     from app.cli.main import main as run_command  # noqa: PLC0415
 
     run_command()

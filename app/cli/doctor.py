@@ -77,7 +77,9 @@ def check_devices(settings: Settings) -> Iterator[Diagnosis]:
         yield Diagnosis("provider", f"asked: {settings.provider}; takes: {device.provider}; offered: {offered}")
     message = None
     if settings.threads > available_cpus():
-        message = f"more threads than processors slow each other: set GOODPART_THREADS to {available_cpus()} or less"
+        message = (
+            f"more threads than processors slow inference down: set GOODPART_THREADS to {available_cpus()} or less"
+        )
     yield Diagnosis("threads", f"{settings.threads} of {available_cpus()} processors", message)
 
 
@@ -96,9 +98,9 @@ def check_folder(what: str, folder: Path) -> Diagnosis:
     """Check a folder."""
     name = str(folder.resolve())
     if not os.path.isdir(folder):  # noqa: PTH112  # says no where pathlib raises for want of permission
-        return Diagnosis(what, name, "no such folder that this user can see; `goodpart train --store` makes one")
+        return Diagnosis(what, name, "no such folder, or no access; `goodpart train --store` creates one")
     if not os.access(folder, os.R_OK | os.X_OK):
-        return Diagnosis(what, name, "may not be read by this user: change its owner or mode")
+        return Diagnosis(what, name, "is not readable by this user: change its owner or mode")
     may_write = "may be written" if os.access(folder, os.W_OK) else "may only be read"
     return Diagnosis(what, f"{name}, {may_write}")
 
@@ -109,7 +111,7 @@ def check_bucket(what: str, path: ObjectPath) -> Diagnosis:
         is_there = paths.is_folder(path)
     except StoreError as error:
         return Diagnosis(what, str(path), f"{error}; address and keys are AWS_* variables")
-    return Diagnosis(what, str(path), None if is_there else "nothing is there; `goodpart train --store` makes one")
+    return Diagnosis(what, str(path), None if is_there else "nothing found; `goodpart train --store` creates one")
 
 
 def check_products(settings: Settings) -> Iterator[Diagnosis]:
@@ -121,7 +123,7 @@ def check_products(settings: Settings) -> Iterator[Diagnosis]:
         yield Diagnosis("products", "unknown", str(error))
         return
     if not products:
-        yield Diagnosis("products", "none", "nothing can be judged yet: train one with `goodpart train`")
+        yield Diagnosis("products", "none", "no product yet: train one with `goodpart train`")
     for product in products:
         yield check_one_product(stored, product)
 
@@ -137,7 +139,7 @@ def check_one_product(stored: OpenStore, product: str) -> Diagnosis:
             )
         bundle = stored.store.load_bundle(product, current.version)
     except (StoreError, BundleError, BadName) as error:
-        return Diagnosis(what, "can't serve", f"{error}; activate another version, or train it anew")
+        return Diagnosis(what, "can't serve", f"{error}; activate another version, or train it again")
     promise = bundle.manifest.promise
     return Diagnosis(what, f"version {current.version} serves, {promise.supported:.2%} false alarms promised")
 
@@ -150,7 +152,7 @@ def check_address(settings: Settings) -> Iterator[Diagnosis]:
         try:
             probe.bind((settings.host, settings.port))
         except OSError as error:
-            message = f"{error.strerror}: choose another with --port, or end what listens there"
+            message = f"{error.strerror}: choose another with --port, or stop what listens there"
             yield Diagnosis("address", where, message)
             return
     yield Diagnosis("address", f"{where} is free")

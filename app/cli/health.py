@@ -47,7 +47,7 @@ def fetch(host: str, path: str) -> tuple[int, str]:
         return send_request(http.client.HTTPConnection(host, timeout=TIMEOUT_S), path)
     except (http.client.HTTPException, ConnectionResetError):
         trusting = ssl.create_default_context()
-        # The certificate is for the name that others use.
+        # The certificate is for the public host name, not for loopback.
         trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
         return send_request(http.client.HTTPSConnection(host, timeout=TIMEOUT_S, context=trusting), path)
 

@@ -35,10 +35,10 @@ from model.bundle import GoodpartError
 
 COMMANDS = "goodpart.commands"
 SUFFIX = ".heatmap.png"
-# Which extra brings a package that a command needs; all others come with 'train'.
+# The extra that installs a package required by a command; the default is 'train'.
 EXTRAS = {"pyarrow": "archive", "ray": "ray"}
 BACKLOG = 2048
-# How long a thread that computes in Python may hold up the event loop; Python's own default is ten times as long.
+# Maximum time that a Python thread may block the event loop; a tenth of Python's default.
 SWITCH_INTERVAL_S = 0.0005
 
 
@@ -60,7 +60,7 @@ class HeatmapsCollide(GoodpartError):
     """Two images whose heat-maps would have one name."""
 
     def __init__(self, first: Path, second: Path) -> None:
-        super().__init__(f"{first} and {second} would write one heat-map: inspect them into two folders")
+        super().__init__(f"{first} and {second} would overwrite each other's heat-map: write them to different folders")
 
 
 class Commands(click.Group):
@@ -85,19 +85,23 @@ class Commands(click.Group):
 )
 @click.version_option(version("goodpart"), prog_name="goodpart")
 def commands() -> None:
-    """Learn what a good part looks like, and judge every part by it."""
+    """Train on good parts, and inspect parts for defects."""
 
 
 @commands.command()
 @STORE
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="TCP port to listen on.")
-@click.option("--local", type=click.Path(path_type=Path), help="Folder of this service alone, for its records.")
+@click.option("--local", type=click.Path(path_type=Path), help="Folder of this instance only, for its records.")
 @click.option("--provider", help="auto, cuda, tensorrt or cpu.")
-@click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain, PEM; with --tls-key, HTTPS.")
-@click.option("--tls-key", type=click.Path(path_type=Path), help="The certificate's private key, PEM.")
+@click.option(
+    "--tls-cert",
+    type=click.Path(path_type=Path),
+    help="PEM file of the certificate chain; enables HTTPS together with --tls-key.",
+)
+@click.option("--tls-key", type=click.Path(path_type=Path), help="PEM file of the certificate's private key.")
 def serve(**options: Any) -> None:  # noqa: ANN401  # click hands over one argument an option
-    """Judge images over HTTP; every other setting is a GOODPART_* variable."""
+    """Inspect images over HTTP; every other setting is a GOODPART_* variable."""
     settings = read_settings(**options)
     app = create_app(settings)
     config = build_server_config(settings, app)
@@ -137,7 +141,7 @@ def build_server_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
 def open_listener(settings: Settings, port: int) -> socket.socket:
     """Return a listening socket. Raises AddressUnusable."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # Told its protocol, asyncio turns off Nagle's algorithm, which else holds every answer back for 40 ms.
+    # With an explicit protocol asyncio disables Nagle's algorithm, which would delay every response by 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -152,9 +156,11 @@ def open_listener(settings: Settings, port: int) -> socket.socket:
 
 
 @commands.command("health")
-@click.option("--ready", "asks_ready", is_flag=True, help="Whether parts can be judged, not only whether it runs.")
+@click.option(
+    "--ready", "asks_ready", is_flag=True, help="Check readiness (parts can be inspected) instead of liveness."
+)
 def health_command(*, asks_ready: bool) -> None:
-    """Ask the service of this machine whether it answers; the port is that of the settings."""
+    """Check the health of the service on this machine, on the port of the settings."""
     sys.exit(health.main(["--ready"] if asks_ready else []))
 
 
@@ -162,16 +168,16 @@ def health_command(*, asks_ready: bool) -> None:
 @click.argument("name")
 @click.option("--scope", "scopes", multiple=True, default=("inspect",), help="inspect or operate; may be repeated.")
 def key(*, name: str, scopes: tuple[str, ...]) -> None:
-    """Make an API key: shown once on standard error; its line for the key file on standard output."""
+    """Create an API key: the key goes to standard error, its line for the key file to standard output."""
     presented, made = generate_key(name, scopes)
-    click.echo(f"the key, which is kept nowhere: {presented}", err=True)
+    click.echo(f"the key (shown only once): {presented}", err=True)
     click.echo(made.to_line())
 
 
 @commands.command()
 @click.argument("private", type=click.Path(path_type=Path))
 def keygen(*, private: Path) -> None:
-    """Make a key pair to sign versions with: PRIVATE for the trainer, PRIVATE.pub for services."""
+    """Create a key pair for signing versions: PRIVATE for the trainer, PRIVATE.pub for services."""
     secret, public = generate_key_pair()
     for path, pem, mode in ((private, secret, 0o600), (private.with_name(f"{private.name}.pub"), public, 0o644)):
         try:
@@ -185,9 +191,9 @@ def keygen(*, private: Path) -> None:
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @STORE
 @click.option("--product", required=True, help="Name of the product.")
-@click.option("--version", "name", help="A version other than the one that serves.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON answer a line instead of a table.")
-@click.option("--heatmap-dir", type=click.Path(path_type=Path), help="Where heat-maps are written.")
+@click.option("--version", "name", help="Version to use; default: the active one.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line instead of a table.")
+@click.option("--heatmap-dir", type=click.Path(path_type=Path), help="Folder to write heat-maps to.")
 def inspect_command(  # click hands over one argument an option
     *,
     images: tuple[Path, ...],
@@ -197,7 +203,7 @@ def inspect_command(  # click hands over one argument an option
     as_json: bool,
     heatmap_dir: Path | None,
 ) -> None:
-    """Judge image files without a server, as the server would."""
+    """Inspect image files without a server, with the results of the server."""
     settings = read_settings(store=store)
     if heatmap_dir is not None:
         refuse_duplicates(images)
@@ -227,19 +233,21 @@ def inspect_command(  # click hands over one argument an option
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @STORE
 @click.option("--product", required=True, help="Name of the product.")
-@click.option("--results", type=click.Path(path_type=Path), help="Where results go; default: beside the images.")
-@click.option("--once", is_flag=True, help="End when everything that is there is done.")
+@click.option(
+    "--results", type=click.Path(path_type=Path), help="Folder to write results to; default: the folder of the images."
+)
+@click.option("--once", is_flag=True, help="Exit when all present images are inspected.")
 @click.option(
     "--give-up-s",
     type=click.FloatRange(min=0),
     default=WatchTimeouts.give_up_s,
     show_default=True,
-    help="Seconds after which a file that is no image, or a product that does not judge, will not get better.",
+    help="Seconds of retries for an unreadable file or an unavailable product.",
 )
 def watch_command(  # click hands over one argument an option
     *, folder: Path, store: str | None, product: str, results: Path | None, once: bool, give_up_s: float
 ) -> None:
-    """Judge the images that a line writes into FOLDER, and write results beside them: JSON each, and results.csv."""
+    """Watch FOLDER, inspect new images, and write results next to them: JSON files and results.csv."""
     settings = read_settings(store=store)
     watcher = Watcher(
         folder,
@@ -259,7 +267,7 @@ def watch_command(  # click hands over one argument an option
 @click.option("--host", help="Address the service would listen on.")
 @click.option("--port", type=int, help="Port the service would listen on.")
 def doctor(*, store: str | None, host: str | None, port: int | None) -> None:
-    """Say what this installation is made of, what is wrong with it, and how to mend that."""
+    """Report the state of this installation, its errors, and how to fix them."""
     findings = run_diagnostics(read_settings(store=store, host=host, port=port))
     for line in format_report(findings):
         click.echo(line)

@@ -23,16 +23,16 @@ def make_absolute(settings: Settings) -> Settings:
 @click.argument("target", type=click.Path(path_type=Path, file_okay=False))
 @STORE
 @click.option("--product", required=True, help="Name of the product.")
-@click.option("--version", "name", help="A version other than the one that serves.")
+@click.option("--version", "name", help="Version to use; default: the active one.")
 @click.option(
     "--shard-size",
     type=click.IntRange(1, 100_000),
     default=DEFAULT_SHARD_SIZE,
     show_default=True,
-    help="Images a file.",
+    help="Images per file.",
 )
-@click.option("--ray", "address", help="Judge on a Ray cluster: its address, 'auto', or 'local' for this machine.")
-@click.option("--num-gpus", type=click.FloatRange(min=0), default=0.0, help="GPUs of a Ray worker; may be a fraction.")
+@click.option("--ray", "address", help="Inspect on a Ray cluster: its address, 'auto', or 'local' for this machine.")
+@click.option("--num-gpus", type=click.FloatRange(min=0), default=0.0, help="GPUs per Ray worker; may be a fraction.")
 def score_archive_command(  # noqa: PLR0913  # click hands over one argument an option
     *,
     source: Path,
@@ -44,7 +44,7 @@ def score_archive_command(  # noqa: PLR0913  # click hands over one argument an 
     address: str | None,
     num_gpus: float,
 ) -> None:
-    """Judge every image under SOURCE, however many, into Parquet files in TARGET; what was stopped goes on."""
+    """Inspect every image under SOURCE and write Parquet files to TARGET; a stopped run is resumed."""
     from app.batch.archive import Archive, ArchiveSpec, score_locally
     from app.batch.ray import score_on_ray
     from app.batch.scoring import Scorer

@@ -26,14 +26,14 @@ def open_pruner(store: str | None) -> Pruner:
 @STORE
 @click.option("--product", required=True, help="Name of the product.")
 @click.option("--part", type=click.Path(path_type=Path), required=True, help="Image of the part.")
-@click.option("--label", type=click.Choice(LABELS), required=True, help="What the part is.")
-@click.option("--part-id", default="", help="Which part it is.")
-@click.option("--by", default="command line", show_default=True, help="Who says so.")
-@click.option("--why", default="", help="Why.")
+@click.option("--label", type=click.Choice(LABELS), required=True, help="Label of the part.")
+@click.option("--part-id", default="", help="Id of the part.")
+@click.option("--by", default="command line", show_default=True, help="Author of the label.")
+@click.option("--why", default="", help="Reason for the label.")
 def feedback_command(  # noqa: PLR0913  # click hands over one argument an option
     *, store: str | None, product: str, part: Path, label: Label, part_id: str, by: str, why: str
 ) -> None:
-    """Say what a part is: ok teaches the next training, ng is what its version must catch."""
+    """Label a part: the next training learns from ok, its version must detect ng."""
     settings = read_settings(store=store)
     decision = LabelDecision(at=datetime.now(UTC), by=by, why=why, label=label, part_id=part_id)
     stored = open_store(settings)
@@ -53,16 +53,16 @@ def feedback_command(  # noqa: PLR0913  # click hands over one argument an optio
 
 @click.group("store")
 def store_commands() -> None:
-    """Take out of a store what is not needed any more; services may read it meanwhile."""
+    """Remove unneeded data from a store; services may read it meanwhile."""
 
 
 @store_commands.command("prune")
 @STORE
 @click.option("--keep", type=click.IntRange(min=1), required=True, help="Newest versions to keep of each product.")
 def prune_command(*, store: str | None, keep: int) -> None:
-    """Remove old versions, and teachers and leftovers that nothing names.
+    """Remove old versions, unused teachers and leftovers.
 
-    Never what serves, what served before it, or a candidate in the shadow.
+    Active versions, their predecessors and shadow candidates are kept.
     """
     print_removed(open_pruner(store).prune(keep=keep))
 
@@ -70,9 +70,9 @@ def prune_command(*, store: str | None, keep: int) -> None:
 @store_commands.command("remove")
 @STORE
 @click.argument("product")
-@click.option("--yes", "even_if_active", is_flag=True, help="Remove it even if it serves.")
+@click.option("--yes", "even_if_active", is_flag=True, help="Remove the product even if a version is active.")
 def remove_command(*, store: str | None, product: str, even_if_active: bool) -> None:
-    """Remove PRODUCT with all its versions, decisions and confirmed images."""
+    """Remove PRODUCT with all its versions, decisions and labelled images."""
     print_removed(open_pruner(store).remove(product, even_if_active=even_if_active))
 
 
@@ -81,7 +81,7 @@ def remove_command(*, store: str | None, product: str, even_if_active: bool) -> 
 @click.argument("product")
 @click.option("--days", type=click.FloatRange(0, 36_500), required=True, help="Age from which images are removed.")
 def expire_command(*, store: str | None, product: str, days: float) -> None:
-    """Remove PRODUCT's confirmed images that were labelled longer ago."""
+    """Remove PRODUCT's labelled images older than --days."""
     print_removed(open_pruner(store).expire(product, days=days))
 
 

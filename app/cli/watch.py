@@ -181,7 +181,7 @@ class Watcher:
         try:
             return {**self._inspect(path, data), "sha256": sha256}
         except ImageError as error:
-            # What can't be read may be the beginning of what can: a line pauses in the middle of a file.
+            # An unreadable file may be incomplete: a line may pause in the middle of writing it.
             has_time = time.monotonic() - look.since < self.patience.give_up_s
             return None if has_time else {"error": str(error), "sha256": sha256}
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 
 from model.bundle import GoodpartError
 
-# What waits for one watcher; the oldest goes first.
+# Maximum number of events queued per subscriber; the oldest is dropped.
 MAX_QUEUED_EVENTS = 32
 MAX_SUBSCRIBERS = 32
 
@@ -15,7 +15,7 @@ class TooManyWatchers(GoodpartError):
     """The limit of subscribers is reached."""
 
     def __init__(self) -> None:
-        super().__init__(f"{MAX_SUBSCRIBERS} watch already")
+        super().__init__(f"{MAX_SUBSCRIBERS} subscribers are connected, which is the limit")
 
 
 class EventBroadcaster:

@@ -48,18 +48,18 @@ CREATE TABLE IF NOT EXISTS identity (id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS counters (product TEXT PRIMARY KEY, last INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS sinks (name TEXT PRIMARY KEY, delivered INTEGER NOT NULL, attempted INTEGER NOT NULL);
 """
-# So many records wait for the disk at most, the next is dropped; with so many bytes of images, which are dropped first.
+# Maximum queue to the disk: records, and bytes of their images. Images are dropped first.
 MAX_QUEUED_RECORDS, MAX_QUEUED_IMAGE_BYTES = 1024, 64_000_000
-# Answers that are kept whole for clients that ask again; one that does so does it soon.
+# Maximum number of responses stored for retries; clients usually retry soon.
 MAX_REPLAYS = 1000
-# What a sink is owed beyond this is lost to it: a disk has an end.
+# Maximum number of undelivered results per sink; older ones are dropped to bound the disk space.
 MAX_BACKLOG = 1_000_000
-# Written together, where so many wait: one transaction costs as much as ten.
+# Maximum number of records per transaction: one transaction costs as much as ten.
 MAX_BATCH_RECORDS = 64
-# Records beyond the bounds are taken out at most this often.
+# Minimum interval between two prunings.
 PRUNE_INTERVAL_S = 10.0
 BUSY_TIMEOUT_S = 5.0
-# How long the end waits for what is still to be written.
+# Maximum time to wait at shutdown for the queue to be written.
 CLOSE_TIMEOUT_S = 5.0
 
 
@@ -97,7 +97,7 @@ class Journal:
         self._pruned_at = 0.0
         self._bytes_waiting = 0
         self._num_lost_by_product: Counter[str] = Counter()
-        # Of what is counted by who adds and by who writes.
+        # Protects the counters shared by callers and the writer thread.
         self._count_lock = threading.Lock()
         self._lock: int | None = None
 
@@ -228,7 +228,7 @@ class Journal:
         self._acquire_lock()
         database = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S)
         database.execute("PRAGMA journal_mode = WAL")
-        # A killed process loses nothing by this; a machine that loses power may lose the last moments.
+        # A killed process loses nothing; a power failure may lose the last moments.
         database.execute("PRAGMA synchronous = NORMAL")
         if database.execute("PRAGMA user_version").fetchone() == (0,):
             database.executescript(SCHEMA)
@@ -312,7 +312,7 @@ class Journal:
                 self._num_lost_by_product[product] -= number
             self._bytes_waiting -= sum(waiting.num_bytes for waiting in together)
         for waiting, sequence in zip(together, sequences, strict=True):
-            with suppress(InvalidStateError):  # nobody waits for it any more
+            with suppress(InvalidStateError):  # the caller has given up waiting
                 waiting.done.set_result(sequence)
         self.on_written()
 
@@ -362,16 +362,16 @@ class Journal:
             return
         self._pruned_at = now
         with database:
-            (owed,) = database.execute("SELECT COALESCE(MIN(delivered), 9e18) FROM sinks").fetchone()
+            (delivered,) = database.execute("SELECT COALESCE(MIN(delivered), 9e18) FROM sinks").fetchone()
             (last,) = database.execute("SELECT COALESCE(MAX(sequence), 0) FROM inspections").fetchone()
-            owed = max(owed, last - MAX_BACKLOG)
+            delivered = max(delivered, last - MAX_BACKLOG)
             database.execute(
                 "DELETE FROM replays WHERE rowid <= (SELECT COALESCE(MAX(rowid), 0) FROM replays) - ?", (MAX_REPLAYS,)
             )
             oldest = time.time() - self.retention.days * 86_400
             database.execute(
                 "DELETE FROM inspections WHERE sequence <= ? AND (sequence <= ? OR at < ?)",
-                (owed, last - self.retention.records, oldest),
+                (delivered, last - self.retention.records, oldest),
             )
             database.execute("DELETE FROM images WHERE inspection_id NOT IN (SELECT inspection_id FROM inspections)")
             self._prune_images(database)
@@ -393,7 +393,7 @@ class Journal:
             self._num_lost_by_product.update(waiting.record.product for waiting in together)
             self._bytes_waiting -= sum(waiting.num_bytes for waiting in together)
         for waiting in together:
-            with suppress(InvalidStateError):  # nobody waits for it any more
+            with suppress(InvalidStateError):  # the caller has given up waiting
                 waiting.done.set_exception(StoreUnusable(self.path, why))
 
     def _report_error(self, why: str) -> None:

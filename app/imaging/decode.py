@@ -22,16 +22,16 @@ from app.errors import (
 from model.bundle import InputRecord
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
-# What files of these formats are called.
+# File suffixes of the accepted formats.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-# Pillow itself refuses more than this, whatever a setting says.
+# Pillow refuses larger images.
 MAX_PIXELS = 178_956_970
 # How files of these formats end. Pillow takes images without their end, but what lacks it may lack more.
 ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 WHITE_8_BIT = 255
 # CMYK and Lab need a profile; I and F have 32 bits and no white.
 AMBIGUOUS_MODES = ("CMYK", "YCCK", "LAB", "HSV", "I", "F")
-# What Pillow's decoders raise on bytes that were damaged on purpose or on the way; found by fuzzing.
+# Exceptions of Pillow's decoders on damaged bytes; found by fuzzing.
 DECODE_ERRORS = (
     OSError,
     SyntaxError,

@@ -12,7 +12,7 @@ from app.imaging.decode import Box, Image
 
 HeatmapKind = Literal["png", "overlay", "raw", "none"]
 
-# From ordinary to far off, evenly over RANGE: dark blue, blue, teal, yellow, orange, red; none of them is the colour of
+# Colours from normal to anomalous, evenly over RANGE: dark blue, blue, teal, yellow, orange, red; none is the colour of
 # bare metal.
 COLOURS = (
     (8, 12, 48),
@@ -57,7 +57,7 @@ def render(map_: NDArray[np.float32], image: Image, *, kind: HeatmapKind) -> Hea
     if kind == "raw":
         picture = Pillow.fromarray(levels.astype(np.uint16))
     elif kind == "png":
-        # A palette: a third of the bytes to pack, and so a ninth of the time (docs/performance.md).
+        # A palette image: a third of the bytes, and a ninth of the encoding time (docs/performance.md).
         picture = Pillow.fromarray(levels.astype(np.uint8))
         picture.putpalette(PALETTE.tobytes())
     else:

@@ -53,9 +53,9 @@ def region_from_png(data: bytes, *, is_blanked: bool = False) -> RegionOfInteres
         with Pillow.open(io.BytesIO(data), formats=("PNG",)) as picture:
             inside = np.asarray(picture.convert("L")) > WHITE_8_BIT // 2
     except UnidentifiedImageError as error:
-        raise BadRegion("the region is no PNG image") from error
+        raise BadRegion("the region is not a PNG image") from error
     except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
         raise BadRegion(f"the region can't be read: {error}") from error
     if not inside.any():
-        raise BadRegion("the region is white nowhere: nothing would be inspected")
+        raise BadRegion("the region has no white pixel: nothing would be inspected")
     return RegionOfInterest(inside, is_blanked)

@@ -27,7 +27,7 @@ def compute_promise(scores: NDArray[np.float64], *, asked: float) -> PromiseReco
     With ``n`` scores no rate under ``1 / (n + 1)`` can be promised; then the threshold is the largest score.
     """
     num_scores = len(scores)
-    # The small number keeps 0.99 * 200 from becoming 198.00000000000003 and asking for one part more.
+    # 1e-9 compensates rounding: 0.99 * 200 is 198.00000000000003, which would require one more part.
     rank = math.ceil((num_scores + 1) * (1 - asked) - 1e-9)
     supported = asked if rank <= num_scores else 1 / (num_scores + 1)
     ordered = np.sort(scores)

@@ -15,11 +15,11 @@ from app.imaging.roi import RegionOfInterest
 from model.bundle import Manifest
 
 Floats = NDArray[np.float32]
-# Batches are filled up to one of these, so that a graph meets few shapes, each of them warm.
+# Batches are padded to one of these sizes, so that a graph runs with few shapes, each warmed up.
 BUCKETS = (1, 2, 4, 8)
 # Grey level of pixels outside the region of interest: the mean that the teachers were trained with.
 BLANK_LEVEL = 127
-# The student's outputs that say what its recall memory read.
+# Outputs of the student with the items that its recall memory read.
 ITEMS, WEIGHTS = "items", "weights"
 
 

@@ -16,9 +16,9 @@ from app.store.state import Decision, Override, ProductState, ShadowDecision, St
 from app.store.store import Bundle, Store
 from model.bundle import BadName, BundleError, check_version
 
-# Versions that were asked for by name and do not serve; each holds a student of some megabytes.
+# Maximum number of loaded versions that were requested by name and do not serve; each takes some megabytes.
 MAX_EXTRA_VERSIONS = 4
-# A version that failed is tried again: a missing file may arrive, a full device may empty. Each try reads it whole.
+# Interval between retries of a failed version: the cause may go away. Each retry reads all its files.
 RETRY_AFTER_S = 30.0
 MARK_INTERVAL_S = 600.0
 UNUSABLE = (StoreError, BundleError, ModelError)
@@ -156,7 +156,7 @@ class ModelRegistry:
         A store that can't be read changes nothing, and ``error`` says why.
         """
         try:
-            products = self.store.list_products()  # before the lock: a storage that hangs holds up nobody but this
+            products = self.store.list_products()  # before taking the lock: a hanging storage must block only this call
         except StoreError as error:
             self.error = str(error)
             return
@@ -244,11 +244,11 @@ class ModelRegistry:
         try:
             loaded = self._prepare(self.store.load_bundle(product, version))
         except (UnknownProduct, UnknownVersion, BadName):
-            raise  # not counted: these names are whatever somebody typed
+            raise  # not counted: any name can be requested
         except UNUSABLE:
             self.on_reload(product, "refused")
             raise
-        except Exception as error:  # what nobody has thought of in a foreign version must not stop the other products
+        except Exception as error:  # an unexpected error in one version must not stop the other products
             self.on_reload(product, "refused")
             raise VersionUnusable(product, version, f"{type(error).__name__}: {error}") from error
         self.on_reload(product, "loaded")

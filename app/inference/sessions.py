@@ -25,9 +25,9 @@ CUDA_OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested",
     "use_tf32": "0",
 }
-# A graph of one Identity: the smallest thing that shows whether a provider really has a device.
+# A graph with one Identity node: the smallest test of whether a provider has a device.
 PROBE = base64.b64decode("CAgSADo3ChAKAXgSAXkiCElkZW50aXR5EgFwWg8KAXgSCgoICAESBAoCCAFiDwoBeRIKCggIARIECgIIAUIECgAQEQ==")
-# How protobuf writes the key "location", which every tensor with external data carries.
+# The protobuf encoding of the key "location", which every tensor with external data contains.
 EXTERNAL_DATA_MARK = b"\x0a\x08location"
 
 

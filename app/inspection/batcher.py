@@ -19,14 +19,14 @@ from app.errors import DeadlinePassed, ModelError, RunFailed, WorkerDied
 from app.inference.detector import BUCKETS, Batch, Comparison
 from app.inference.version import Version
 
-# So many batches in a row that the device could not run, and it is the device that is wrong, not an image.
+# After this number of consecutive failed batches the device counts as failed, not the images.
 MAX_FAILED_RUNS = 3
-# Who was sent away comes back at this share of the rate, so that those who come first have the rest.
+# Share of the measured rate that is planned for retries; the rest is for new requests.
 RETRY_SHARE = 0.25
 MAX_RETRY_AFTER_S = 300.0
-# How long the end is waited for; the process ends without a run that hangs.
+# Timeout of the shutdown; a hanging run does not delay the exit.
 CLOSE_TIMEOUT_S = 30.0
-# How fast the measured rate follows: a tenth of each new batch.
+# Weight of a new batch in the moving average of the rate.
 RATE_SMOOTHING = 0.1
 
 
@@ -202,7 +202,7 @@ def run_batch(jobs: Sequence[InferenceJob]) -> RunFailed | None:
             return failures[-1]
         jobs[0].future.set_exception(error)
         return error if isinstance(error, RunFailed) else None
-    for job, comparison in zip(jobs, comparisons, strict=False):  # what filled the bucket is nobody's
+    for job, comparison in zip(jobs, comparisons, strict=False):  # the padding of the bucket has no job
         job.future.set_result(comparison)
     return None
 

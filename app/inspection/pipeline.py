@@ -168,10 +168,10 @@ class Inspector:
         self.limits = limits
         self.batcher = Batcher(limits.batching)
         self._limiter = ConcurrencyLimiter(limits.max_in_flight, self.queue_full_error)
-        # What is judged is told by threads of its own: behind a crowd that waits to be decoded it would come too late.
+        # Rendering has its own threads: in the decode pool it would wait behind images to decode and finish too late.
         self._executors = Executors(
             decoders=ThreadPoolExecutor(num_decoders, thread_name_prefix="decode"),
-            renderers=ThreadPoolExecutor(num_decoders, thread_name_prefix="tell"),
+            renderers=ThreadPoolExecutor(num_decoders, thread_name_prefix="render"),
             batcher=self.batcher,
         )
 
@@ -279,7 +279,7 @@ class InspectionTask:
         on_start = partial(self.stopwatch.start_next, "queue", "inference")
         job = InferenceJob(preprocessed.batch, self.version, self.deadline, on_start=on_start)
         job.future.add_done_callback(partial(self._on_compared, executors.renderers, preprocessed))
-        # Weakly, since futures keep their callbacks: in a circle, images and maps would wait for the garbage collector.
+        # A weak reference, since futures keep their callbacks: a cycle would keep images until garbage collection.
         waiting = weakref.ref(job.future)
         self.done.add_done_callback(lambda done: cancel_pending(waiting()) if done.cancelled() else None)
         executors.batcher.submit(job)
@@ -300,7 +300,7 @@ class InspectionTask:
         )
 
     def _set_result(self, inspection: Inspection) -> None:
-        with suppress(InvalidStateError):  # nobody waits for it any more
+        with suppress(InvalidStateError):  # the caller has given up waiting
             self.done.set_result(inspection)
 
     def _run_step(self, step: Callable[[], object]) -> None:

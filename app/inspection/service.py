@@ -18,11 +18,11 @@ from app.inspection.pipeline import Inspection, InspectOptions, Inspector
 from app.inspection.shadow import ShadowRunner
 from app.store.errors import UnknownProduct
 
-# Threads that load versions for requests; whatever they do, nothing else waits for them.
+# Number of threads that load versions for requests. Nothing else uses them.
 NUM_LOADERS = 2
-# For so many images that may be in hand there may be one request with many of them.
+# One batch request at a time is allowed per this number of images in flight.
 IMAGES_PER_BATCH_SLOT = 16
-# How long a trial run of a device in trouble may take.
+# Timeout of a test run on a failing device.
 PROBE_TIMEOUT_S = 10.0
 
 

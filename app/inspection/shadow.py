@@ -72,7 +72,7 @@ class ShadowRunner:
     async def _judge(self, data: bytes, inspection: Inspection, candidate: Version, stats: ShadowStats) -> None:
         try:
             second = await self.inspector.inspect(data, candidate)
-        except Exception:  # noqa: BLE001  # whatever it was, it is the candidate's failure, and nobody waits for it
+        except Exception:  # noqa: BLE001  # any error is the candidate's failure and affects no request
             stats.failed += 1
             return
         stats.judged += 1

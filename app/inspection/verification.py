@@ -72,7 +72,7 @@ def max_difference(version: Version, data: bytes, *, score: float, map_: NDArray
     try:
         batch = preprocess(data, version, max_pixels=MAX_PIXELS).batch
     except ImageError as error:
-        raise BadGolden(f"a golden image can't be judged: {error}") from error
+        raise BadGolden(f"a golden image can't be inspected: {error}") from error
     comparison = infer(batch, version)
     inside = batch.valid[0]
     off_map = np.abs(standardise_map(comparison.map, inside, version) - map_ * inside).max()

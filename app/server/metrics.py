@@ -95,15 +95,15 @@ class StateCollector(Collector):
             "goodpart_store_trouble", "1 where the store does not answer: decisions may be old.", has_error
         )
         if self._observed.journal is not None:
-            lost = CounterMetricFamily("goodpart_records_lost", "Inspections that the disk did not take.")
+            lost = CounterMetricFamily("goodpart_records_lost", "Inspection records lost because the disk failed.")
             lost.add_metric([], self._observed.journal.num_lost)
             yield lost
-        sinks = GaugeMetricFamily("goodpart_sink_trouble", "1 where a sink does not take results.", labels=["sink"])
-        owed = GaugeMetricFamily("goodpart_sink_owed", "Results that a sink has not taken yet.", labels=["sink"])
+        sinks = GaugeMetricFamily("goodpart_sink_trouble", "1 where delivery to a sink fails.", labels=["sink"])
+        backlog = GaugeMetricFamily("goodpart_sink_owed", "Results not yet delivered to a sink.", labels=["sink"])
         for outbox in self._observed.outboxes:
             sinks.add_metric([outbox.sink.name], float(outbox.error is not None))
-            owed.add_metric([outbox.sink.name], outbox.backlog)
-        yield from (sinks, owed)
+            backlog.add_metric([outbox.sink.name], outbox.backlog)
+        yield from (sinks, backlog)
         yield from self._versions()
         yield from self._drift()
         yield from self._shadows()
@@ -147,7 +147,7 @@ class StateCollector(Collector):
             "goodpart_shadow_inspections", "Live images a candidate judged too, and how.", labels=["product", "outcome"]
         )
         rate = GaugeMetricFamily(
-            "goodpart_shadow_disagreement_ratio", "Share of them that it judged otherwise.", labels=["product"]
+            "goodpart_shadow_disagreement_ratio", "Share of them with another verdict.", labels=["product"]
         )
         for status in self._observed.registry.list_statuses():
             stats = self._observed.shadows.get_stats(status)

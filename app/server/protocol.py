@@ -27,7 +27,7 @@ class LimitedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         """Accept or close a new connection."""
         super().connection_made(transport)
-        # By port: where health has a port of its own, a crowd at the other one does not shut it out.
+        # Counted by port, so that connections to the main port can't block the health port.
         if (
             sum(getattr(other, "server", None) == self.server for other in self.connections)
             > self._limits.max_connections

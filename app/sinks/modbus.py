@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pymodbus.server import ModbusTcpServer
 
 HEARTBEAT_S = 1.0
-# Modbus' numbers of what may be asked: to read registers, holding or input, and to write them; not coils.
+# Modbus function codes: read holding or input registers, and write registers; no coils.
 FUNCTIONS = {3, 4, 6, 16, 22, 23}
 
 
@@ -25,9 +25,9 @@ class Modbus:
     stay until the event loop ends.
     """
 
-    # Looking again costs nobody anything, and who acknowledged meanwhile waits for the next result.
+    # Polling is cheap, and a PLC that has acknowledged meanwhile waits for the next result.
     max_pause_s = 0.5
-    # Each is shown by itself, so it is also noted by itself.
+    # Results are shown one at a time, so delivery is recorded one at a time.
     max_batch = 1
 
     def __init__(self, *, name: str, host: str, port: int, timeout_s: float) -> None:

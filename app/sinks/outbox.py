@@ -20,11 +20,11 @@ from app.history.records import DeliveryCursor, InspectionRecord
 
 log = structlog.stdlib.get_logger("goodpart.sinks")
 
-# How long a sink that failed is left alone at first.
+# Initial delay after a failure of a sink.
 MIN_PAUSE_S = 0.5
-# What suits a peer over a network: so many at once, and after a while this long between two tries.
+# Defaults for network sinks: number of concurrent deliveries, and maximum delay between retries.
 MAX_BATCH, MAX_PAUSE_S = 64, 30.0
-# How often the journal is looked at, whatever it says of itself.
+# Maximum interval between two reads of the journal.
 POLL_INTERVAL_S = 5.0
 
 
@@ -196,7 +196,7 @@ class Outbox:
                     async with asyncio.timeout(self.sink.timeout_s):
                         await connection.send(message)
                 except TimeoutError:
-                    raise DeliveryError(f"it did not take a result within {self.sink.timeout_s:g} s") from None
+                    raise DeliveryError(f"no confirmation within {self.sink.timeout_s:g} s") from None
                 last = record.sequence
         finally:
             if last is not None:  # in a thread: a disk that hangs must not stop what the sink does meanwhile
@@ -204,7 +204,7 @@ class Outbox:
 
     def _set_error(self, error: str | None) -> None:
         if error is not None and self.error is None:
-            log.warning("a sink does not take results", sink=self.sink.name, why=error)
+            log.warning("delivery to a sink fails", sink=self.sink.name, why=error)
         if error is None and self.error is not None:
-            log.info("a sink takes results again", sink=self.sink.name)
+            log.info("delivery to a sink works again", sink=self.sink.name)
         self.error = error

@@ -37,9 +37,9 @@ class Register:
         return struct.calcsize(LAYOUTS[self.kind]) // 2
 
 
-# Values of two words lie on even addresses, which some PLCs want.
+# Values of two words have even addresses, which some PLCs require.
 MAP = (
-    Register(0, "heartbeat", "uint16", "counts up each second while the service lives, and begins anew after 65,535"),
+    Register(0, "heartbeat", "uint16", "increments every second while the service runs; wraps after 65,535"),
     Register(1, "results_valid", "uint16", "1 while a result waits to be taken"),
     Register(2, "acknowledged", "uint16", "0 or 1, and the only one that may be written"),
     Register(3, "verdict", "uint16", "1 `ok`, 2 `ng`, 0 before the first result"),
@@ -70,7 +70,7 @@ class Panel:
 
     def offer(self, message: Message) -> None:
         """Show a result, at once or after the PLC has cleared ``acknowledged``."""
-        if self.get_value("results_valid"):  # the one before is not owed any more
+        if self.get_value("results_valid"):  # the previous result was delivered
             self._clear()
         self.key, self._pending = message.key, to_register_values(json.loads(message.body))
         self.taken.clear()

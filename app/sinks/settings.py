@@ -82,11 +82,11 @@ def read_sinks(path: Path, *, instance: str) -> tuple[Sink, ...]:
         raise BadSinks(path, str(error)) from error
     twice = [name for name, number in Counter(sink.name for sink in sinks).items() if number > 1]
     if twice:
-        raise BadSinks(path, f"two sinks are called '{twice[0]}'")
+        raise BadSinks(path, f"two sinks have the name '{twice[0]}'")
     needed = {"httpx2": file.webhook, "aiomqtt": file.mqtt, "pymodbus": file.modbus}
     lacking = [package for package, tables in needed.items() if tables and find_spec(package) is None]
     if lacking:
-        raise BadSinks(path, f"it takes {lacking[0]}: pip install 'goodpart[sinks]'")
+        raise BadSinks(path, f"requires {lacking[0]}: pip install 'goodpart[sinks]'")
     return tuple(sinks)
 
 

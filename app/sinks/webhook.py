@@ -48,7 +48,7 @@ class WebhookConnection:
         if self.webhook.secret is not None:
             headers[SIGNATURE] = sign_body(message.body, self.webhook.secret, at=int(time.time()))
         try:
-            # Of the answer only the head is of interest, however long its body.
+            # Only the status and headers of the response are read, not its body.
             async with self.client.stream("POST", self.webhook.url, content=message.body, headers=headers) as answer:
                 if not answer.is_success:
                     retry_after_s = parse_retry_after(answer.headers.get("retry-after"))

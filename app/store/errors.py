@@ -53,7 +53,7 @@ class NoTransition(StoreError):
     """There is no earlier version to roll back to."""
 
     def __init__(self, product: str) -> None:
-        super().__init__(f"product '{product}' has no earlier active version to go back to")
+        super().__init__(f"product '{product}' has no earlier active version to roll back to")
 
 
 class DamagedState(StoreError):
@@ -67,7 +67,7 @@ class Conflict(StoreError):
     """Another decision was made at the same moment."""
 
     def __init__(self, product: str) -> None:
-        super().__init__(f"somebody else decided something of product '{product}' at the same moment: look again")
+        super().__init__(f"product '{product}' was changed by another request at the same time; reload and retry")
 
 
 class StoreUnusable(StoreError):

@@ -13,7 +13,7 @@ from app.store.errors import StorageUnreachable, StoreUnusable
 INCOMING = ".incoming-"
 LOCK = ".lock"
 READ_ONLY = 0o444
-# What a spreadsheet takes for the beginning of a formula.
+# Characters that start a formula in spreadsheets.
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 

@@ -23,9 +23,9 @@ from model.bundle import sha256_hex
 Content = TypeVar("Content")
 StoragePath = Path | ObjectPath
 ObjectUrl = Annotated[str, StringConstraints(pattern=rf"^{PROTOCOL}[^/]")]
-# As people name a place: a folder, or the address of a bucket.
+# A location as given by the user: a folder, or the URL of a bucket.
 Location = Annotated[ObjectUrl | Path, Field(union_mode="left_to_right")]
-# Where copies of object storage lie, and how much they may take, unless a setting says otherwise.
+# Default folder and size of local copies of object storage.
 DEFAULT_LOCAL, DEFAULT_COPIES_GIB = Path("local"), 4.0
 GIB = 2**30
 

@@ -19,7 +19,7 @@ from app.store.state import State
 from app.store.store import Store
 from model.bundle import MANIFEST, VERSION_PATTERN, BundleError, check_product
 
-# A trainer writes a teacher before the version that names it, and a version's folder before its name.
+# Minimum age of what is pruned: a trainer writes a teacher before the version that refers to it.
 GRACE = timedelta(days=1)
 
 
@@ -27,14 +27,14 @@ class StillTrained(StoreUnusable):
     """The product to remove is being trained."""
 
     def __init__(self, store: Store, product: str) -> None:
-        super().__init__(store.root, f"a training of product '{product}' is running; end it first")
+        super().__init__(store.root, f"a training of product '{product}' is running; stop it first")
 
 
 class StillServes(StoreUnusable):
     """The product to remove serves."""
 
     def __init__(self, store: Store, product: str) -> None:
-        super().__init__(store.root, f"product '{product}' has an active version; say --yes to remove it all the same")
+        super().__init__(store.root, f"product '{product}' has an active version; use --yes to remove it anyway")
 
 
 @dataclass(frozen=True)

@@ -24,18 +24,18 @@ from app.store.files import INCOMING, Unreachable, check_writable, replace_file
 PROTOCOL = "s3://"
 CONNECTION = {"connect_timeout": 3, "read_timeout": 5, "retries": {"total_max_attempts": 1}}
 NUM_TRIES = 2
-# A question, or a read of something small, that takes longer has failed; what is large gets time by its size.
+# Timeout of requests and small reads; that of large files depends on their size.
 SMALL_TIMEOUT_S, LARGE_TIMEOUT_S, MIN_BYTES_PER_S = 8.0, 60.0, 100_000
-# After it did not answer, the storage is left alone for so long: copies then stand in at once.
+# Delay after the storage was unreachable; until then local copies are used immediately.
 BACKOFF_S = 5.0
-# Answers to a condition that does not hold: it did not, or somebody else is at it.
+# Responses to a failed condition: it does not hold, or another write is in progress.
 CONFLICT_STATUSES = {HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED}
-# Botocore's and aiohttp's own errors are no OSErrors; s3fs turns only what the storage answers into those.
+# Errors of botocore and aiohttp are not OSErrors; s3fs converts only error responses of the storage.
 FOREIGN = {"botocore", "aiobotocore", "aiohttp", "urllib3", "asyncio"}
-# Beside a copy: that there was nothing. In a folder of copies: which names were in it.
+# Marker files: next to a copy, that the object did not exist; in a folder of copies, the list of its names.
 ABSENT, NAMES = ".absent", ".names"
 WRITES = {"pipe_file", "rm_file"}
-# The tag of what is not there.
+# The ETag of a missing object.
 NO_ETAG = "nothing"
 
 
@@ -121,9 +121,9 @@ class Bucket:
                 "pipe_file", key, data, timeout_s=LARGE_TIMEOUT_S + len(data) / MIN_BYTES_PER_S, **condition
             )
         except (FileExistsError, FileNotFoundError) as error:  # the latter: what was to be replaced is gone
-            # A write whose answer was lost is sent again, and then refused because of itself.
+            # A write whose response was lost is retried and then conflicts with itself.
             if instead_of is None or not self._holds(key, data):
-                raise FileExistsError(errno.EEXIST, "somebody else wrote it at the same moment", key) from error
+                raise FileExistsError(errno.EEXIST, "another client wrote it at the same time", key) from error
         if instead_of is not None:
             self._update_copy(key, data)
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from model.bundle import BundleError, GoodpartError
 
 SIGNATURE = "manifest.sig"
-# What is signed begins with what it is, so that a signature over something else is none over this.
+# Prefix of the signed bytes (domain separation): signatures of other data are not valid here.
 PURPOSE = b"goodpart manifest 1\n"
 PEM_END = b"-----END PUBLIC KEY-----"
 
@@ -88,4 +88,4 @@ def check_signature(
         except InvalidSignature:
             continue
         return
-    raise BadSignature(version, "is signed by nobody whom this service trusts, or was changed since")
+    raise BadSignature(version, "has no valid signature of a trusted key, or was changed since")

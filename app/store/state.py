@@ -50,9 +50,9 @@ class Override(Decision):
     @model_validator(mode="after")
     def _is_one_or_the_other(self) -> Self:
         if (self.false_alarm_rate is None) == (self.threshold is None):
-            raise ValueError("say either a false_alarm_rate or a threshold")
+            raise ValueError("give either a false_alarm_rate or a threshold")
         if (self.threshold is None) != (self.version is None):
-            raise ValueError("a threshold is for one version, a false_alarm_rate for all")
+            raise ValueError("a threshold requires a version; a false_alarm_rate applies to all versions")
         return self
 
 

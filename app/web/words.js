@@ -1,4 +1,4 @@
-// Every word that a person reads, in each language; what stands in braces is filled in.
+// Every text of the console, in each language. Names in braces are placeholders.
 
 export const WORDS = {
   en: {
@@ -8,25 +8,25 @@ export const WORDS = {
     versions: "Versions",
     health: "Health",
     key: "API key",
-    keyAsk: "The key for this tab, which keeps it until it is closed. Leave it empty where none is asked for.",
+    keyAsk: "API key for this tab. It is kept until the tab is closed. Leave it empty if the service asks for none.",
     yes: "OK",
     no: "Cancel",
-    why: "Why (kept in the audit)",
-    trouble: "That did not work: {why}",
+    why: "Reason (recorded in the audit log)",
+    trouble: "The action failed: {why}",
     away: "the service does not answer",
-    noProducts: "No product has been learned yet: goodpart train, or make demo",
+    noProducts: "No product has been trained yet: run goodpart train, or make demo",
     choose: "Choose an image…",
     drop: "Drop an image of a part here, or choose one",
     stage: "Part with heat-map: + and − zoom, arrows move, 0 shows all",
-    judging: "Judging…",
+    judging: "Inspecting…",
     nothing: "No part yet",
     follow: "Follow the line",
     opacity: "Heat-map",
     zoomIn: "Zoom in",
     zoomOut: "Zoom out",
     fit: "Whole",
-    ordinary: "ordinary",
-    odd: "far off",
+    ordinary: "normal",
+    odd: "anomalous",
     recent: "Recent inspections",
     ok: "GOOD",
     ng: "DEFECTIVE",
@@ -36,91 +36,91 @@ export const WORDS = {
     notShown: "This browser can't show this kind of image; the heat-map is over it.",
     score: "Score",
     scoreOf: "Score {score}, threshold {threshold}",
-    scale: "0 is the mean of good parts, 1 their spread",
-    oddNone: "None of {of} good parts looks this odd.",
-    oddOne: "1 of {of} good parts looks this odd.",
-    oddMany: "{many} of {of} good parts look this odd, or odder.",
-    scales: "What each scale says",
+    scale: "0 is the mean of good parts; 1 is their spread",
+    oddNone: "None of {of} good parts has a score this high.",
+    oddOne: "1 of {of} good parts has a score this high.",
+    oddMany: "{many} of {of} good parts have a score this high or higher.",
+    scales: "Contribution of each scale",
     stride: "Stride {stride} px",
-    regions: "Where it is odd",
-    noRegions: "Nowhere more than good parts are.",
+    regions: "Anomalous regions",
+    noRegions: "No region stands out from good parts.",
     region: "{width} × {height} px at ({x}, {y})",
-    expected: "What good parts look like there:",
+    expected: "Good parts there look like this:",
     part: "Part",
     version: "Version",
-    took: "Took",
+    took: "Time taken",
     image: "Image",
-    confirm: "What is it really?",
+    confirm: "What is the part really?",
     isGood: "It is good",
     isDefective: "It is defective",
-    thresholdBy: "Choose it",
-    byRate: "by the share of good parts that may be thrown away",
+    thresholdBy: "Choose the threshold",
+    byRate: "by its false-alarm rate (share of good parts rejected)",
     byValue: "by its value",
     rateLabel: "False-alarm rate (0 to 1)",
     valueLabel: "Threshold",
     threshold: "Threshold",
     thresholdNow: "Now {threshold}: {from}.",
-    fromCalibration: "the version's own, {rate} of good parts may be thrown away",
-    fromRate: "chosen by rate, {rate} of good parts may be thrown away",
+    fromCalibration: "the version's own, false-alarm rate at most {rate}",
+    fromRate: "chosen by rate, false-alarm rate at most {rate}",
     fromValue: "chosen by value; {rate} of the calibration's good parts are above it",
-    lastParts: "Over so many of the last parts",
+    lastParts: "Preview on the last N parts",
     preview: "Preview",
-    apply: "Let it hold…",
-    lift: "Back to the version's own…",
-    previewed: "Threshold {threshold}: of the last {parts} parts, {then} would be defective; by the one that holds, {now} are.",
-    previewedChange: "Good now, defective then: {ng}. Defective now, good then: {ok}. It promises at most {rate} false alarms.",
-    previewedNone: "This version has judged no part yet that is still in the history.",
+    apply: "Apply threshold…",
+    lift: "Restore the version's threshold…",
+    previewed: "Threshold {threshold}: of the last {parts} parts, {then} would be defective; with the current threshold, {now} are.",
+    previewedChange: "Good now, defective then: {ng}. Defective now, good then: {ok}. Promised false-alarm rate: at most {rate}.",
+    previewedNone: "The history holds no part inspected by this version yet.",
     parts: "Scores of the last parts; the line is the threshold",
-    liftAsk: "Let the version's own threshold hold for {product} again?",
-    serves: "Serves",
+    liftAsk: "Restore the version's own threshold for {product}?",
+    serves: "Serving",
     servesNothing: "No version of {product} serves.",
     serving: "Version {version} serves {product}.",
-    candidate: "Candidate, judges {share} beside",
-    created: "Made",
+    candidate: "Candidate, inspects {share} in shadow",
+    created: "Created",
     method: "Method",
     teacher: "Teacher",
     promise: "Promise",
     state: "State",
-    actions: "What to do",
-    activate: "Let it serve…",
-    activateAsk: "Let {version} serve {product}?",
-    rollback: "Back to the version before…",
-    rollbackAsk: "Let the version before serve {product} again?",
-    shadow: "Try beside…",
-    shadowAsk: "Let {version} judge {share} of the live parts beside? Answers stay those of the version that serves.",
-    endShadow: "End the trial…",
-    endShadowAsk: "End the candidate's trial?",
-    tally: "judged otherwise: {disagreed} of {judged}",
+    actions: "Actions",
+    activate: "Activate…",
+    activateAsk: "Activate {version} for {product}?",
+    rollback: "Roll back…",
+    rollbackAsk: "Roll {product} back to the previous version?",
+    shadow: "Run in shadow…",
+    shadowAsk: "Let {version} inspect {share} of the live parts in shadow? Answers still come from the version that serves.",
+    endShadow: "End the shadow run…",
+    endShadowAsk: "End the candidate's shadow run?",
+    tally: "verdicts that differ: {disagreed} of {judged}",
     ready: "Ready",
     notReady: "Not ready",
-    elsewhere: "Health is answered on another port (GOODPART_HEALTH_PORT).",
+    elsewhere: "Health is served on another port (GOODPART_HEALTH_PORT).",
     throughput: "Throughput",
     drift: "Drift",
     perMinute: "Parts a minute",
     since: "Parts since the start",
-    share: "Of these defective",
-    drifted: "Scores differ from those of the calibration: {distance}, more than {limit}. Has the light or the material changed?",
-    steady: "Scores look as at calibration: {distance} of at most {limit}.",
-    filling: "{seen} of {window} scores for the next look.",
-    themeAuto: "Light: auto",
-    themeLight: "Light: light",
-    themeDark: "Light: dark",
-    keyIsNone: "a key has no such letters",
-    counts: "What is judged here counts like any part of the line: in the history, for drift, and in results that are sent out.",
-    notJudged: "Not judged",
+    share: "Share of defective parts",
+    drifted: "Scores differ from those at calibration: distance {distance}, limit {limit}. Has the light or the material changed?",
+    steady: "Scores match those at calibration: distance {distance}, limit {limit}.",
+    filling: "{seen} of {window} scores collected for the next check.",
+    themeAuto: "Theme: auto",
+    themeLight: "Theme: light",
+    themeDark: "Theme: dark",
+    keyIsNone: "a key has no such characters",
+    counts: "Parts inspected here count like parts of the line: in the history, in drift detection and in results sent to sinks.",
+    notJudged: "Not inspected",
     oneImage: "one image at a time",
-    noHeatmap: "The heat-map could not be made again; the part may be shown once more later.",
+    noHeatmap: "The heat-map could not be rendered; open the part again later.",
     warning: "Warning",
-    confirmTakesImage: "This takes the part's image.",
-    confirmedOk: "Kept as good; the next training learns from it.",
-    confirmedNg: "Kept as defective; the next version must find it.",
-    rests: "Version {version} of {product} rests until it is asked for.",
-    fails: "Activated, can't serve",
-    candidateIs: "Candidate {version}, judges {share} beside; {came}",
-    applyValue: "Let the threshold {value} hold for {product}?",
-    applyRate: "Let the threshold for a false-alarm rate of {value} hold for {product}?",
-    inference: "Inference takes {ms} ms, the mean of all products since the start.",
-    noParts: "No part has been judged since the start.",
+    confirmTakesImage: "This requires the part's image.",
+    confirmedOk: "Recorded as good; the next training learns from it.",
+    confirmedNg: "Recorded as defective; the next version must detect it.",
+    rests: "Version {version} of {product} is not in memory; it is loaded on the next request.",
+    fails: "Activated, cannot serve",
+    candidateIs: "Candidate {version} inspects {share} in shadow; {came}",
+    applyValue: "Apply threshold {value} to {product}?",
+    applyRate: "Apply the threshold for a false-alarm rate of {value} to {product}?",
+    inference: "Mean inference time of all products since the start: {ms} ms.",
+    noParts: "No part has been inspected since the start.",
   },
   zh: {
     skip: "跳到内容",
@@ -132,10 +132,10 @@ export const WORDS = {
     keyAsk: "用于此标签页的密钥，关闭标签页后即清除。不需要密钥时留空。",
     yes: "确定",
     no: "取消",
-    why: "原因（记入审计）",
+    why: "原因（记入审计日志）",
     trouble: "操作未成功：{why}",
     away: "服务没有响应",
-    noProducts: "尚未学习任何产品：请运行 goodpart train 或 make demo",
+    noProducts: "尚未训练任何产品：请运行 goodpart train 或 make demo",
     choose: "选择图像…",
     drop: "将零件图像拖放到此处，或选择图像",
     stage: "零件与热力图：+ 和 − 缩放，方向键移动，0 显示全部",
@@ -184,9 +184,9 @@ export const WORDS = {
     fromCalibration: "版本自带，误报率不超过 {rate}",
     fromRate: "按误报率选择，误报率不超过 {rate}",
     fromValue: "按数值选择，校准用的合格件中有 {rate} 高于它",
-    lastParts: "统计最近多少个零件",
+    lastParts: "用最近 N 个零件预览",
     preview: "预览",
-    apply: "启用…",
+    apply: "应用阈值…",
     lift: "恢复版本自带阈值…",
     previewed: "阈值 {threshold}：最近 {parts} 个零件中将有 {then} 个不合格；按当前阈值为 {now} 个。",
     previewedChange: "由合格变为不合格：{ng} 个；由不合格变为合格：{ok} 个。误报率承诺不超过 {rate}。",
@@ -196,7 +196,7 @@ export const WORDS = {
     serves: "使用中",
     servesNothing: "{product} 没有可用的版本。",
     serving: "{product} 使用版本 {version}。",
-    candidate: "候选版本，并行检测 {share} 的零件",
+    candidate: "候选版本，影子检测 {share} 的零件",
     created: "创建时间",
     method: "方法",
     teacher: "教师网络",
@@ -205,12 +205,12 @@ export const WORDS = {
     actions: "操作",
     activate: "启用…",
     activateAsk: "对 {product} 启用版本 {version}？",
-    rollback: "退回上一版本…",
-    rollbackAsk: "对 {product} 退回上一版本？",
-    shadow: "并行试用…",
-    shadowAsk: "让 {version} 并行检测 {share} 的零件？结果仍以使用中的版本为准。",
-    endShadow: "结束试用…",
-    endShadowAsk: "结束候选版本的试用？",
+    rollback: "回滚…",
+    rollbackAsk: "将 {product} 回滚到上一版本？",
+    shadow: "影子运行…",
+    shadowAsk: "让 {version} 以影子方式检测 {share} 的零件？结果仍以使用中的版本为准。",
+    endShadow: "结束影子运行…",
+    endShadowAsk: "结束候选版本的影子运行？",
     tally: "判断不同：{judged} 个中 {disagreed} 个",
     ready: "就绪",
     notReady: "未就绪",
@@ -237,15 +237,15 @@ export const WORDS = {
     confirmedNg: "已记为不合格，下一版本必须能检出。",
     rests: "{product} 的版本 {version} 处于休眠，需要时再载入。",
     fails: "已启用，但无法工作",
-    candidateIs: "候选版本 {version}，并行检测 {share} 的零件；{came}",
-    applyValue: "对 {product} 启用阈值 {value}？",
-    applyRate: "对 {product} 启用误报率为 {value} 的阈值？",
+    candidateIs: "候选版本 {version}，影子检测 {share} 的零件；{came}",
+    applyValue: "对 {product} 应用阈值 {value}？",
+    applyRate: "对 {product} 应用误报率为 {value} 的阈值？",
     inference: "推理平均耗时 {ms} 毫秒（启动以来所有产品）。",
     noParts: "启动以来尚未检测零件。",
   },
 };
 
-/** What this browser keeps for the next visit; some keep nothing. */
+/** Values kept in localStorage for the next visit; a browser may refuse to keep them. */
 export const kept = {
   get(name) {
     try {
@@ -258,38 +258,38 @@ export const kept = {
     try {
       localStorage.setItem(`goodpart.${name}`, value);
     } catch {
-      // then the next visit begins anew
+      // the next visit starts with the defaults
     }
   },
 };
 
 let language = chosen();
 
-/** The language of before, or the browser's, or English. */
+/** The stored language, or the browser's, or English. */
 function chosen() {
   const wanted = [kept.get("language"), ...navigator.languages].map((one) => one?.slice(0, 2));
   return wanted.find((one) => one in WORDS) ?? "en";
 }
 
-/** As the browser's person writes numbers and dates in this language: British, say, or American. */
+/** The browser's locale of this language, for numbers and dates. */
 const tag = () => navigator.languages.find((one) => one.startsWith(language)) ?? language;
 
-/** Words in the language of now. */
+/** The text of a key in the current language. */
 export const t = (word, values = {}) => WORDS[language][word].replace(/\{(\w+)\}/g, (_, name) => values[name]);
 
-/** A number for people. */
+/** Format a number. */
 export const number = (value, digits = 2, most = digits) =>
   value.toLocaleString(tag(), { minimumFractionDigits: digits, maximumFractionDigits: most });
 
-/** A share of 1 in percent. */
+/** Format a share of 1 as a percentage. */
 export const percent = (share) =>
   share.toLocaleString(tag(), { style: "percent", minimumSignificantDigits: 1, maximumSignificantDigits: 3 });
 
-/** A moment for people, from an ISO time. */
+/** Format an ISO time. */
 export const moment = (at) =>
   new Date(at).toLocaleString(tag(), { dateStyle: "medium", timeStyle: "short" });
 
-/** Take the other language, and write what stands in the page itself. */
+/** Switch the language and write the texts of the page. */
 export function speak(next = language) {
   language = next;
   kept.set("language", language);
@@ -300,5 +300,5 @@ export function speak(next = language) {
   }
 }
 
-/** The language that the button offers. */
+/** The other language, which the button offers. */
 export const otherLanguage = () => (language === "zh" ? "en" : "zh");

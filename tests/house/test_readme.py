@@ -91,7 +91,7 @@ def test_the_answer_in_the_readme_is_the_one_that_was_given():
 
 def tree():
     """The README's tree: every path that it names, with its comment."""
-    block = README.split("## Where things are\n\n```\n")[1].split("```")[0]
+    block = README.split("## Layout\n\n```\n")[1].split("```")[0]
     folder = ""
     for line in block.splitlines():
         name, comment = line.strip().split(maxsplit=1)

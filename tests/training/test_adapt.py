@@ -106,7 +106,7 @@ def test_a_version_whose_training_folder_is_gone_can_not_be_adapted(store, tmp_p
     new = write(tmp_path / "new", [good_part(seed) for seed in range(5)])
     done = goodpart("adapt", "--images", new, "--product", "disc", "--store", store)
     assert done.returncode == 1
-    assert "what training kept of version" in done.stderr.splitlines()[-1]
+    assert "the stored features of version" in done.stderr.splitlines()[-1]
 
 
 def with_defects(data, folder, *, count):

@@ -44,11 +44,11 @@ FILES = {
     "an empty file": ({"empty.png": b""}, "empty.png: the image is empty (0 bytes)"),
     "colours for print": (
         {"cmyk.jpg": encode(good_part(51).convert("CMYK"), "JPEG")},
-        "cmyk.jpg: mode CMYK can't be judged",
+        "cmyk.jpg: mode CMYK can't be inspected",
     ),
     "16 bits among 8": ({"deep.png": encode(good_part(52).convert("I;16"))}, "deep.png: the image has 16 bits"),
     "another size": ({"odd.png": encode(good_part(53, size=(50, 40)))}, "1 images are not 96 x 80 pixels"),
-    "a region that is none": ({"region.png": b"hello"}, "region.png: the region is no PNG image"),
+    "a region that is none": ({"region.png": b"hello"}, "region.png: the region is not a PNG image"),
 }
 
 
@@ -66,7 +66,7 @@ def test_bad_data_is_one_line_and_leaves_nothing(name, tmp_path):
 SETTINGS = {
     "a misspelt setting": (
         ["num_recal_items=5"],
-        "no setting is called 'num_recal_items'; did you mean num_recall_items?",
+        "unknown setting 'num_recal_items'; did you mean num_recall_items?",
     ),
     "a value out of range": (["false_alarm_rate=2"], "false_alarm_rate: Input should be less than 1"),
     "a teacher that is none": (["teacher=vgg"], "no teacher is called 'vgg'"),
@@ -87,7 +87,7 @@ def test_a_bad_setting_is_one_line_and_leaves_nothing(name, tmp_path):
 def test_a_misspelt_variable_is_one_line(tmp_path):
     done = train(fill(tmp_path / "data"), tmp_path / "store", env={**os.environ, "GOODPART_TRAIN_SED": "3"})
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "goodpart: error: no setting is called 'sed'; did you mean seed?"
+    assert done.stderr.splitlines()[-1] == "goodpart: error: unknown setting 'sed'; did you mean seed?"
 
 
 def test_bad_images_are_left_out_each_with_its_reason_where_that_is_wanted(tmp_path):

@@ -120,7 +120,7 @@ def test_a_second_training_of_the_same_data_and_settings_is_refused(data, tmp_pa
     first.kill()
     first.communicate()
     assert second.returncode == 1
-    assert "is running already" in second.stderr.splitlines()[-1]
+    assert "is already running" in second.stderr.splitlines()[-1]
 
 
 def test_learning_ends_early_where_the_held_out_loss_has_settled(data, tmp_path):

@@ -22,9 +22,9 @@ def test_yaml_is_overlaid_by_assignments_and_those_by_the_flag(tmp_path):
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("sed=3", "no setting is called 'sed'; did you mean seed?"),
-        ("learning.steps=3", "no setting is called 'learning.steps'; did you mean learning.num_steps?"),
-        ("zzzzqqqq=3", "no setting is called 'zzzzqqqq'$"),
+        ("sed=3", "unknown setting 'sed'; did you mean seed?"),
+        ("learning.steps=3", "unknown setting 'learning.steps'; did you mean learning.num_steps?"),
+        ("zzzzqqqq=3", "unknown setting 'zzzzqqqq'$"),
         ("height=100", "height: Input should be a multiple of 32"),
         ("height", "NAME=VALUE"),
         ("height.x=3", "Input should be a valid integer"),

@@ -94,7 +94,7 @@ def test_a_good_and_a_defective_part_are_dropped_and_judged(service, opened, goo
     page = opened(service, size)
     drop(page, good_bytes, "a.png")
     expect(page.locator("#verdict")).to_contain_text("GOOD")
-    expect(page.locator("#reasons")).to_contain_text("good parts look")
+    expect(page.locator("#reasons")).to_contain_text("score this high")
     choose(page, defective_bytes, f"{size}.png")
     expect(page.locator("#verdict")).to_contain_text("DEFECTIVE")
     (told,) = until(lambda: service.client.get("/v1/inspections", params={"part_id": size}).json()["items"])
@@ -144,11 +144,11 @@ def test_a_version_is_activated_and_taken_back(service, opened):
     expect(page.locator('tr[data-serving="true"]')).to_contain_text(serving)
 
 
-def test_a_candidate_judges_beside_until_its_trial_is_ended(service, opened):
+def test_a_candidate_inspects_in_shadow_until_its_run_is_ended(service, opened):
     page = opened(service, view="#product-view")
-    page.get_by_role("button", name="Try beside").and_(page.locator(":enabled")).click()
+    page.get_by_role("button", name="Run in shadow").and_(page.locator(":enabled")).click()
     say_yes(page)
-    expect(page.locator("#standing")).to_contain_text("judges 10% beside; judged otherwise: 0 of 0")
+    expect(page.locator("#standing")).to_contain_text("inspects 10% in shadow; verdicts that differ: 0 of 0")
     page.click("#end-shadow")
     say_yes(page)
     expect(page.locator("#standing")).not_to_contain_text("Candidate")
@@ -186,7 +186,7 @@ def test_a_part_is_confirmed_however_large_its_image(service, two_versions, open
     page = opened(service)
     choose(page, image)
     page.click("#confirm-ng")
-    expect(page.locator(".confirm")).to_contain_text("Kept as defective")
+    expect(page.locator(".confirm")).to_contain_text("Recorded as defective")
     (kept,) = (two_versions / "state" / "disc" / "confirmed" / "ng").glob("*.png")
     assert kept.read_bytes() == image
 
@@ -228,7 +228,7 @@ def test_an_answer_that_comes_late_shows_nothing_any_more(service, opened, good_
     page = opened(service)
     page.route("**/inspect?*part_id=slow*", lambda route: slow.append(route))  # noqa: PLW0108  # it wants a function
     choose(page, defective_bytes, "slow.png")
-    expect(page.locator("#verdict")).to_contain_text("Judging")
+    expect(page.locator("#verdict")).to_contain_text("Inspecting")
     until(lambda: page.wait_for_timeout(10) or slow)
     choose(page, good_bytes, "fast.png")
     expect(page.locator("#verdict")).to_contain_text("Part fast")
@@ -264,7 +264,7 @@ def test_everything_is_said_in_chinese_too(service, opened, good_bytes):
 def test_health_drift_and_throughput_are_told(service, opened, good_bytes):
     page = opened(service, view="#health")
     expect(page.locator("#readiness")).to_contain_text("Ready")
-    expect(page.locator("#drift")).to_contain_text("of 200 scores for the next look.")
+    expect(page.locator("#drift")).to_contain_text("of 200 scores collected for the next check.")
     post(service, good_bytes, "p1")
     expect(page.locator("#throughput")).to_contain_text("disc")
     expect(page.locator("#took")).to_contain_text("ms")
@@ -276,21 +276,21 @@ def test_keys_are_asked_for_and_what_a_key_may_not_is_told(store_folder, opened,
     lines = "\n".join([*(key.to_line() for _, key in keys.values()), line.to_line()])
     with Service(store_folder, api_keys=lines) as service:
         page = opened(service, view="#product-view")
-        expect(page.locator("#standing")).to_contain_text("send an API key")
+        expect(page.locator("#standing")).to_contain_text("send a valid API key")
         page.click('nav a[href="#inspect"]')
         page.click("#key")
         say_yes(page, "ключ")
-        expect(page.locator("#trouble")).to_contain_text("a key has no such letters")
+        expect(page.locator("#trouble")).to_contain_text("a key has no such characters")
         page.click("#key")
         say_yes(page, keys["inspect"][0])
         choose(page, good_bytes)
         expect(page.locator("#verdict")).to_contain_text("GOOD")
         page.click("#confirm-ok")
-        expect(page.locator("#trouble")).to_contain_text("this takes a key with the scope operate")
+        expect(page.locator("#trouble")).to_contain_text("this requires an API key with the scope operate")
         page.click("#key")
         say_yes(page, both)
         page.click("#confirm-ok")
-        expect(page.locator(".confirm")).to_contain_text("Kept as good")
+        expect(page.locator(".confirm")).to_contain_text("Recorded as good")
         expect(page.locator("#trouble")).to_be_hidden()
 
 
@@ -308,7 +308,7 @@ def test_what_could_not_be_judged_shows_no_verdict_of_the_part_before(service, o
     expect(page.locator("#verdict")).to_contain_text("GOOD")
     choose(page, b"words")
     expect(page.locator("#trouble")).to_contain_text("these bytes are not an image")
-    expect(page.locator("#verdict")).to_contain_text("Not judged")
+    expect(page.locator("#verdict")).to_contain_text("Not inspected")
     expect(page.locator("#verdict")).to_have_attribute("data-verdict", "none")
 
 
@@ -335,7 +335,7 @@ def test_a_view_is_reached_and_left_by_keyboard_and_keeps_the_focus(service, ope
 def test_a_store_without_products_says_so(tmp_path, opened):
     with Service(tmp_path / "empty") as service:
         page = opened(service)
-        expect(page.locator("#stage")).to_contain_text("No product has been learned yet")
+        expect(page.locator("#stage")).to_contain_text("No product has been trained yet")
         page.click('nav a[href="#product-view"]')
         expect(page.locator("#preview")).to_be_disabled()
 

@@ -96,7 +96,9 @@ class DataReport:
             rows = [*self.findings, *([self.promise] if self.promise else [])]
             yield make_table("To be mended", [(one.path.name, one.kind, one.says) for one in rows])
         if self.suspects:
-            title = f"Suspects: probably defective, the oddest first ({len(self.suspects)} of {len(self.summaries)})"
+            title = (
+                f"Suspects: probably defective, most anomalous first ({len(self.suspects)} of {len(self.summaries)})"
+            )
             yield make_table(title, [(one.path.name, one.kind, one.says) for one in self.suspects])
 
     def _numbers(self) -> Table:
@@ -219,7 +221,7 @@ class DataCheck:
         """Find good parts that the others do not explain, by the teacher's features."""
         odd = self.score_outliers(good)
         return [
-            Finding(good[part], "suspect", f"{odd.oddness[part]:.1f} spreads odder than the median part")
+            Finding(good[part], "suspect", f"{odd.oddness[part]:.1f} spreads above the median part")
             for part in odd.suspects
         ]
 

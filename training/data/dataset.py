@@ -49,7 +49,7 @@ class Dataset:
 class Split:
     """Good images by their use; every image is in one of the three.
 
-    ``confirmed``: images to train on that people have labelled. They are mostly false alarms: held out, they would bias
+    ``confirmed``: images to train on that users have labelled. They are mostly false alarms: held out, they would bias
     the promise.
     """
 

@@ -29,7 +29,7 @@ def read_region_of_interest(folder: Path, settings: TrainSettings) -> RegionOfIn
     for mask in ignored:
         inside = inside & ~mask
     if not inside.any():
-        raise BadSettings("the region of interest is empty: everything is ignored")
+        raise BadSettings("the region of interest is empty: every pixel is ignored")
     return RegionOfInterest(inside, is_blanked=True)
 
 

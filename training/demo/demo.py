@@ -120,7 +120,7 @@ def start_service(folder: Path, store: Path, *, port: int) -> DemoService:
     deadline = time.monotonic() + START_TIMEOUT_S
     while not service.is_alive():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise DemoFailed(f"the service did not start; {log_path} says why")
+            raise DemoFailed(f"the service did not start; see {log_path}")
         time.sleep(0.2)
     return service
 

@@ -116,7 +116,7 @@ def export_graph(network: nn.Module, arguments: tuple[Tensor, ...], *, inputs: l
             verbose=False,
         )
     if program is None:
-        message = "torch.onnx.export gave no program"
+        message = "torch.onnx.export returned no program"
         raise RuntimeError(message)
     data: bytes = strip_metadata(program.model_proto).SerializeToString(deterministic=True)
     return data

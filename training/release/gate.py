@@ -169,7 +169,7 @@ class Gate:
         if not is_ordinary and evidence.is_shift_confirmed:
             says += "; a person has confirmed that they are good"
         elif not is_ordinary:
-            says += ": another product, defects among the good parts, or a change that somebody must confirm"
+            says += ": another product, defects among the good parts, or a change that must be confirmed"
         yield Check("new parts look ordinary", is_ordinary or evidence.is_shift_confirmed, says)
 
     def check_confirmed_defects(self, paths: Sequence[Path]) -> Iterator[Check]:
@@ -192,7 +192,7 @@ class Gate:
     def check_synthetic_defects(self, evidence: Evidence) -> Iterator[Check]:
         """Check that synthetic defects are found as well as before, within a margin."""
         if not evidence.cells or not evidence.cells_before:
-            says = "not compared: no good part of 8 bits at hand that both versions judge ok"
+            says = "not compared: no good 8-bit part is available that both versions judge ok"
             yield Check("synthetic defects", passed=True, says=says)
             return
         now, before = compute_recall(evidence.cells), compute_recall(evidence.cells_before)

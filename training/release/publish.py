@@ -288,7 +288,7 @@ class Publisher:
 
 def fail_changed(gate_result: GateResult) -> GateResult:
     """Return the result with a failed check: the version in service has changed since."""
-    says = "another version or threshold was chosen meanwhile: train again, or activate this one by hand"
+    says = "another version or threshold was chosen meanwhile: train again, or activate this version manually"
     return replace(gate_result, checks=(*gate_result.checks, Check("in service still", passed=False, says=says)))
 
 

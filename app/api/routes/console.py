@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 WEB = Path(__file__).parents[2] / "web"
 PAGE = "index.html"
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-# Pictures of parts are made from what was fetched with a key, hence blob: and data:.
+# Images are created from data that was fetched with an API key, hence blob: and data:.
 POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'"

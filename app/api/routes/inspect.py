@@ -45,17 +45,17 @@ BATCH_FORM = {
 }
 
 
-PartId = Annotated[str | None, Field(max_length=128, description="the part's own id, given back and logged")]
+PartId = Annotated[str | None, Field(max_length=128, description="id of the part; returned and logged")]
 IdempotencyKey = Annotated[
     str | None,
     Header(
         min_length=1,
         max_length=128,
-        description="the client's name of this request; sent again with the same image, it gets the first answer",
+        description="unique key of this request; a repeated request gets the first response",
     ),
 ]
 DeadlineMs = Annotated[
-    float | None, Header(gt=0, le=3_600_000, description="not judged if its turn comes later than this")
+    float | None, Header(gt=0, le=3_600_000, description="maximum time that the image may wait, in milliseconds")
 ]
 
 
@@ -64,11 +64,11 @@ class InspectQuery(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    heatmap: Annotated[HeatmapKind, Field(description="how the heat-map is drawn, or 'none'")] = "png"
+    heatmap: Annotated[HeatmapKind, Field(description="format of the heat-map, or 'none'")] = "png"
     part_id: PartId = None
-    version: Annotated[str | None, Field(description="judge by this version instead")] = None
+    version: Annotated[str | None, Field(description="version to use instead of the active one")] = None
     min_region_area_px: Annotated[int, Field(ge=0)] = 0
-    explain: Annotated[bool, Field(description="name for each region what was expected there")] = False
+    explain: Annotated[bool, Field(description="explain each region by the good patches recalled there")] = False
 
     def __repr_name__(self) -> str:
         """Return the class's name of earlier releases: journals keep digests of the representation."""
@@ -140,7 +140,7 @@ def add_single_route(routes: APIRouter, deps: InspectDeps, settings: Settings) -
         x_deadline_ms: DeadlineMs = None,
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
-        """Judge one image: raw bytes with an image media type, or the form field ``image``."""
+        """Inspect one image: raw bytes with an image media type, or the form field ``image``."""
         deadline = compute_deadline(x_deadline_ms, default_ms=settings.deadline_ms)
         version = await service.get_version(product, query.version)
         headers: dict[str, str] = {}
@@ -169,7 +169,7 @@ def add_single_route(routes: APIRouter, deps: InspectDeps, settings: Settings) -
                     idempotent_request, lambda: inspect_once(data, idempotent_request), waiting
                 )
                 headers["Idempotency-Replayed"] = str(is_replayed).lower()
-        # Made here, since FastAPI would validate once more what has just been made.
+        # Serialised here, since FastAPI would validate the response again.
         return Response(text, media_type="application/json", headers=headers)
 
 
@@ -183,7 +183,7 @@ def add_batch_route(
     async def inspect_batch(
         product: str, request: Request, query: Annotated[InspectQuery, Query()], x_deadline_ms: DeadlineMs = None
     ) -> BatchResponse:
-        """Judge every file of the repeated field ``image``; one that can't be judged is a problem in its place."""
+        """Inspect every file of the repeated field ``image``. A file that can't be inspected yields a problem."""
         version = await service.get_version(product, query.version)
         ids = get_ids(request, query)
         by = compute_deadline(x_deadline_ms, default_ms=settings.deadline_ms) if x_deadline_ms else None

@@ -37,7 +37,7 @@ CSV_COLUMNS = (
     "threshold",
     "p_value",
 )
-# How often a silent connection is told that it still is one, and looks whether the service is leaving.
+# Interval of keep-alive comments on an idle stream, and of checks for a shutdown.
 HEARTBEAT_S = 1.0
 
 
@@ -52,7 +52,7 @@ class InspectionFilter(BaseModel):
     verdict: Verdict | None = None
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
-    before: Annotated[int | None, Field(ge=1, description="the 'next' of the page before")] = None
+    before: Annotated[int | None, Field(ge=1, description="'next' of the previous page")] = None
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE)] = 50
     format: Literal["json", "csv"] = "json"
 

@@ -134,7 +134,7 @@ def add_infer_routes(routes: APIRouter, deps: InspectDeps, settings: Settings) -
     async def infer_by_serving(
         product: str, request: Request, part_id: Id = None, x_deadline_ms: DeadlineMs = None
     ) -> Response:
-        """Judge the images of one input tensor; where one of them can't be judged, none is answered."""
+        """Inspect the images of one input tensor. If one of them can't be inspected, the request fails."""
         infer_options = InferOptions(part_id, compute_deadline(x_deadline_ms, default_ms=settings.deadline_ms))
         return await run_inference(product, None, request, infer_options)
 
@@ -151,7 +151,7 @@ def add_infer_routes(routes: APIRouter, deps: InspectDeps, settings: Settings) -
     ) -> Response:
         chosen_version = await service.get_version(product, version)
         is_small = uploads.get_content_length(request) <= settings.max_upload_bytes
-        # While it is read, a small body takes the place of one image; its images then take places of their own.
+        # While it is read, a small body counts as one image; then each of its images counts.
         slot = service.inspector.admit if is_small else service.batch_slot
         limit_bytes = settings.max_upload_bytes if is_small else settings.max_batch_upload_bytes
         with slot():
@@ -211,7 +211,7 @@ async def check_readiness(
     if version is None and service.registry.get_status(product).is_evicted:
         return to_readiness(
             is_ready=True, response=response, name=product
-        )  # nobody is asked to make room for a question
+        )  # a metadata request must not evict a product
     try:
         await service.get_version(product, version)
     except (UnknownProduct, UnknownVersion, BadName):

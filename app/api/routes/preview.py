@@ -26,7 +26,7 @@ class PreviewQuery(ThresholdQuery):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    parts: Annotated[int, Field(ge=1, le=MAX_PARTS, description="how many of the last parts are looked at")] = 200
+    parts: Annotated[int, Field(ge=1, le=MAX_PARTS, description="number of last parts to preview")] = 200
 
 
 class PreviewResponse(ResponseModel):
@@ -35,9 +35,9 @@ class PreviewResponse(ResponseModel):
     product: str
     version: str
     threshold_now: float
-    threshold: float = Field(description="that would hold")
+    threshold: float = Field(description="threshold previewed")
     promise: PromiseRecord
-    num_parts: int = Field(description="parts that the history has of this version, at most as many as were asked for")
+    num_parts: int = Field(description="parts of this version found in the history, at most the requested number")
     num_ng_now: int
     num_ng: int
     become_ng: tuple[str, ...] = Field(description="inspection ids, the newest first")

@@ -47,7 +47,7 @@ class ThresholdQuery(BaseModel):
     @model_validator(mode="after")
     def _is_one_or_the_other(self) -> Self:
         if (self.false_alarm_rate is None) == (self.threshold is None):
-            raise ValueError("say either false_alarm_rate or threshold")
+            raise ValueError("give either false_alarm_rate or threshold")
         return self
 
     def to_override(self, version: str, decided: Decision) -> Override:

@@ -34,7 +34,7 @@ class Client:
         version: str | None = None,
         deadline_s: float = DEADLINE_S,
     ) -> Inspection:
-        """Judge one image, given as bytes or as a file's name. Raises ProblemError, NoAnswerError."""
+        """Inspect one image, given as bytes or as a file name. Raises ProblemError, NoAnswerError."""
         call = make_call(product, image, part_id=part_id, heatmap=heatmap, version=version, deadline_s=deadline_s)
         while True:
             answer = self._tried(call)
@@ -77,7 +77,7 @@ class AsyncClient:
         version: str | None = None,
         deadline_s: float = DEADLINE_S,
     ) -> Inspection:
-        """Judge one image, given as bytes or as a file's name. Raises ProblemError, NoAnswerError."""
+        """Inspect one image, given as bytes or as a file name. Raises ProblemError, NoAnswerError."""
         call = make_call(product, image, part_id=part_id, heatmap=heatmap, version=version, deadline_s=deadline_s)
         while True:
             answer = await self._tried(call)

@@ -28,8 +28,8 @@ def test_keys_of_the_file_and_of_the_setting_count_alike(tmp_path):
     [
         ("line-3 inspect", "line 1: a key is written"),
         ("line-3 inspect sha256:abc", "line 1: a key is written"),
-        (f"line-3 rule sha256:{compute_digest('x')}", "no scope is called 'rule'; there are inspect, operate"),
-        (f"a inspect sha256:{compute_digest('x')}\na inspect sha256:{compute_digest('y')}", "two keys are called a"),
+        (f"line-3 rule sha256:{compute_digest('x')}", "unknown scope 'rule'; valid scopes are inspect, operate"),
+        (f"a inspect sha256:{compute_digest('x')}\na inspect sha256:{compute_digest('y')}", "two keys have the name a"),
     ],
 )
 def test_lines_that_are_no_keys_are_named_without_showing_them(line, message):

@@ -117,7 +117,7 @@ def test_a_version_that_fails_its_golden_images_never_serves(client, store, repu
     bad = republished(files={EXPECTED: buffer.getvalue()})
     response = client.post(f"{URL}/versions/{bad}/activate")
     assert response.status_code == 500
-    assert "is judged otherwise here than in training: off by 1, 0.02 is allowed" in response.json()["detail"]
+    assert "differs from its result in training by 1; the tolerance is 0.02" in response.json()["detail"]
     assert client.get(URL).json()["serving"] == tiny_version.name
     assert 'goodpart_reloads_total{outcome="refused",product="disc"} 1.0' in client.get("/metrics").text
 

@@ -139,5 +139,5 @@ def test_a_share_that_is_not_there_takes_no_results_away(source, tmp_path):
     for path in images.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     done = score(images, tmp_path / "target")
-    assert (done.returncode, done.stderr.count("\n"), "no image to judge" in done.stderr) == (1, 1, True)
+    assert (done.returncode, done.stderr.count("\n"), "contain no image" in done.stderr) == (1, 1, True)
     assert tables(tmp_path / "target")

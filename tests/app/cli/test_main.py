@@ -63,7 +63,7 @@ def test_two_images_of_one_name_do_not_share_a_heatmap(run, store_folder, images
         "inspect", images[0], twin, "--store", store_folder, "--product", "disc", "--heatmap-dir", tmp_path / "maps"
     )
     assert (code, out) == (1, "")
-    assert "would write one heat-map" in err
+    assert "would overwrite each other's heat-map" in err
 
 
 def test_a_bad_image_is_one_line_and_the_others_are_judged(run, store_folder, images, tmp_path):
@@ -134,7 +134,7 @@ def test_a_doctor_says_what_is_wrong_and_how_to_mend_it(run, store_folder, versi
     (version_folder / "student.onnx").unlink()
     code, out, _ = run("doctor", "--store", store_folder, "--port", 0)
     assert code == 1
-    assert "student.onnx is missing from the store; activate another version, or train it anew" in out
+    assert "student.onnx is missing from the store; activate another version, or train it again" in out
     code, out, _ = run("doctor", "--store", tmp_path / "absent", "--port", 0)
     assert code == 1
     assert "no such folder" in out
@@ -188,4 +188,4 @@ def test_a_service_without_a_usable_key_file_does_not_start(run, store_folder, t
     monkeypatch.setenv("GOODPART_API_KEYS_FILE", str(tmp_path / "keys"))
     code, _, err = run("serve", "--store", store_folder, "--port", 0)
     assert code == 1
-    assert "holds no key" in err
+    assert "contains no key" in err

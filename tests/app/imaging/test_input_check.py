@@ -41,7 +41,7 @@ BAD_LOOKS = {
 def test_a_gross_fault_of_the_camera_is_named_with_how_far_it_is_off(look, expects, name):
     spoil, words = BAD_LOOKS[name]
     image = look(spoil(good_part(1000)))
-    with pytest.raises(InvalidInput, match="the image is unlike those of this product") as caught:
+    with pytest.raises(InvalidInput, match="the image differs from the training images of this product") as caught:
         check_input(image, expects, "refuse")
     assert words in str(caught.value)
     assert any(words in warning for warning in check_input(image, expects, "warn"))

@@ -33,7 +33,7 @@ def test_a_version_that_judges_as_in_training_is_proven(bundle):
 
 @pytest.mark.parametrize("off", [0.05, -0.05, float("nan")])
 def test_a_score_that_is_off_by_more_than_the_tolerance_fails(bundle, off):
-    with pytest.raises(GoldenFailed, match=r"golden/defect_0\.png is judged otherwise"):
+    with pytest.raises(GoldenFailed, match=r"golden/defect_0\.png differs from its result in training"):
         load_verified(expecting(bundle, scores=lambda scores: scores + off), loader=LOADER, max_batch=1)
 
 
@@ -58,7 +58,7 @@ def test_expectations_that_can_not_be_read_or_fit_no_image_are_refused(bundle):
     fewer = expecting(bundle, scores=lambda scores: scores[:5], maps=lambda maps: maps[:5])
     with pytest.raises(BadGolden, match="6 golden images, but 5"):
         load_verified(fewer, loader=LOADER, max_batch=1)
-    with pytest.raises(BadGolden, match="can't be judged"):
+    with pytest.raises(BadGolden, match="can't be inspected"):
         load_verified(replace(bundle, files={**bundle.files, "golden/good_0.png": b"x"}), loader=LOADER, max_batch=1)
 
 

@@ -170,7 +170,7 @@ def test_a_plc_that_is_away_delays_no_verdict_and_gets_all_in_order(service, plc
         judge(service, good_bytes, f"away-{number}")
     assert time.monotonic() - began < 10 * TIMEOUT_S
     (reason,) = until(lambda: service.client.get("/readyz").json()["reasons"])
-    assert reason == f"sink plc: it did not take a result within {TIMEOUT_S} s"
+    assert reason == f"sink plc: no confirmation within {TIMEOUT_S} s"
     taken = plc.take(10)
     assert [one["part_id"] for one in taken] == [f"away-{number}" for number in range(10)]
     assert [one["repeated"] for one in taken] == [0] * 10

@@ -185,7 +185,10 @@ def test_a_broker_that_goes_away_misses_nothing_and_knows_who_is_there(
     [
         ("[[webhook]]\nname = 'a'\nurl = 'ftp://x'\n", "webhook.0.url"),
         ("[[webhook]]\nname = 'a'\nurl = 'http://x'\ncolour = 'red'\n", "webhook.0.colour"),
-        ("[[webhook]]\nname = 'a'\nurl = 'http://x'\n[[mqtt]]\nname = 'a'\nhost = 'x'\n", "two sinks are called 'a'"),
+        (
+            "[[webhook]]\nname = 'a'\nurl = 'http://x'\n[[mqtt]]\nname = 'a'\nhost = 'x'\n",
+            "two sinks have the name 'a'",
+        ),
         ("[[webhook]]\nname = 'a'\nurl = 'http://[::1/x'\n", "webhook.0.url"),
         ("[[mqtt]]\nname = 'a'\nhost = ''\n", "mqtt.0.host"),
         ("[[fax]]\nname = 'a'\n", "fax"),

@@ -38,7 +38,7 @@ def test_another_key_or_a_changed_manifest_is_refused(store, pair, tmp_path, rep
     key, _ = pair
     version = republished(sign_key=key)
     (tmp_path / "other.pub").write_bytes(generate_key_pair()[1])
-    with pytest.raises(BadSignature, match="signed by nobody"):
+    with pytest.raises(BadSignature, match="no valid signature"):
         Store(store.root, trusted=read_public_keys(tmp_path / "other.pub")).load_manifest("disc", version)
 
 
@@ -47,7 +47,7 @@ def test_a_signature_can_not_be_moved_to_another_version(store, pair, republishe
     first, second = republished(sign_key=key), republished(mark="2")
     signature = (store.version_folder("disc", first) / SIGNATURE).read_bytes()
     (store.version_folder("disc", second) / SIGNATURE).write_bytes(signature)
-    with pytest.raises(BadSignature, match="signed by nobody"):
+    with pytest.raises(BadSignature, match="no valid signature"):
         Store(store.root, trusted=read_public_keys(public)).load_manifest("disc", second)
 
 

@@ -69,8 +69,8 @@ def test_defective_images_under_train_are_not_passed_over(tmp_path):
 def test_a_few_images_of_another_size_are_refused(plain):
     assert find_odd_sizes(find_images(plain).good, max_pixels=10**6) is None
     (plain / "odd.png").write_bytes(encode(good_part(0, size=(50, 40))))
-    trouble = find_odd_sizes(find_images(plain).good, max_pixels=10**6)
-    assert str(trouble).startswith("1 images are not 96 x 80 pixels as the rest are: odd.png (50 x 40); remove them")
+    error = find_odd_sizes(find_images(plain).good, max_pixels=10**6)
+    assert str(error).startswith("1 images are not 96 x 80 pixels like the rest: odd.png (50 x 40); remove them")
 
 
 def test_bad_headers_and_odd_sizes_can_be_left_out_each_with_its_reason(plain):

@@ -42,7 +42,7 @@ def test_rectangles_and_pictures_add_up_and_what_is_ignored_is_taken_off(tmp_pat
 
 
 def test_ignoring_everything_is_refused(tmp_path):
-    with pytest.raises(BadSettings, match="everything is ignored"):
+    with pytest.raises(BadSettings, match="every pixel is ignored"):
         read_region_of_interest(tmp_path, settings("ignore=[{x: 0, y: 0, width: 1, height: 1}]"))
 
 

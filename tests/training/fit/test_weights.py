@@ -90,7 +90,7 @@ def test_a_checkpoint_that_would_execute_code_is_refused(tmp_path):
 
     path = tmp_path / "evil.pth"
     torch.save({"x": Evil()}, path)
-    with pytest.raises(BadWeights, match="no checkpoint that can be read safely"):
+    with pytest.raises(BadWeights, match="not a checkpoint that can be loaded safely"):
         load(path)
 
 

@@ -129,7 +129,7 @@ def test_defects_among_the_new_good_parts_fail(version, images):
     old = incumbent(at(version, version.threshold, supported=0.02))
     made, checks = ruling(at(version, 100.0), old, evidence(mixed))
     assert not checks["new parts look ordinary"]
-    assert "defects among the good parts, or a change that somebody must confirm" in " ".join(made.reasons)
+    assert "defects among the good parts, or a change that must be confirmed" in " ".join(made.reasons)
     _, checks = ruling(at(version, 100.0), old, evidence(mixed, is_shift_confirmed=True))
     assert checks["new parts look ordinary"]
 

@@ -109,8 +109,8 @@ IMAGE = {"name": "image", "datatype": "BYTES", "shape": [1]}
 BAD_REQUESTS = {
     "no JSON": (b"{", None, "Invalid JSON"),
     "no input": (json.dumps({"inputs": []}).encode(), None, "inputs"),
-    "another input": (json.dumps({"inputs": [{**IMAGE, "name": "x", "data": []}]}).encode(), None, "one input"),
-    "two inputs": (json.dumps({"inputs": [{**IMAGE, "data": []}] * 2}).encode(), None, "one input"),
+    "another input": (json.dumps({"inputs": [{**IMAGE, "name": "x", "data": []}]}).encode(), None, "only input"),
+    "two inputs": (json.dumps({"inputs": [{**IMAGE, "data": []}] * 2}).encode(), None, "only input"),
     "no data": (json.dumps({"inputs": [IMAGE]}).encode(), None, "either data or"),
     "another type": (json.dumps({"inputs": [{**IMAGE, "datatype": "FP32"}]}).encode(), None, "datatype"),
     "not base64": (json.dumps({"inputs": [{**IMAGE, "data": ["?"]}]}).encode(), None, "base64"),
