@@ -56,7 +56,7 @@ def read_weights(store):
 
 
 @pytest.fixture(scope="module")
-def train_undisturbed(data, tmp_path_factory):
+def undisturbed(data, tmp_path_factory):
     store = tmp_path_factory.mktemp("undisturbed")
     finish(data, store)
     return read_weights(store)

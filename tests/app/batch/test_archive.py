@@ -46,7 +46,7 @@ def tables(target):
 
 
 @pytest.fixture(scope="module")
-def score_undisturbed(source, tmp_path_factory):
+def undisturbed(source, tmp_path_factory):
     target = tmp_path_factory.mktemp("undisturbed")
     done = score(source, target)
     assert done.returncode == 0, done.stderr
