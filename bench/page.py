@@ -17,7 +17,7 @@ def tables() -> dict[str, str]:
     return {
         "published": quality.table(measured, split="published"),
         "shipped": quality.rates_table(shipped),
-        "ablations": ablations.tables(quality.read_rows(RESULTS / "ablations.json")),
+        "ablations": ablations.format_tables(quality.read_rows(RESULTS / "ablations.json")),
     }
 
 

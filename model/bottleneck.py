@@ -22,7 +22,7 @@ def convolve(num_in: int, num_out: int, *, kernel_size: int = 3, stride: int = 1
     )
 
 
-class Bottleneck(nn.Module):
+class OneClassBottleneck(nn.Module):
     """Compresses all scales to half the coarsest scale's size and grows the result back to the first scale's."""
 
     def __init__(self, channels: tuple[int, ...], strides: tuple[int, ...], *, width: int, num_out: int) -> None:

@@ -157,6 +157,7 @@ class TeacherRecord(Record):
     sha256: Sha256
     size_bytes: int = Field(ge=1)
     licence: str
+    strides: tuple[int, ...] | None = None
 
 
 class Manifest(Record):
@@ -184,8 +185,13 @@ class Manifest(Record):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """The strides of the teacher's features, in their order."""
+        """The strides of the comparison's maps, each once, in their order."""
         return tuple(dict.fromkeys(scale.stride for scale in self.scales))
+
+    @property
+    def num_features(self) -> int:
+        """The number of scales that the teacher extracts; a quick version uses some in the memory's query alone."""
+        return len(self.teacher.strides or self.scales)
 
 
 def sha256_hex(data: bytes) -> str:

@@ -23,7 +23,7 @@ ROWS = (8, 4, 2)
 HIDDEN_LOGIT = -1e30
 
 
-class RecalledItems(NamedTuple):
+class ReadItems(NamedTuple):
     """The items read at each position, the most similar first, and their weights, which sum to 1."""
 
     items: Int[Tensor, "batch positions read"]
@@ -95,7 +95,7 @@ class RecallMemory(nn.Module):
         query: Float[Tensor, "batch query_channels height width"],
         *,
         hidden_items: Bool[Tensor, "batch items"] | None = None,
-    ) -> RecalledItems:
+    ) -> ReadItems:
         """Return the most similar items and their weights. ``hidden_items`` are not read while others are left."""
         positions = to_direction(query.flatten(2).mT, regularisation=self.regularisation)
         # Divided here, where an exported graph does it once, and not at every position.
@@ -104,7 +104,7 @@ class RecallMemory(nn.Module):
         if hidden_items is not None:
             logits = logits.masked_fill(hidden_items[:, None, :], HIDDEN_LOGIT)
         best, items = find_largest(logits, min(self.num_read + 1, self.num_items))
-        return RecalledItems(items[..., : self.num_read], self.weigh(best))
+        return ReadItems(items[..., : self.num_read], self.weigh(best))
 
     def weigh(self, best: Float[Tensor, "batch positions best"]) -> Float[Tensor, "batch positions read"]:
         """Return the softmax over the items read, faded to zero as an item approaches the first one not read.

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from model.adaptive import AdaptiveMemory
-from model.bottleneck import Bottleneck, convolve
+from model.bottleneck import OneClassBottleneck, convolve
 from model.fusion import MemoryView, QueryFusion, resize
 from model.recall import Recalled, RecallMemory
 from model.standardise import Standardiser
@@ -121,7 +121,9 @@ class Student(nn.Module):
     def _add_modules(self, spec: StudentSpec) -> None:
         first, hidden = spec.channels[0], spec.hidden_channels
         value_channels = spec.channels[: spec.num_recalled]
-        self.bottleneck = Bottleneck(spec.channels, spec.strides, width=spec.bottleneck_channels, num_out=hidden[0])
+        self.bottleneck = OneClassBottleneck(
+            spec.channels, spec.strides, width=spec.bottleneck_channels, num_out=hidden[0]
+        )
         self.first = FirstModule(num_in=sum(value_channels) + hidden[0], num_channels=first, hidden_channels=hidden[0])
         self.later = nn.ModuleList(
             LaterModule(

@@ -270,7 +270,7 @@ def load_base_version(request: PublishRequest) -> BaseVersion:
     if bundle.manifest.format < FORMAT:
         raise CanNotAdapt(f"version {current.version} was trained by an earlier release; train it anew")
     folder = request.store.training_folder(request.product, current.version)
-    kept = read_calibration_features(folder / CALIBRATION_FEATURES, num_scales=len(bundle.manifest.strides))
+    kept = read_calibration_features(folder / CALIBRATION_FEATURES, num_scales=bundle.manifest.num_features)
     try:
         settings = TrainSettings.model_validate_json(paths.read_immutable(folder / SETTINGS, SETTINGS))
         student = load(paths.read_immutable(folder / STUDENT_WEIGHTS, STUDENT_WEIGHTS))

@@ -48,8 +48,13 @@ class Version:
         return self.chosen or self.manifest.promise
 
     @property
+    def is_region_bound_to_verdict(self) -> bool:
+        """Whether the verdict's threshold makes the regions, which only an ng part has. Not in format 1."""
+        return self.manifest.pixel_threshold is None
+
+    @property
     def region_threshold(self) -> float:
-        """Map values above this form regions: the verdict's threshold, but in versions of format 1 one of their own."""
+        """The map value above which positions form a region."""
         own = self.manifest.pixel_threshold
         return self.threshold if own is None else own
 

@@ -342,18 +342,21 @@ def postprocess(
     manifest, image = version.manifest, preprocessed.image
     score = manifest.score.standardise(comparison.score)
     map_ = standardise_map(comparison.map, preprocessed.batch.valid[0], version)
+    verdict: Literal["ok", "ng"] = "ng" if score > version.threshold else "ok"
     regions = find_regions(
         map_,
         threshold=version.region_threshold,
         grid=make_grid(image, manifest.map_size),
         min_area_px=options.min_region_area_px,
     )
+    if verdict == "ok" and version.is_region_bound_to_verdict:
+        regions = ()
     heatmap = stopwatch.time_step("render", lambda: render(map_, image, kind=options.heatmap))
     shown = regions if options.explain else ()
     return Inspection(
         version=version,
         image=image,
-        verdict="ng" if score > version.threshold else "ok",
+        verdict=verdict,
         score=score,
         threshold=version.threshold,
         p_value=p_value(version.calibration, score),

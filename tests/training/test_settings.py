@@ -34,7 +34,7 @@ def test_yaml_is_overlaid_by_assignments_and_those_by_the_flag(tmp_path):
         ("map_stride=512", "fewer than 8 x 8"),
         ("false_alarm_rate=0", "greater than 0"),
         ("seed=[", "seed"),
-        ("preset=finest", "preset: Input should be 'default' or 'best'"),
+        ("preset=finest", "preset: Input should be 'default', 'fast' or 'best'"),
     ],
 )
 def test_a_wrong_setting_is_one_line(assignment, message):

@@ -105,6 +105,7 @@ class BundleBuilder:
                 sha256=sha256_hex(self.graphs.teacher),
                 size_bytes=len(self.graphs.teacher),
                 licence=get_teacher_spec(settings.teacher).licence,
+                strides=settings.strides,
             ),
             scales=make_scale_records(settings, self.map_weights),
             map_size=settings.map_size,

@@ -1,7 +1,7 @@
 """The comparison's constants from good parts that nothing was learned from, and the weights of its maps.
 
-Which maps count differs from product to product. Synthetic defects on held-out good parts tell: the weights are those of
-a logistic regression that tells them from the same parts without a defect, with equal weights as a weak prior.
+Which maps count differs from product to product. Synthetic defects on held-out good parts tell: the weights are those
+of a logistic regression that tells them from the same parts without a defect, with equal weights as a weak prior.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from model.student import Student
 
 BATCH_SIZE = 16
 MIN_SPREAD = 1e-6
-# Weight of the squared logits' sum: 0 trusts the synthetic defects alone, large values keep the weights equal.
-PRIOR_WEIGHT = 0.001
+# Weight of the squared logits' sum, times the number of good parts: the fewer these are, the more equal the weights.
+PRIOR_WEIGHT = 0.3
 NUM_STEPS, LEARNING_RATE = 150, 0.05
 
 
@@ -74,7 +74,7 @@ def fit_weights(compare: Compare, maps: Tensor, valid: Tensor, *, num_good: int)
     for _ in range(NUM_STEPS):
         joint = (maps * logits.softmax(0)[:, None, None]).sum(1)
         scores = (rank_weights * compare.find_top(joint, valid)[0]).sum(-1)
-        loss = separation_loss(scores, is_defective, affine) + PRIOR_WEIGHT * logits.square().sum()
+        loss = separation_loss(scores, is_defective, affine) + PRIOR_WEIGHT / num_good * logits.square().sum()
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()

@@ -84,7 +84,7 @@ def load_incumbent(store: Store, orders: ProductState, product: str) -> Incumben
     return Incumbent(
         version=Loader(Device("cpu", available_cpus())).load(bundle).with_override(orders.override),
         golden=tuple(data for name, data in sorted(bundle.files.items()) if name.startswith(GOOD_GOLDEN)),
-        features=read_calibration_features(folder / CALIBRATION_FEATURES, num_scales=len(bundle.manifest.strides)),
+        features=read_calibration_features(folder / CALIBRATION_FEATURES, num_scales=bundle.manifest.num_features),
     )
 
 

@@ -125,7 +125,7 @@ def test_identical_images_count_once(plain):
 
 
 @pytest.mark.parametrize(
-    ("num_good", "expected"), [(761, (38, 152)), (100, (8, 20)), (60, (8, 20)), (40, (8, 8)), (12, (3, 2))]
+    ("num_good", "expected"), [(761, (76, 152)), (100, (10, 20)), (60, (8, 20)), (40, (8, 8)), (12, (3, 2))]
 )
 def test_shares_are_those_of_the_design(num_good, expected):
     assert count_held_out(num_good) == expected

@@ -52,3 +52,37 @@ def test_one_seed_draws_one_defect(part):
         add_defect(part, Defect("scratch", 0.2, 0.5), generator=np.random.default_rng(9))[0] for _ in range(2)
     )
     assert first.tobytes() == second.tobytes()
+
+
+def test_drawn_defects_cover_small_and_large_areas():
+    from training.evaluation.synthetic import draw_defect
+
+    generator, part = np.random.default_rng(0), good_part(3, size=(200, 200))
+    areas = [add_defect(part, draw_defect(generator), generator=generator)[1].mean() for _ in range(300)]
+    assert min(areas) < 0.001
+    assert max(areas) > 0.05
+
+
+def test_every_image_gets_as_many_defects_as_asked_one_at_a_time():
+    from training.evaluation.synthetic import draw_defects
+
+    pixels = np.stack([np.asarray(good_part(seed, size=(64, 64)).convert("RGB")) for seed in range(3)])
+    drawn = draw_defects(pixels, np.ones((3, 16, 16), np.float32), number=4, seed=0)
+    assert drawn.shape == (12, 64, 64, 3)
+    same = [(drawn[row] == pixels[row % 3]).all(-1).mean() for row in range(12)]
+    assert np.mean([share < 1 for share in same]) > 0.8  # a shuffled patch of plain ground changes nothing
+    assert np.median(same) > 0.9
+    assert (drawn == draw_defects(pixels, np.ones((3, 16, 16), np.float32), number=4, seed=0)).all()
+
+
+def test_drawn_defects_lie_for_the_most_part_inside():
+    from training.evaluation.synthetic import draw_defects
+
+    pixels = np.stack([np.asarray(good_part(5, size=(64, 64)).convert("RGB"))])
+    valid = np.zeros((1, 16, 16), np.float32)
+    valid[0, :, :8] = 1
+    drawn = draw_defects(pixels, valid, number=20, seed=1)
+    inside = [
+        (image != pixels[0]).any(-1)[:, :32].sum() / max(1, (image != pixels[0]).any(-1).sum()) for image in drawn
+    ]
+    assert np.mean([share >= 0.4 for share in inside]) > 0.9

@@ -34,7 +34,7 @@ def make_maps(*, seen_by, extent):
 def test_the_map_that_sees_the_defects_weighs_most(compare, seen_by):
     fit_weights(compare, make_maps(seen_by=seen_by, extent=8), torch.ones(90, SIZE, SIZE), num_good=30)
     assert compare.map_weights.argmax() == seen_by
-    assert compare.map_weights[seen_by] > 0.6
+    assert compare.map_weights[seen_by] > 0.4
     torch.testing.assert_close(compare.map_weights.sum(), torch.tensor(1.0))
 
 
