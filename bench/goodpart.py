@@ -99,20 +99,20 @@ class Goodpart:
             distil(self.student, training_set, settings=self.settings.learning, generator=generator, on_step=ignore)
 
     def fit_comparison(self, held_out: Features, origins: ItemOrigins, num_train: int, *, seed: int) -> None:
-        """Fit the comparison's constants and weights."""
+        """Fit the comparison's constants, and the weights of its maps."""
         settings = self.settings
         images = torch.arange(len(held_out[PIXELS]))
         hidden = origins.find_own_items(images + num_train)
         valid = torch.ones(1, 1, 1).expand(len(images), *settings.map_size)
-        rows = images[:NUM_DEFECTIVE].repeat(NUM_DEFECTS)
         pixels = held_out[PIXELS][:NUM_DEFECTIVE].numpy()
         drawn = draw_defects(pixels, valid[: len(pixels)].numpy(), number=NUM_DEFECTS, seed=seed)
-        defective = compute_features(drawn, teacher=settings.teacher)
+        rows = images[: len(pixels)].repeat(NUM_DEFECTS)
+        features = self.tap(compute_features(drawn, teacher=settings.teacher))
         fit_comparison(
             self.compare,
             self.student,
             ComparedImages(self.tap(held_out), valid, hidden),
-            ComparedImages(self.tap(defective), valid[:1].expand(len(rows), -1, -1), hidden[rows]),
+            ComparedImages(features, valid[:1].expand(len(rows), -1, -1), hidden[rows]),
         )
 
     @torch.no_grad()

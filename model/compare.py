@@ -51,12 +51,13 @@ class Compare(nn.Module):
     """Compares teacher features with the student's reconstruction.
 
     ``map_means`` and ``map_spreads``: of each distance map over positions of good parts. ``map_weights``: of each map
-    in the anomaly map, summing to 1.
+    in the anomaly map, summing to 1. ``share_weights``: of each top share in the score, summing to 1.
     """
 
     map_means: Tensor
     map_spreads: Tensor
     map_weights: Tensor
+    share_weights: Tensor
     kernel: Tensor
 
     def __init__(self, spec: CompareSpec, *, channels: tuple[int, ...]) -> None:
@@ -68,6 +69,8 @@ class Compare(nn.Module):
         self.register_buffer("map_means", torch.zeros(num_maps))
         self.register_buffer("map_spreads", torch.ones(num_maps))
         self.register_buffer("map_weights", torch.full((num_maps,), 1 / num_maps))
+        num_shares = len(spec.top_shares)
+        self.register_buffer("share_weights", torch.full((num_shares,), 1 / num_shares))
         self.register_buffer("kernel", make_gaussian(spec.smoothing_sigma))
 
     def copy_statistics(self, student: Student) -> None:
@@ -130,7 +133,7 @@ class Compare(nn.Module):
         scale_maps = scale_maps * valid[:, None]
         joint = (scale_maps * self.map_weights[:, None, None]).sum(1)
         _, positions = self.find_top(joint, valid)
-        weights = self.compute_rank_weights(valid)
+        weights = (self.share_weights[:, None] * self.compute_rank_weights(valid)).sum(1)
         index = positions[:, None].expand(-1, scale_maps.shape[1], -1)
         scale_scores = (scale_maps.flatten(2).gather(2, index) * weights[:, None]).sum(-1)
         contributions = scale_scores * self.map_weights
@@ -156,8 +159,8 @@ class Compare(nn.Module):
         values, positions = hidden.topk(self.num_ranks, dim=-1)
         return values, positions
 
-    def compute_rank_weights(self, valid: Float[Tensor, "batch height width"]) -> Float[Tensor, "batch ranks"]:
-        """Return the weight of each rank in the score: the mean over the top shares of their means.
+    def compute_rank_weights(self, valid: Float[Tensor, "batch height width"]) -> Float[Tensor, "batch shares ranks"]:
+        """Return the weight of each rank in the mean of each top share.
 
         At least one position counts at each share. The weights sum to 1, or to 0 where no position is valid.
         """
@@ -165,7 +168,7 @@ class Compare(nn.Module):
         shares = torch.tensor(self.spec.top_shares, device=valid.device)[:, None]
         num_counted = (shares * num_valid).ceil().clamp_min(1)  # (batch, shares, 1)
         ranks = torch.arange(self.num_ranks, device=valid.device)
-        return ((ranks < num_counted) * (ranks < num_valid) / num_counted).mean(1)
+        return (ranks < num_counted) * (ranks < num_valid) / num_counted
 
     def forward(
         self,

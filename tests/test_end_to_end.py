@@ -151,6 +151,39 @@ def test_a_version_published_while_the_service_runs_is_picked_up_and_rolled_back
         assert service.client.post("/v1/products/disc/rollback").json()["serving"] == before
 
 
+def test_a_version_of_format_1_serves_again_with_unchanged_scores_after_a_rollback(data, tmp_path):
+    import shutil
+
+    from conftest import FIXTURE
+
+    root = Path(shutil.copytree(FIXTURE, tmp_path / "store"))
+    image = {"image": (data / "test/good/000.png").read_bytes()}
+    with Service(root) as service:
+        before = service.client.post("/v1/products/disc/inspect", files=image).json()
+    done = train(data, root, flags=["--quick", "--force", "the fixture is of other images"])
+    assert done.returncode == 0, done.stderr
+    store, new = Store(root), done.stdout.strip()
+    formats = [store.load_manifest("disc", version).format for version in (before["version"], new)]
+    assert formats == [1, 2]
+    with Service(root) as service:
+        assert service.client.post("/v1/products/disc/inspect", files=image).json()["version"] == new
+        assert service.client.post("/v1/products/disc/rollback").json()["serving"] == before["version"]
+        after = service.client.post("/v1/products/disc/inspect", files=image).json()
+    same = ("version", "score", "threshold", "verdict", "scales", "regions")
+    assert [after[name] for name in same] == [before[name] for name in same]
+
+
+def test_every_rejected_part_names_a_region_and_no_other_does(trained, data):
+    store, _, _ = trained
+    with Service(store.root) as service:
+        for path in sorted(data.glob("test/*/*.png")):
+            answer = service.client.post("/v1/products/disc/inspect", files={"image": path.read_bytes()}).json()
+            assert bool(answer["regions"]) == (answer["verdict"] == "ng")
+            peaks = [region["peak"] for region in answer["regions"]]
+            assert peaks == sorted(peaks, reverse=True)
+            assert all(peak > answer["threshold"] for peak in peaks)
+
+
 def test_a_killed_service_comes_back_as_it_was(trained, data):
     image = (data / "test/good/000.png").read_bytes()
     answers = []

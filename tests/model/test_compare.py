@@ -11,7 +11,7 @@ from model.student import Reconstruction
 SPEC = CompareSpec(
     map_size=(8, 8), smoothing_sigma=0.8, top_shares=(0.05, 0.25), num_recalled=1, num_extracted=2, regularisation=0.5
 )
-MAP_WEIGHTS = torch.tensor([0.5, 0.3, 0.2])
+MAP_WEIGHTS, SHARE_WEIGHTS = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.7, 0.3])
 
 
 @pytest.fixture
@@ -21,6 +21,7 @@ def compare():
     compare.map_means.copy_(torch.tensor([0.2, 0.4, 0.3]))
     compare.map_spreads.copy_(torch.tensor([0.1, 0.3, 0.2]))
     compare.map_weights.copy_(MAP_WEIGHTS)
+    compare.share_weights.copy_(SHARE_WEIGHTS)
     return compare
 
 
@@ -39,20 +40,21 @@ def make_pair(seed=0):
 
 
 def slow_score(joint, valid):
-    """The mean of the means of the highest 5 % and 25 % of the valid positions, at least one of each."""
+    """The weighted mean of the means of the highest 5 % and 25 % of the valid positions, at least one of each."""
     inside = sorted((value for value, ok in zip(joint, valid, strict=True) if ok), reverse=True)
     if not inside:
         return 0.0
     counts = [max(1, int(np.ceil(np.float32(share) * np.float32(len(inside))))) for share in SPEC.top_shares]
     means = [sum(inside[:count]) / count for count in counts]
-    return sum(means) / len(means)
+    return sum(weight * mean for weight, mean in zip(SHARE_WEIGHTS.tolist(), means, strict=True))
 
 
 @given(st.integers(0, 2**31), st.floats(0, 1))
-def test_the_score_is_a_mean_of_the_maps_highest_valid_positions(seed, visible):
+def test_the_score_is_a_weighted_mean_of_the_maps_highest_valid_positions(seed, visible):
     generator = np.random.default_rng(seed)
     compare = Compare(SPEC, channels=(5, 4))
     compare.map_weights.copy_(MAP_WEIGHTS)
+    compare.share_weights.copy_(SHARE_WEIGHTS)
     maps = torch.from_numpy(generator.normal(size=(1, 3, 8, 8)).astype(np.float32))
     valid = torch.from_numpy((generator.random((1, 8, 8)) < visible).astype(np.float32))
     found = compare.join(maps, valid)

@@ -67,7 +67,7 @@ def read_step(store, course):
     for path in store.glob("work/disc/*/checkpoint.safetensors"):
         with safe_open(path, framework="np") as file:
             state = json.loads(file.metadata()["plain"])
-        return state["state"]["num_done"] if state["course"] == course else 0
+        return state["state"]["num_done"] if state["phase"] == course else 0
     return 0
 
 
@@ -81,7 +81,7 @@ def test_resume_after_a_kill_at_a_random_step_gives_the_same_weights(course, dat
     assert [path.name for path in tmp_path.iterdir()] == ["work"], "it was not over yet"
     done = finish(data, tmp_path, "--resume")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["products", "state", "teachers"], "nothing is left"
-    assert f"{course} goes on at step " in done.stderr
+    assert f"{course} continues at step " in done.stderr
     assert read_weights(tmp_path) == undisturbed, f"killed at step {at} of {course}"
 
 

@@ -1,7 +1,8 @@
 """The comparison's constants from good parts that nothing was learned from, and the weights of its maps.
 
-Which maps count differs from product to product. Synthetic defects on held-out good parts tell: the weights are those
-of a logistic regression that tells them from the same parts without a defect, with equal weights as a weak prior.
+Which maps count, and whether small or large areas do, differs from product to product. Synthetic defects on held-out
+good parts tell: the weights are those of a logistic regression that tells them from the same parts without a defect,
+with equal weights as a weak prior.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from model.student import Student
 BATCH_SIZE = 16
 MIN_SPREAD = 1e-6
 # Weight of the squared logits' sum, times the number of good parts: the fewer these are, the more equal the weights.
-PRIOR_WEIGHT = 0.3
+PRIOR_WEIGHT = 0.2
 NUM_STEPS, LEARNING_RATE = 150, 0.05
 
 
@@ -61,24 +62,27 @@ def compute_maps(compare: Compare, student: Student, images: ComparedImages) -> 
 
 @torch.enable_grad()
 def fit_weights(compare: Compare, maps: Tensor, valid: Tensor, *, num_good: int) -> None:
-    """Set the weights of the maps.
+    """Set the weights of maps and top shares.
 
     ``maps``: standardised, (images, maps, h, w), of ``num_good`` good parts, then of defective ones; ``valid``:
     (images, h, w).
     """
     is_defective = (torch.arange(len(maps), device=maps.device) >= num_good).float()
     rank_weights = compare.compute_rank_weights(valid)
-    logits = torch.zeros_like(compare.map_weights, requires_grad=True)
+    map_logits = torch.zeros_like(compare.map_weights, requires_grad=True)
+    share_logits = torch.zeros_like(compare.share_weights, requires_grad=True)
     affine = torch.zeros(2, device=maps.device, requires_grad=True)
-    optimiser = torch.optim.Adam([logits, affine], lr=LEARNING_RATE)
+    optimiser = torch.optim.Adam([map_logits, share_logits, affine], lr=LEARNING_RATE)
     for _ in range(NUM_STEPS):
-        joint = (maps * logits.softmax(0)[:, None, None]).sum(1)
-        scores = (rank_weights * compare.find_top(joint, valid)[0]).sum(-1)
-        loss = separation_loss(scores, is_defective, affine) + PRIOR_WEIGHT / num_good * logits.square().sum()
+        joint = (maps * map_logits.softmax(0)[:, None, None]).sum(1)
+        means = (rank_weights * compare.find_top(joint, valid)[0][:, None]).sum(-1)  # (images, shares)
+        prior = map_logits.square().sum() + share_logits.square().sum()
+        loss = separation_loss((means * share_logits.softmax(0)).sum(1), is_defective, affine)
         optimiser.zero_grad()
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss + PRIOR_WEIGHT / num_good * prior)
         optimiser.step()
-    compare.map_weights.copy_(logits.detach().softmax(0))
+    compare.map_weights.copy_(map_logits.detach().softmax(0))
+    compare.share_weights.copy_(share_logits.detach().softmax(0))
 
 
 def separation_loss(scores: Tensor, is_defective: Tensor, affine: Tensor) -> Tensor:

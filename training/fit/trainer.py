@@ -37,7 +37,7 @@ from training.settings import TrainSettings
 # Channel statistics from more images than these would change in the last digits only.
 MAX_FOR_STATISTICS = 1000
 # Synthetic defects for the weights of the comparison: on so many held-out images, so many each.
-NUM_DEFECTIVE, NUM_DEFECTS = 48, 5
+NUM_DEFECTIVE, NUM_DEFECTS = 48, 8
 Curves = dict[str, list[tuple[int, float]]]
 
 
@@ -191,24 +191,24 @@ class Trainer:
 
     def _fit_comparison(self, networks: Networks, features: tuple[FeatureRows, ...], origins: ItemOrigins) -> None:
         """Fit the comparison to the images to standardise with, and to synthetic defects on some of them."""
-        paths = self.split.standardise
-        images = torch.arange(len(paths)) + len(self.split.train)
-        hidden = origins.find_own_items(images)
-        good = ComparedImages(tuple(scale[images] for scale in features), self.reader.compute_valid(paths), hidden)
-        shown = paths[:NUM_DEFECTIVE]
+        images = torch.arange(len(self.split.standardise)) + len(self.split.train)
+        valid = self.reader.compute_valid(self.split.standardise)
+        good = ComparedImages(tuple(scale[images] for scale in features), valid, origins.find_own_items(images))
+        fit_comparison(networks.compare, networks.student, good, self._make_defective(networks.teacher, good))
+
+    def _make_defective(self, teacher: Teacher, good: ComparedImages) -> ComparedImages:
+        """Return some of the images to standardise with, with synthetic defects."""
+        shown = self.split.standardise[:NUM_DEFECTIVE]
         rows = torch.arange(len(shown)).repeat(NUM_DEFECTS)
-        with self.reporter.step("comparison", total=len(rows)) as advance:
+        with self.reporter.step("synthetic defects to weigh the maps", total=len(rows)) as advance:
             pixels = self.reader.to_pixels(list(self.reader.decode_all(shown))).numpy()
-            valid = good.valid[: len(shown)]
-            drawn = draw_defects(pixels, valid.numpy(), number=NUM_DEFECTS, seed=self.settings.seed)
+            drawn = draw_defects(pixels, good.valid[: len(shown)].numpy(), number=NUM_DEFECTS, seed=self.settings.seed)
             found = []
             for one in torch.split(torch.from_numpy(drawn), 1):
-                found.append(networks.teacher(one.to(self.device)))
+                found.append(tuple(scale.cpu() for scale in teacher(one.to(self.device))))
                 advance(1)
-            defective = ComparedImages(
-                tuple(torch.cat(scale).cpu() for scale in zip(*found, strict=True)), good.valid[rows], hidden[rows]
-            )
-            fit_comparison(networks.compare, networks.student, good, defective)
+        hidden = None if good.hidden_items is None else good.hidden_items[rows]
+        return ComparedImages(tuple(torch.cat(scale) for scale in zip(*found, strict=True)), good.valid[rows], hidden)
 
 
 class Interval:

@@ -38,6 +38,17 @@ def test_the_map_that_sees_the_defects_weighs_most(compare, seen_by):
     torch.testing.assert_close(compare.map_weights.sum(), torch.tensor(1.0))
 
 
+def test_large_defects_raise_the_large_share_and_small_ones_the_small(compare):
+    large = {}
+    for extent, strength in ((2, 5), (10, 1)):
+        torch.manual_seed(0)
+        maps = torch.randn(90, 3, SIZE, SIZE)
+        maps[30:, 0, :extent, :extent] += strength
+        fit_weights(compare, maps, torch.ones(90, SIZE, SIZE), num_good=30)
+        large[extent] = compare.share_weights[1].item()
+    assert large[10] > large[2]
+
+
 def test_defects_that_no_map_sees_leave_the_weights_nearly_even(compare):
     torch.manual_seed(0)
     fit_weights(compare, torch.randn(400, 3, SIZE, SIZE), torch.ones(400, SIZE, SIZE), num_good=200)
