@@ -68,7 +68,7 @@ class Compare(nn.Module):
         num_maps = spec.num_recalled + spec.num_extracted
         self.register_buffer("map_means", torch.zeros(num_maps))
         self.register_buffer("map_spreads", torch.ones(num_maps))
-        self.register_buffer("map_weights", torch.full((num_maps,), 1 / num_maps))
+        self.register_buffer("map_weights", make_prior_weights(spec))
         num_shares = len(spec.top_shares)
         self.register_buffer("share_weights", torch.full((num_shares,), 1 / num_shares))
         self.register_buffer("kernel", make_gaussian(spec.smoothing_sigma))
@@ -187,6 +187,16 @@ def make_gaussian(sigma: float) -> Float[Tensor, " taps"]:
     offsets = torch.arange(-margin, margin + 1, dtype=torch.float32)
     bell = torch.exp(-0.5 * (offsets / sigma) ** 2)
     return bell / bell.sum()
+
+
+def make_prior_weights(spec: CompareSpec) -> Float[Tensor, " maps"]:
+    """Return the weights of the maps before anything is known of the product, summing to 1.
+
+    The memory's first scale counts most: it is never far from the best map. The other maps are best on some products
+    and worst on others (decision 014).
+    """
+    weights = torch.tensor([4.0, *[2.0] * (spec.num_recalled - 1), *[1.0] * spec.num_extracted])
+    return weights / weights.sum()
 
 
 def to_shares(contributions: Float[Tensor, "batch maps"]) -> Float[Tensor, "batch maps"]:

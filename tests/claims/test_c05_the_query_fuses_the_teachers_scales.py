@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.fusion import MemoryView, QueryFusion, average_neighbours, resize
+from model.fusion import OTHER_SCALES_WEIGHT, MemoryView, QueryFusion, average_neighbours, resize
 
 
 @pytest.fixture
@@ -32,7 +32,9 @@ def slow_query(view, fusion, first, coarse, fine):
     for batch, y, x in np.ndindex(first.shape[0], *first.shape[2:]):
         shrunk = fine[batch, :, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean((1, 2))
         joined = [(slow_mean(first[batch], y, x) - mean) / spread, coarse[batch, :, y, x], shrunk]
-        query[batch, :, y, x] = weight @ np.concatenate([one / np.sqrt(len(one)) for one in joined])
+        shares = (1, OTHER_SCALES_WEIGHT, OTHER_SCALES_WEIGHT)
+        scaled = [share * one / np.sqrt(len(one)) for share, one in zip(shares, joined, strict=True)]
+        query[batch, :, y, x] = weight @ np.concatenate(scaled)
     return query
 
 

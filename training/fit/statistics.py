@@ -2,7 +2,7 @@
 
 Which maps count, and whether small or large areas do, differs from product to product. Synthetic defects on held-out
 good parts tell: the weights are those of a logistic regression that tells them from the same parts without a defect,
-with equal weights as a weak prior.
+with weights that lean on the memory as the prior.
 """
 
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.compare import Compare
+from model.compare import Compare, make_prior_weights
 from model.student import Student
 
 BATCH_SIZE = 16
 MIN_SPREAD = 1e-6
-# Weight of the squared logits' sum, times the number of good parts: the fewer these are, the more equal the weights.
-PRIOR_WEIGHT = 0.2
+# Weight of the squared change of the logits, times the number of good parts: the fewer these are, the less is learned.
+PRIOR_WEIGHT = 1.0
 NUM_STEPS, LEARNING_RATE = 150, 0.05
 
 
@@ -69,14 +69,15 @@ def fit_weights(compare: Compare, maps: Tensor, valid: Tensor, *, num_good: int)
     """
     is_defective = (torch.arange(len(maps), device=maps.device) >= num_good).float()
     rank_weights = compare.compute_rank_weights(valid)
-    map_logits = torch.zeros_like(compare.map_weights, requires_grad=True)
+    before = make_prior_weights(compare.spec).to(maps.device).log()
+    map_logits = before.clone().requires_grad_()
     share_logits = torch.zeros_like(compare.share_weights, requires_grad=True)
     affine = torch.zeros(2, device=maps.device, requires_grad=True)
     optimiser = torch.optim.Adam([map_logits, share_logits, affine], lr=LEARNING_RATE)
     for _ in range(NUM_STEPS):
         joint = (maps * map_logits.softmax(0)[:, None, None]).sum(1)
         means = (rank_weights * compare.find_top(joint, valid)[0][:, None]).sum(-1)  # (images, shares)
-        prior = map_logits.square().sum() + share_logits.square().sum()
+        prior = (map_logits - before).square().sum() + share_logits.square().sum()
         loss = separation_loss((means * share_logits.softmax(0)).sum(1), is_defective, affine)
         optimiser.zero_grad()
         torch.autograd.backward(loss + PRIOR_WEIGHT / num_good * prior)
