@@ -7,6 +7,8 @@ RUNTIME ?= $(or $(shell cat .venv/.runtime 2>/dev/null),cpu)
 PYTHON ?= python3
 STORE ?= store
 DATA ?= ../shared/data
+# Real image sets to measure the method on.
+SETS = $(addprefix $(DATA)/,magnetic_tile casting metal_nut pill solar_cell)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -79,10 +81,10 @@ $(PEERS)/.venv/.ready: $(PEERS)/requirements.txt
 	$(PYTHON) $(PEERS)/make_env.py --torch '$(TORCH)'
 
 quality: $(READY) ## Measure the method beside its baselines on the data sets in DATA; takes hours, keeps what is done.
-	$(BIN)/python bench/quality.py --data $(DATA)/magnetic_tile $(DATA)/solar_cell $(DATA)/pill
-	$(BIN)/python bench/quality.py --data $(DATA)/magnetic_tile $(DATA)/solar_cell $(DATA)/pill --split shipped \
-		--methods goodpart goodpart_quick
-	$(BIN)/python bench/ablations.py --data $(DATA)/magnetic_tile
+	$(BIN)/python bench/quality.py --data $(SETS)
+	$(BIN)/python bench/quality.py --data $(SETS) --split shipped \
+		--methods goodpart goodpart_fast
+	$(BIN)/python bench/ablations.py --data $(DATA)/magnetic_tile $(DATA)/casting $(DATA)/metal_nut
 
 demo: $(READY) ## Draw a product, learn it, serve it, and judge one good and one defective part.
 	$(BIN)/goodpart demo demo
