@@ -1,9 +1,11 @@
 """The comparison: teacher against student, scale by scale, to one anomaly map and one score (claim 1).
 
-A position is as anomalous as its distance is large relative to the expected one. The deep first scale detects best, the
-later ones localise: so the score leans on the first, and the map is the mean of all.
+The recalled scales are compared with what the memory returned, relative to the distance expected there; all scales are
+compared with what the student's modules extracted. Each distance map is standardised on good parts and damped, so that
+no single map decides. The anomaly map is their weighted mean, and the score is a weighted mean of the highest positions
+of that map: where the score exceeds the threshold, so does the map, and these positions are the regions.
 
-It is exported as a graph of its own, so that training, command line and service run the same arithmetic.
+The comparison is exported as a graph of its own, so training, command line and service run the same arithmetic.
 """
 
 import math
@@ -27,7 +29,11 @@ MIN_SHARE = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSpec:
-    """The shape of the comparison. Sizes and sigma are in positions of the anomaly map."""
+    """The shape of the comparison. Sizes and sigma are in positions of the anomaly map.
+
+    ``top_shares``: shares of the highest positions whose means make the score, in ascending order. ``num_recalled``,
+    ``num_extracted``: how many scales the recall memory returns, and the modules extract.
+    """
 
     map_size: tuple[int, int]
     smoothing_sigma: float
@@ -38,7 +44,11 @@ class CompareSpec:
 
 
 class CompareOutput(NamedTuple):
-    """The output for a batch. ``scale_shares``: each scale's share of the score."""
+    """The output for a batch. ``scale_maps``: of the recalled scales, then of the extracted ones, standardised.
+
+    ``scale_scores``: the mean of each map over the positions that make the score. ``scale_shares``: the share of the
+    score that each map contributes; negative contributions count as 0.
+    """
 
     scale_maps: Float[Tensor, "batch maps height width"]
     map: Float[Tensor, "batch height width"]

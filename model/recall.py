@@ -31,7 +31,11 @@ class ReadItems(NamedTuple):
 
 
 class Recalled(NamedTuple):
-    """Recalled features of good parts, their expected distance, and what was read."""
+    """The result of a query: the features of each recalled scale, their expected distances, and what was read.
+
+    ``features``: (batch, channels, height, width) a scale; ``expected_distances``: (batch, height, width) a scale; all
+    at the size of the query.
+    """
 
     features: tuple[Tensor, ...]
     expected_distances: tuple[Tensor, ...]
@@ -82,7 +86,7 @@ class RecallMemory(nn.Module):
         values: Float[Tensor, "items all_channels"],
         expected_distances: Float[Tensor, "items scales"] | None = None,
     ) -> None:
-        """Replace all items; their number may change, and their expected distances are 1."""
+        """Replace all items; their number may change. Without ``expected_distances`` each is 1."""
         device = self.keys.device
         self.keys = nn.Parameter(keys.to(device, copy=True))
         self.values = nn.Parameter(values.to(device, copy=True))

@@ -1,10 +1,8 @@
-"""The student: one extraction module a scale, each with a memory; reconstructs the teacher's features.
+"""The student: one extraction module a scale, each with a memory; reconstructs the teacher's features (claims 1, 2).
 
-The image reaches the student's features only through the recall memory (claim 3): the query recalls features of good
-parts, which are decoded, first at their own scale, then scale by scale (claims 1, 2).
-
-Every module also predicts the expected distance of good parts to its feature, so that the comparison can tell anomalies
-from ordinary variation.
+The teacher's scales, fused, take two ways: they query the recall memory, and they pass the one-class bottleneck. The
+first module extracts its feature from the query result joined with the bottleneck's feature (claim 3). Each later
+module makes its initial feature from the first module's hidden feature and refines it by its adaptive memory (claim 6).
 """
 
 from dataclasses import dataclass
@@ -23,7 +21,11 @@ from model.standardise import Standardiser
 
 @dataclass(frozen=True, kw_only=True)
 class StudentSpec:
-    """The shape of a student. ``channels`` and ``hidden_channels`` name one number a scale, the first first."""
+    """The shape of a student. ``channels``, ``strides``, ``hidden_channels``: one number a scale, the first first.
+
+    ``num_recalled``: how many scales, from the first on, the recall memory holds values of. ``extracts``: False for a
+    student without modules, whose features are the query result alone; it needs no gradient step.
+    """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
@@ -55,10 +57,7 @@ class Reconstruction(NamedTuple):
 
 
 class FirstModule(nn.Module):
-    """Extracts the first scale's features from what was recalled.
-
-    Starts as the recalled features and their expected distance themselves: its corrections end in layers of zeros.
-    """
+    """Extracts the first scale's feature from the query result joined with the bottleneck's feature."""
 
     def __init__(self, *, num_in: int, num_channels: int, hidden_channels: int) -> None:
         super().__init__()
@@ -91,7 +90,7 @@ class LaterModule(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "batch hidden_before _ _"], size: tuple[int, int]
     ) -> Float[Tensor, "batch channels height width"]:
-        """Return the hidden feature, the feature and the expected distance of this scale, at its ``size``."""
+        """Return the feature of this scale at its ``size``."""
         initial = self.initial(resize(self.narrow(hidden), size))
         feature: Tensor = self.extract(initial + self.merge(torch.cat([initial, self.memory(initial)], dim=1)))
         return feature
@@ -159,7 +158,7 @@ class Student(nn.Module):
         return query
 
     def extract(self, recalled: Recalled, standard: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Extract the features of every scale from what was recalled; ``sizes``: height and width of scales 2..K."""
+        """Extract the features of scales 1..K, in standard space, from the query result and the bottleneck."""
         hidden, feature = self.first(recalled.features, self.bottleneck(*standard))
         sizes = [(scale.shape[-2], scale.shape[-1]) for scale in standard[1:]]
         return feature, *(module(hidden, size) for module, size in zip(self.later, sizes, strict=True))
@@ -169,7 +168,7 @@ class Student(nn.Module):
         *teacher_features: Float[Tensor, "batch _ _ _"],
         hidden_items: Bool[Tensor, "batch items"] | None = None,
     ) -> Reconstruction:
-        """Reconstruct teacher features of scales 1..K, in the teacher's own space.
+        """Reconstruct teacher features of scales 1..K.
 
         ``hidden_items`` are not recalled: while training, an image must not recall its own items.
         """

@@ -1,4 +1,4 @@
-"""Distillation: the student learns to reconstruct good parts from what its memory recalls of other good parts."""
+"""Distillation: the student learns to reconstruct good parts from its memory and the bottleneck."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -118,10 +118,10 @@ def fill_memory(
     num_candidates: int,
     generator: torch.Generator,
 ) -> ItemOrigins:
-    """Fill the student's memory with a coreset of the first scale's valid, standardised features.
+    """Fit the query's projection, and fill the memory with a k-center coreset of good parts' positions.
 
-    Keys are queries of the same exemplars; before training the query is that feature itself (``QueryFusion``). Where
-    there are fewer positions than items, the memory holds fewer: duplicates would be read by rounding alone.
+    ``valid``: at the first scale. Where there are fewer positions than items, the memory holds fewer: duplicates would
+    be read by rounding alone.
     """
     inside = valid.flatten().nonzero()[:, 0]
     candidates = inside[torch.randperm(len(inside), generator=generator)[:num_candidates]].sort().values
