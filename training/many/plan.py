@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from model.bundle import NAME_PATTERN
 from training.errors import BadSettings
-from training.settings import TrainSettings, parse_settings, read_yaml
+from training.settings import TrainSettings, parse_settings, read_yaml, update_names
 
 ProductName = Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$")]
 
@@ -43,7 +43,7 @@ class Plan(BaseModel):
     def get_settings(self, product: str) -> TrainSettings:
         """Return a product's settings. Raises BadSettings."""
         try:
-            return parse_settings(merge_settings(self.settings, self.products[product].settings))
+            return parse_settings(merge_settings(*map(update_names, (self.settings, self.products[product].settings))))
         except BadSettings as error:
             raise BadSettings(f"{product}: {error}") from None
 
