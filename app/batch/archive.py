@@ -4,7 +4,6 @@ A file appears complete and names the images it covers, so that an interrupted r
 files.
 """
 
-import fcntl
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from app.batch.scoring import Scorer
 from app.batch.shards import Shard
 from app.store.files import remove_file, replace_file
+from app.store.locks import acquire_lock
 from model.bundle import GoodpartError, sha256_hex
 
 # Prefix of files that readers of data sets ignore.
@@ -114,12 +114,12 @@ class Archive:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder's lock, which ends with the process. Raises ArchiveMismatch."""
-        with (self.folder / LOCK).open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ArchiveMismatch(self.folder, "another run is writing them") from None
+        """Hold the folder's lock, if no other process does. Raises ArchiveMismatch."""
+        try:
+            lock = acquire_lock(self.folder / LOCK)
+        except BlockingIOError:
+            raise ArchiveMismatch(self.folder, "another run is writing them") from None
+        with lock:
             yield
 
     def count_verdicts(self) -> dict[str, int]:
