@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from app.errors import ImageError
-from app.imaging.decode import MAX_PIXELS, load_upright, open_image
+from app.imaging.decode import MAX_PIXELS, load_image
 from app.store.files import replace_file
 from training.checks.checks import DataReport, Finding
 from training.report.examples import to_thumbnail
@@ -44,7 +44,7 @@ def render_section(kind: str, findings: Sequence[Finding]) -> str:
 def render_figure(finding: Finding) -> str:
     """Render one finding, with its image if that can be decoded."""
     try:
-        picture = to_thumbnail(load_upright(open_image(finding.path.read_bytes(), max_pixels=MAX_PIXELS)))
+        picture = to_thumbnail(load_image(finding.path.read_bytes(), max_pixels=MAX_PIXELS))
         shown = f'<img alt="{escape(finding.path.name)}" src="data:image/jpeg;base64,{picture}">'
     except (ImageError, OSError):
         shown = '<div class="none"></div>'

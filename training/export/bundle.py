@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import save
 
-from app.imaging.decode import decode, load_upright, open_image
+from app.imaging.decode import decode, load_image
 from app.imaging.roi import RegionOfInterest
 from app.inference.arrays import pack_arrays
 from app.inference.calibration import pack_scores
@@ -146,7 +146,7 @@ def build_golden_files(
     chosen = good[:NUM_GOLDEN]
     originals = {f"{GOLDEN}/good_{i}{suffix}": data for i, (suffix, data) in enumerate(chosen)}
     for i, (_, data) in enumerate(chosen):
-        picture = load_upright(open_image(data, max_pixels=builder.settings.max_pixels))
+        picture = load_image(data, max_pixels=builder.settings.max_pixels)
         if picture.mode in ("L", "RGB"):
             scratched, _ = add_defect(picture, GOLDEN_DEFECT, generator=generator)
             originals[f"{GOLDEN}/defect_{i}.png"] = to_png(scratched)
