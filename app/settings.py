@@ -1,6 +1,5 @@
 """The service's settings: one frozen object, read once from ``GOODPART_*`` variables and the command line."""
 
-import difflib
 import ipaddress
 import os
 import socket
@@ -17,6 +16,7 @@ from app.imaging.input_check import Guard
 from app.inference.sessions import Provider, available_cpus
 from app.server.logging import LogFormat
 from app.store.paths import DEFAULT_COPIES_GIB, DEFAULT_LOCAL, Location
+from app.validation import describe_error, suggest_name
 from model.bundle import GoodpartError
 
 PREFIX = "GOODPART_"
@@ -226,10 +226,7 @@ def read_settings(**given: object) -> Settings:
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]  # pydantic checks what comes from outside
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
-        raise BadServiceSettings(f"{name}: {message}" if name else message) from None
+        raise BadServiceSettings(describe_error(error)) from None
 
 
 def read_train_variables() -> dict[str, str]:
@@ -245,6 +242,4 @@ def refuse_unknown(names: Iterable[str]) -> None:
         if name.upper().startswith(TRAIN_PREFIX):
             continue
         if name.upper().startswith(PREFIX) and name.upper() not in known:
-            near = difflib.get_close_matches(name.upper(), known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise BadServiceSettings(f"unknown setting {name}{hint}")
+            raise BadServiceSettings(f"unknown setting {name}{suggest_name(name.upper(), known)}")

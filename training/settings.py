@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -11,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticUndefined
 
+from app.validation import describe_error, suggest_name
 from model.bundle import InputRecord
 from model.teacher import get_teacher_spec
 from training.errors import BadSettings
@@ -291,12 +291,10 @@ def update_names(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def summarise_error(error: ValidationError) -> str:
     """Return the first error, with the nearest known name for an unknown one."""
     first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    if first["type"] == "extra_forbidden":
-        near = get_close_matches(where, [setting.name for setting in list_settings()], n=1, cutoff=0.5)
-        return f"unknown setting '{where}'" + (f"; did you mean {near[0]}?" if near else "")
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message
+    if first["type"] != "extra_forbidden":
+        return describe_error(error)
+    name = ".".join(map(str, first["loc"]))
+    return f"unknown setting '{name}'{suggest_name(name, (setting.name for setting in list_settings()))}"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from app.sinks.modbus import Modbus
 from app.sinks.mqtt import Mqtt
 from app.sinks.outbox import Sink
 from app.sinks.webhook import Webhook
+from app.validation import describe_error
 from model.bundle import GoodpartError
 
 
@@ -76,8 +77,7 @@ def read_sinks(path: Path, *, instance: str) -> tuple[Sink, ...]:
         sinks += [create_mqtt(table, instance=instance) for table in file.mqtt]
         sinks += [create_modbus(table) for table in file.modbus]
     except ValidationError as error:
-        first = error.errors()[0]
-        raise BadSinks(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise BadSinks(path, describe_error(error)) from None
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadSinks(path, str(error)) from error
     twice = [name for name, number in Counter(sink.name for sink in sinks).items() if number > 1]
