@@ -236,7 +236,10 @@ def read_train_variables() -> dict[str, str]:
 
 
 def refuse_unknown(names: Iterable[str]) -> None:
-    """Raise BadServiceSettings for an unknown variable, with the nearest known name."""
+    """Raise BadServiceSettings for an unknown variable, with the nearest known name.
+
+    pydantic-settings passes over unknown variables.
+    """
     known = [PREFIX + field.upper() for field in Settings.model_fields]
     for name in sorted(names):
         if name.upper().startswith(TRAIN_PREFIX):

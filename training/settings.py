@@ -258,6 +258,8 @@ def read_train_settings(
 
     ``variables``: by what follows ``GOODPART_TRAIN_``, in lower case; two underscores lead into nested settings.
     """
+    # Not by the sources of pydantic-settings: those pass over a missing file and unknown variables, take lists in
+    # variables as JSON alone, and would mix variables into the settings of a version that is read back.
     given = update_names(read_yaml(config))
     for name, value in (variables or {}).items():
         assign(given, f"{name.replace('__', '.')}={value}")

@@ -71,6 +71,19 @@ def test_variables_lie_over_the_file_and_under_the_flags(tmp_path):
     assert (settings.seed, settings.height, settings.width, settings.learning.num_steps) == (3, 192, 320, 8)
 
 
+def test_variables_are_read_as_yaml_and_unknown_ones_are_refused():
+    variables = {"inspect": "[{x: 0.1, y: 0, width: 0.5, height: 1}]", "taps": "{16: 3}"}
+    settings = read_train_settings(None, variables=variables)
+    assert (settings.inspect[0].x, settings.taps) == (0.1, {16: 3})
+    with pytest.raises(BadSettings, match="unknown setting 'sed'; did you mean seed"):
+        read_train_settings(None, variables={"sed": "3"})
+
+
+def test_retired_settings_are_dropped():
+    variables = {"learning__usual_weight": "1"}
+    assert read_train_settings(None, ["later_score_weight=2"], variables=variables) == TrainSettings()
+
+
 def test_old_names_are_accepted_from_every_source_and_keep_its_precedence(tmp_path):
     config = tmp_path / "train.yaml"
     config.write_text("learning: {least_gain: 0.1, look_interval: 7}\n")
