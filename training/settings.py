@@ -260,7 +260,7 @@ def read_train_settings(
     """
     # Not by the sources of pydantic-settings: those pass over a missing file and unknown variables, take lists in
     # variables as JSON alone, and would mix variables into the settings of a version that is read back.
-    given = update_names(read_yaml(config))
+    given = read_yaml(config)
     for name, value in (variables or {}).items():
         assign(given, f"{name.replace('__', '.')}={value}")
     for assignment in assignments:
@@ -280,7 +280,10 @@ def parse_settings(given: Mapping[str, Any]) -> TrainSettings:
 
 
 def update_names(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return settings by their present names, without those that have no effect any more."""
+    """Return settings by their present names, without those that have no effect any more.
+
+    Where both names are given, the later one counts: layers that go before others are merged after them.
+    """
     return {
         RENAMED.get(f"{prefix}{name}", name): (
             update_names(value, f"{prefix}{name}.") if isinstance(value, Mapping) else value

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from app.validation import describe_error
 from model.bundle import NAME_PATTERN
 from training.errors import BadSettings
-from training.settings import TrainSettings, parse_settings, read_yaml, update_names
+from training.settings import TrainSettings, parse_settings, read_yaml
 
 ProductName = Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$")]
 
@@ -44,7 +44,7 @@ class Plan(BaseModel):
     def get_settings(self, product: str) -> TrainSettings:
         """Return a product's settings. Raises BadSettings."""
         try:
-            return parse_settings(merge_settings(*map(update_names, (self.settings, self.products[product].settings))))
+            return parse_settings(merge_settings(self.settings, self.products[product].settings))
         except BadSettings as error:
             raise BadSettings(f"{product}: {error}") from None
 
