@@ -1,7 +1,7 @@
 """The comparison: teacher against student, scale by scale, to one anomaly map and one score (claim 1).
 
-The recalled scales are compared with what the memory returned, relative to the distance expected there; all scales are
-compared with what the student's modules extracted. Each distance map is standardised on good parts and damped, so that
+All scales are compared with what the memory recalls, relative to the distance expected there, and with what the
+student's modules extract. Each distance map is standardised on good parts and damped, so that
 no single map decides. The anomaly map is their weighted mean, and the score is a weighted mean of the highest positions
 of that map: where the score exceeds the threshold, so does the map, and these positions are the regions.
 
@@ -31,13 +31,15 @@ MIN_SHARE = 1e-6
 class CompareSpec:
     """The shape of the comparison. Sizes and sigma are in positions of the anomaly map.
 
-    ``top_shares``: shares of the highest positions whose means make the score, in ascending order. ``num_recalled``,
-    ``num_extracted``: how many scales the recall memory returns, and the modules extract.
+    ``top_shares``: shares of the highest positions whose means make the score, in ascending order. ``num_stored``: how
+    many scales the memory stores. ``num_recalled``, ``num_extracted``: how many scales the student reconstructs from
+    the memory alone, and from the image as well.
     """
 
     map_size: tuple[int, int]
     smoothing_sigma: float
     top_shares: tuple[float, ...]
+    num_stored: int
     num_recalled: int
     num_extracted: int
     regularisation: float
@@ -93,7 +95,8 @@ class Compare(nn.Module):
     ) -> tuple[Float[Tensor, "batch _ _"], ...]:
         """Return the distance maps at their own sizes: of the recalled scales, relative, then of the extracted ones."""
         standard = [standardise(scale) for standardise, scale in zip(self.standardisers, teacher, strict=True)]
-        viewed = self.view(tuple(standard[: self.spec.num_recalled]))
+        num_stored = self.spec.num_stored
+        viewed = (*self.view(tuple(standard[:num_stored])), *standard[num_stored : self.spec.num_recalled])
         recalled = [
             cosine_distance(scale, found, regularisation=self.spec.regularisation) / expected
             for scale, found, expected in zip(viewed, student.recalled, student.expected_distances, strict=True)

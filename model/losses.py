@@ -39,6 +39,18 @@ def normality_loss(
     return weighted_mean(cosine_distance(exemplars.detach(), recalled, regularisation=regularisation), valid)
 
 
+def expected_distance_loss(
+    distances: Float[Tensor, "batch height width"],
+    expected: Float[Tensor, "batch height width"],
+    valid: Float[Tensor, "batch height width"],
+) -> Float[Tensor, ""]:
+    """Return the negative log-likelihood of distances under exponential distributions of the expected means.
+
+    Distances carry no gradient. Small and large ones count alike, since the distribution has no scale of its own.
+    """
+    return weighted_mean(distances.detach() / expected + expected.log(), valid)
+
+
 def weighted_mean(
     values: Float[Tensor, "batch height width"], weights: Float[Tensor, "batch height width"]
 ) -> Float[Tensor, ""]:

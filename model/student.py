@@ -1,8 +1,10 @@
-"""The student: one extraction module a scale, each with a memory; reconstructs the teacher's features (claims 1, 2).
+"""The student: extraction modules with memories that reconstruct the teacher's features (claims 1, 2).
 
-The teacher's scales, fused, take two ways: they query the recall memory, and they pass the one-class bottleneck. The
-first module extracts its feature from the query result joined with the bottleneck's feature (claim 3). Each later
-module makes its initial feature from the first module's hidden feature and refines it by its adaptive memory (claim 6).
+It reconstructs every scale twice. *Recalled*: from the query result of the recall memory alone, so that nothing of the
+image passes but by what good parts had there (claim 3). *Extracted*: from the query result joined with the feature of
+the one-class bottleneck, which follows the image at hand. The two fail on different products (decision 014). Later
+modules make their initial feature from the first module's hidden feature and refine it by their adaptive memory (claim
+6).
 """
 
 from dataclasses import dataclass
@@ -19,11 +21,15 @@ from model.recall import Recalled, RecallMemory
 from model.standardise import Standardiser
 
 
+# Bounds of the logarithm of a decoded expected distance.
+LOG_DISTANCES = (-6.0, 6.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudentSpec:
     """The shape of a student. ``channels``, ``strides``, ``hidden_channels``: one number a scale, the first first.
 
-    ``num_recalled``: how many scales, from the first on, the recall memory holds values of. ``extracts``: False for a
+    ``num_stored``: how many scales, from the first on, the recall memory holds values of. ``extracts``: False for a
     student without modules, whose features are the query result alone; it needs no gradient step.
     """
 
@@ -32,7 +38,7 @@ class StudentSpec:
     hidden_channels: tuple[int, ...]
     bottleneck_channels: int
     query_channels: int
-    num_recalled: int
+    num_stored: int
     num_recall_items: int
     num_read_items: int
     num_adaptive_items: int
@@ -44,9 +50,10 @@ class StudentSpec:
 class Reconstruction(NamedTuple):
     """The student's output.
 
-    ``recalled``: the query result of each recalled scale, as the memory sees it, with its ``expected_distances``
-    (batch, height, width). ``extracted``: the features of scales 1..K in the teacher's space. ``items`` and ``weights``
-    (batch, positions, read): what the recall memory read at the first scale's positions.
+    ``recalled``: the query result of each stored scale, as the memory sees it, then the features of the other scales
+    that are decoded from it; with their ``expected_distances`` (batch, height, width). ``extracted``: the features of
+    scales 1..K in the teacher's space. ``items`` and ``weights`` (batch, positions, read): what the recall memory read
+    at the first scale's positions.
     """
 
     recalled: tuple[Tensor, ...]
@@ -96,13 +103,35 @@ class LaterModule(nn.Module):
         return feature
 
 
+class MemoryDecoder(nn.Module):
+    """Decodes the scales that the memory does not store from the query result, and how far good parts are from them."""
+
+    def __init__(self, *, num_in: int, hidden_channels: int, later: list[LaterModule]) -> None:
+        super().__init__()
+        self.join = nn.Sequential(convolve(num_in, hidden_channels), convolve(hidden_channels, hidden_channels))
+        self.later = nn.ModuleList(later)
+        self.log_distances = nn.Conv2d(hidden_channels, len(later), kernel_size=1)
+        nn.init.zeros_(self.log_distances.weight)
+
+    def forward(
+        self, recalled: tuple[Float[Tensor, "batch _ height width"], ...], sizes: list[tuple[int, int]]
+    ) -> tuple[tuple[Float[Tensor, "batch _ _ _"], ...], tuple[Float[Tensor, "batch _ _"], ...]]:
+        """Return the feature of each scale and its expected distance, at the scale's size."""
+        hidden = self.join(torch.cat(recalled, dim=1))
+        expected = self.log_distances(hidden).clamp(*LOG_DISTANCES).exp().split(1, dim=1)
+        return (
+            tuple(module(hidden, size) for module, size in zip(self.later, sizes, strict=True)),
+            tuple(resize(one, size)[:, 0] for one, size in zip(expected, sizes, strict=True)),
+        )
+
+
 class Student(nn.Module):
     """Reconstructs teacher features as good parts would have them."""
 
     def __init__(self, spec: StudentSpec) -> None:
         super().__init__()
         self.spec = spec
-        value_channels = spec.channels[: spec.num_recalled]
+        value_channels = spec.channels[: spec.num_stored]
         self.standardisers = nn.ModuleList(Standardiser(channels) for channels in spec.channels)
         self.view = MemoryView(spec.channels[0])
         self.fusion = QueryFusion(spec.channels, query_channels=spec.query_channels)
@@ -119,19 +148,25 @@ class Student(nn.Module):
 
     def _add_modules(self, spec: StudentSpec) -> None:
         first, hidden = spec.channels[0], spec.hidden_channels
-        value_channels = spec.channels[: spec.num_recalled]
+        num_values = sum(spec.channels[: spec.num_stored])
+        self.decoder = MemoryDecoder(
+            num_in=num_values,
+            hidden_channels=hidden[0],
+            later=[self._make_later(spec, k) for k in range(spec.num_stored, len(spec.channels))],
+        )
         self.bottleneck = OneClassBottleneck(
             spec.channels, spec.strides, width=spec.bottleneck_channels, num_out=hidden[0]
         )
-        self.first = FirstModule(num_in=sum(value_channels) + hidden[0], num_channels=first, hidden_channels=hidden[0])
-        self.later = nn.ModuleList(
-            LaterModule(
-                num_in=hidden[0],
-                num_channels=spec.channels[k],
-                hidden_channels=hidden[k],
-                num_items=spec.num_adaptive_items,
-            )
-            for k in range(1, len(spec.channels))
+        self.first = FirstModule(num_in=num_values + hidden[0], num_channels=first, hidden_channels=hidden[0])
+        self.later = nn.ModuleList(self._make_later(spec, k) for k in range(1, len(spec.channels)))
+
+    @staticmethod
+    def _make_later(spec: StudentSpec, k: int) -> LaterModule:
+        return LaterModule(
+            num_in=spec.hidden_channels[0],
+            num_channels=spec.channels[k],
+            hidden_channels=spec.hidden_channels[k],
+            num_items=spec.num_adaptive_items,
         )
 
     def fit_statistics(
@@ -149,13 +184,21 @@ class Student(nn.Module):
         return tuple(standardise(scale) for standardise, scale in zip(self.standardisers, features, strict=True))
 
     def make_values(self, standard: tuple[Tensor, ...]) -> Float[Tensor, "batch all_channels height width"]:
-        """Return what the memory stores of standardised features: every recalled scale at the first scale's size."""
-        return torch.cat(self.view(standard[: self.spec.num_recalled]), dim=1)
+        """Return what the memory stores of standardised features: every stored scale at the first scale's size."""
+        return torch.cat(self.view(standard[: self.spec.num_stored]), dim=1)
 
     def make_query(self, standard: tuple[Tensor, ...]) -> Float[Tensor, "batch query_channels height width"]:
         """Return the memory query of standardised features of scales 1..K."""
         query: Tensor = self.fusion(*self.view(standard))
         return query
+
+    def decode(
+        self, recalled: Recalled, standard: tuple[Tensor, ...]
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Decode the scales that are not stored from the query result, with their expected distances."""
+        sizes = [(scale.shape[-2], scale.shape[-1]) for scale in standard[self.spec.num_stored :]]
+        decoded: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] = self.decoder(recalled.features, sizes)
+        return decoded
 
     def extract(self, recalled: Recalled, standard: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Extract the features of scales 1..K, in standard space, from the query result and the bottleneck."""
@@ -174,9 +217,10 @@ class Student(nn.Module):
         """
         standard = self.standardise(teacher_features)
         recalled = self.recall(self.make_query(standard), hidden_items=hidden_items)
+        decoded, expected = self.decode(recalled, standard) if self.spec.extracts else ((), ())
         return Reconstruction(
-            recalled=recalled.features,
-            expected_distances=recalled.expected_distances,
+            recalled=(*recalled.features, *decoded),
+            expected_distances=(*recalled.expected_distances, *expected),
             extracted=tuple(
                 standardiser.inverse(scale)  # type: ignore[operator]  # ModuleList loses the type of its elements
                 for standardiser, scale in zip(

@@ -227,9 +227,14 @@ class TrainSettings(BaseModel):
         return self.height // self.map_stride, self.width // self.map_stride
 
     @property
-    def num_recalled(self) -> int:
-        """The number of scales, from the first on, that the recall memory holds: those no finer than the first."""
+    def num_stored(self) -> int:
+        """The number of scales, from the first on, that the recall memory stores: those no finer than the first."""
         return next((k for k, stride in enumerate(self.strides) if stride < self.strides[0]), len(self.strides))
+
+    @property
+    def num_recalled(self) -> int:
+        """The number of scales that the student reconstructs from the memory alone."""
+        return self.num_stored if self.quick else len(self.strides)
 
     @property
     def num_extracted(self) -> int:

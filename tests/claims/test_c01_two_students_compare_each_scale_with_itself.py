@@ -20,10 +20,10 @@ def test_a_student_has_one_feature_map_per_teacher_feature_map_of_the_same_shape
     assert [scale.shape for scale in reconstruction.extracted] == [scale.shape for scale in features]
 
 
-def test_the_query_result_has_the_recalled_scales_at_the_first_scales_size(make_student, features):
+def test_stored_scales_are_recalled_at_the_first_scales_size_and_others_at_their_own(make_student, features):
     reconstruction = make_student(0)(*features)
-    assert [scale.shape for scale in reconstruction.recalled] == [(2, 6, 4, 6), (2, 5, 4, 6)]
-    assert [scale.shape for scale in reconstruction.expected_distances] == [(2, 4, 6), (2, 4, 6)]
+    assert [scale.shape for scale in reconstruction.recalled] == [(2, 6, 4, 6), (2, 5, 4, 6), (2, 4, 8, 12)]
+    assert [scale.shape for scale in reconstruction.expected_distances] == [(2, 4, 6), (2, 4, 6), (2, 8, 12)]
 
 
 def test_each_products_own_student_finds_its_parts_ordinary_and_the_others_not(make_student, make_compare):
@@ -58,7 +58,7 @@ def test_a_scale_is_compared_with_itself_alone(make_student, make_compare, featu
         reconstruction = student(*features)
         before = compare.compute_distances(features, reconstruction)
         after = compare.compute_distances(changed, reconstruction)
-    scales = [0, 1, 0, 1, 2]  # two recalled maps, then three extracted ones
+    scales = [0, 1, 2, 0, 1, 2]  # the recalled maps, then the extracted ones
     for own, first, second in zip(scales, before, after, strict=True):
         assert torch.equal(first, second) is (own != scale)
 
@@ -66,5 +66,5 @@ def test_a_scale_is_compared_with_itself_alone(make_student, make_compare, featu
 def test_a_student_that_reconstructs_exactly_has_no_distance(make_student, make_compare, features):
     student = make_student(0)
     reconstruction = student(*features)._replace(extracted=features)
-    for distance in make_compare(student).compute_distances(features, reconstruction)[2:]:
+    for distance in make_compare(student).compute_distances(features, reconstruction)[3:]:
         torch.testing.assert_close(distance, torch.zeros_like(distance), atol=1e-5, rtol=0)

@@ -26,6 +26,18 @@ def test_all_later_scales_start_from_the_first_modules_hidden_feature(make_stude
         assert not torch.allclose(scale, other)
 
 
+def test_a_scale_that_is_not_stored_is_decoded_from_what_the_query_finds_alone(make_student, features):
+    student = make_student(0)
+    recalled = student.recall(student.make_query(student.standardise(features)))
+    decoded, expected = student.decode(recalled, features)
+    other_image = tuple(torch.randn_like(scale) for scale in features)
+    again, expected_again = student.decode(recalled, other_image)
+    assert [scale.shape for scale in decoded] == [features[2].shape]
+    assert torch.equal(decoded[0], again[0])
+    assert torch.equal(expected[0], expected_again[0])
+    assert torch.equal(student(*features).recalled[2], decoded[0])
+
+
 def test_items_hidden_from_an_image_are_not_recalled(make_student):
     student = make_student(0)
     hidden = torch.ones(2, 7, dtype=torch.bool)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.losses import distillation_loss
+from model.losses import distillation_loss, expected_distance_loss
 from model.recall import Recalled
 from model.similarity import cosine_distance
 from model.student import Student
@@ -18,6 +18,8 @@ from training.settings import LearningSettings
 NUM_PASSES, MIN_STEPS, MAX_STEPS = 12, 400, 2000
 # Adam's decay rates as in reverse distillation: a short memory of gradients suits a short one-cycle schedule.
 BETAS = (0.5, 0.999)
+# Weight of the expected distances' loss; its gradient reaches nothing but the decoder.
+EXPECTED_WEIGHT = 0.1
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ class Distillation:
         self.num_steps = compute_num_steps(len(training_set.images), settings)
         self.num_done = 0
         self.stopping = EarlyStopping(settings.patience, settings.min_delta)
-        parameters = [*student.bottleneck.parameters(), *student.first.parameters(), *student.later.parameters()]
+        modules = (student.decoder, student.bottleneck, student.first, student.later)
+        parameters = [parameter for module in modules for parameter in module.parameters()]
         self.optimiser = torch.optim.AdamW(
             parameters, lr=settings.learning_rate, betas=BETAS, weight_decay=settings.weight_decay
         )
@@ -222,14 +225,19 @@ def compute_loss(
     settings: LearningSettings,
     is_mixed: bool = False,
 ) -> Tensor:
-    """Return ``L_KD`` of one batch.
+    """Return ``L_KD`` of one batch, of decoded and extracted scales, and the loss of the expected distances.
 
-    ``is_mixed``: extraction computes products in half precision; distances never do, as their squares overflow.
+    ``is_mixed``: modules compute products in half precision; distances never do, as their squares overflow.
     """
+    num_stored = student.spec.num_stored
     with torch.autocast("cuda", enabled=is_mixed):
+        decoded, expected = student.decode(recalled, features)
         extracted = student.extract(recalled, features)
     distances = tuple(
-        cosine_distance(expected, found.float(), regularisation=student.spec.regularisation)
-        for expected, found in zip(features, extracted, strict=True)
+        cosine_distance(target, found.float(), regularisation=student.spec.regularisation)
+        for target, found in zip((*features[num_stored:], *features), (*decoded, *extracted), strict=True)
     )
-    return distillation_loss(distances, valid, hardness=settings.hardness)
+    loss = distillation_loss(distances, (*valid[num_stored:], *valid), hardness=settings.hardness)
+    for distance, usual, inside in zip(distances, expected, valid[num_stored:], strict=False):
+        loss = loss + EXPECTED_WEIGHT * expected_distance_loss(distance, usual.float(), inside)
+    return loss

@@ -43,7 +43,11 @@ def test_what_is_extracted_in_half_precision_is_measured_in_single():
 
     def measure(kind):
         extracted = ((features[0] + 1).to(kind),)
-        student = SimpleNamespace(extract=lambda *_: extracted, spec=SimpleNamespace(regularisation=1.0))
+        student = SimpleNamespace(
+            extract=lambda *_: extracted,
+            decode=lambda *_: ((), ()),
+            spec=SimpleNamespace(regularisation=1.0, num_stored=1),
+        )
         valid = (torch.ones(1, 4, 4),)
         return compute_loss(student, NOTHING, features, valid, settings=LearningSettings()).item()
 

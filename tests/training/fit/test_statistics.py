@@ -15,6 +15,7 @@ def compare():
         map_size=(SIZE, SIZE),
         smoothing_sigma=1.0,
         top_shares=(0.01, 0.25),
+        num_stored=1,
         num_recalled=1,
         num_extracted=2,
         regularisation=1.0,
