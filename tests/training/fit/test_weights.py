@@ -6,6 +6,7 @@ from http.server import HTTPServer, SimpleHTTPRequestHandler
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from model.teacher import get_teacher_spec
 from training.errors import BadWeights
@@ -50,6 +51,28 @@ def load(weights, *, sha256=None, name="resnet18"):
 
 def test_weights_come_from_a_file(file):
     assert load(file).channels == (256,)
+
+
+def test_weights_come_from_safetensors(file, tmp_path):
+    state = torch.load(file, weights_only=True)
+    safe = tmp_path / "resnet18.safetensors"
+    save_file(state, safe)
+    from_safe, from_file = load(safe).state_dict(), load(file).state_dict()
+    assert all(torch.equal(from_safe[name], from_file[name]) for name in from_file)
+
+
+def test_a_damaged_safetensors_file_is_refused_in_one_line(tmp_path):
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes((20).to_bytes(8, "little") + b'{"a": {"dtype": "F32"')
+    with pytest.raises(BadWeights, match="not a checkpoint that can be loaded safely"):
+        load(damaged)
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model"])
+def test_weights_of_a_training_checkpoint_are_found(file, tmp_path, wrapper):
+    wrapped = tmp_path / "wrapped.pth"
+    torch.save({"epoch": 3, wrapper: torch.load(file, weights_only=True)}, wrapped)
+    assert load(wrapped).channels == (256,)
 
 
 def test_weights_come_from_a_url_and_are_held_against_their_digest(address, checkpoint, file):
