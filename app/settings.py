@@ -11,21 +11,17 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.errors import SettingsError
 from app.history.records import Keep
 from app.imaging.decode import MAX_PIXELS
 from app.imaging.input_check import Guard
 from app.inference.sessions import Provider, available_cpus
 from app.server.logging import LogFormat
 from app.store.paths import DEFAULT_COPIES_GIB, DEFAULT_LOCAL, Location
-from model.bundle import GoodpartError
 
 PREFIX = "GOODPART_"
 # Prefix of the trainer's variables.
 TRAIN_PREFIX = "GOODPART_TRAIN_"
-
-
-class BadServiceSettings(GoodpartError):
-    """A setting that is unknown or has an invalid value."""
 
 
 class Settings(BaseSettings):
@@ -221,7 +217,7 @@ def is_loopback(host: str) -> bool:
 
 
 def read_settings(**given: object) -> Settings:
-    """Read the settings from the environment, overridden by what is not None. Raises BadServiceSettings."""
+    """Read the settings from the environment, overridden by what is not None. Raises SettingsError."""
     refuse_unknown(os.environ)  # noqa: TID251  # the one place that reads the environment
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]  # pydantic checks what comes from outside
@@ -229,7 +225,7 @@ def read_settings(**given: object) -> Settings:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
-        raise BadServiceSettings(f"{name}: {message}" if name else message) from None
+        raise SettingsError(f"{name}: {message}" if name else message) from None
 
 
 def read_train_variables() -> dict[str, str]:
@@ -239,7 +235,7 @@ def read_train_variables() -> dict[str, str]:
 
 
 def refuse_unknown(names: Iterable[str]) -> None:
-    """Raise BadServiceSettings for an unknown variable, with the nearest known name."""
+    """Raise SettingsError for an unknown variable, with the nearest known name."""
     known = [PREFIX + field.upper() for field in Settings.model_fields]
     for name in sorted(names):
         if name.upper().startswith(TRAIN_PREFIX):
@@ -247,4 +243,4 @@ def refuse_unknown(names: Iterable[str]) -> None:
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             near = difflib.get_close_matches(name.upper(), known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise BadServiceSettings(f"unknown setting {name}{hint}")
+            raise SettingsError(f"unknown setting {name}{hint}")

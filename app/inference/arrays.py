@@ -14,16 +14,15 @@ from model.bundle import BundleError
 
 @dataclass(frozen=True)
 class ArrayFile:
-    """An ``.npz`` file of a bundle: its path, its arrays' types by name. ``error``: raised where it is damaged."""
+    """An ``.npz`` file of a bundle: its path, and its arrays' types by name."""
 
     path: str
     dtypes: Mapping[str, DTypeLike]
-    error: type[BundleError]
 
     def read(self, data: bytes) -> tuple[NDArray[Any], ...]:
-        """Return the arrays, in the order of their types. Raises ``error``."""
+        """Return the arrays, in the order of their types. Raises BundleError."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 return tuple(np.asarray(arrays[name], dtype) for name, dtype in self.dtypes.items())
         except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
-            raise self.error(f"{self.path} can't be read: {error}") from error
+            raise BundleError(f"{self.path} can't be read: {error}") from error
