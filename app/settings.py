@@ -1,6 +1,5 @@
 """The service's settings: one frozen object, read once from ``GOODPART_*`` variables and the command line."""
 
-import difflib
 import ipaddress
 import os
 import socket
@@ -18,6 +17,7 @@ from app.imaging.input_check import Guard
 from app.inference.sessions import Provider, available_cpus
 from app.server.logging import LogFormat
 from app.store.paths import DEFAULT_COPIES_GIB, DEFAULT_LOCAL, Location
+from app.validation import describe_error, suggest_name
 
 PREFIX = "GOODPART_"
 # Prefix of the trainer's variables.
@@ -222,10 +222,7 @@ def read_settings(**given: object) -> Settings:
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]  # pydantic checks what comes from outside
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"{name}: {message}" if name else message) from None
+        raise SettingsError(describe_error(error)) from None
 
 
 def read_train_variables() -> dict[str, str]:
@@ -235,12 +232,13 @@ def read_train_variables() -> dict[str, str]:
 
 
 def refuse_unknown(names: Iterable[str]) -> None:
-    """Raise SettingsError for an unknown variable, with the nearest known name."""
+    """Raise SettingsError for an unknown variable, with the nearest known name.
+
+    pydantic-settings passes over unknown variables.
+    """
     known = [PREFIX + field.upper() for field in Settings.model_fields]
     for name in sorted(names):
         if name.upper().startswith(TRAIN_PREFIX):
             continue
         if name.upper().startswith(PREFIX) and name.upper() not in known:
-            near = difflib.get_close_matches(name.upper(), known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise SettingsError(f"unknown setting {name}{hint}")
+            raise SettingsError(f"unknown setting {name}{suggest_name(name.upper(), known)}")

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticUndefined
 
 from app.errors import SettingsError
+from app.validation import describe_error, suggest_name
 from model.bundle import InputRecord
 from model.teacher import get_teacher_spec
 
@@ -21,6 +21,8 @@ HIDDEN_CHANNELS = {4: 32, 8: 48, 16: 112, 32: 192}
 TOP_SHARE_STEPS = (0.03, 0.3, 1.0)
 # Settings of earlier versions that have no effect any more. They are accepted and ignored.
 RETIRED = frozenset({"later_score_weight", "learning.usual_weight"})
+# Names of earlier versions, which are still accepted, and the last part of the present name.
+RENAMED = {"learning.least_gain": "min_delta", "learning.look_interval": "eval_interval"}
 
 # What a preset changes of the defaults; single settings take precedence.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -61,13 +63,13 @@ class LearningSettings(BaseModel):
     hardness: float = Field(
         default=0.0, ge=0, description="Weight of badly reconstructed positions in the loss; 0 is the plain mean."
     )
-    look_interval: int = Field(
+    eval_interval: int = Field(
         default=50, ge=1, description="Steps between evaluations of the loss on held-out good parts."
     )
     patience: int = Field(
         default=0, ge=0, description="Evaluations without an improvement before early stopping; 0 disables it."
     )
-    least_gain: float = Field(
+    min_delta: float = Field(
         default=0.002,
         ge=0,
         lt=1,
@@ -186,8 +188,8 @@ class TrainSettings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_retired(cls, given: Any) -> Any:  # noqa: ANN401  # whatever is to be validated
-        return without_retired(given) if isinstance(given, Mapping) else given
+    def _update_names(cls, given: Any) -> Any:  # noqa: ANN401  # whatever is to be validated
+        return update_names(given) if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
     def _fits_the_teacher(self) -> Self:
@@ -256,6 +258,8 @@ def read_train_settings(
 
     ``variables``: by what follows ``GOODPART_TRAIN_``, in lower case; two underscores lead into nested settings.
     """
+    # Not by the sources of pydantic-settings: those pass over a missing file and unknown variables, take lists in
+    # variables as JSON alone, and would mix variables into the settings of a version that is read back.
     given = read_yaml(config)
     for name, value in (variables or {}).items():
         assign(given, f"{name.replace('__', '.')}={value}")
@@ -275,10 +279,15 @@ def parse_settings(given: Mapping[str, Any]) -> TrainSettings:
         raise SettingsError(summarise_error(error)) from None
 
 
-def without_retired(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return settings without those that have no effect any more."""
+def update_names(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return settings by their present names, without those that have no effect any more.
+
+    Where both names are given, the later one counts: layers that go before others are merged after them.
+    """
     return {
-        name: without_retired(value, f"{prefix}{name}.") if isinstance(value, Mapping) else value
+        RENAMED.get(f"{prefix}{name}", name): (
+            update_names(value, f"{prefix}{name}.") if isinstance(value, Mapping) else value
+        )
         for name, value in given.items()
         if f"{prefix}{name}" not in RETIRED
     }
@@ -287,12 +296,10 @@ def without_retired(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any
 def summarise_error(error: ValidationError) -> str:
     """Return the first error, with the nearest known name for an unknown one."""
     first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    if first["type"] == "extra_forbidden":
-        near = get_close_matches(where, [setting.name for setting in list_settings()], n=1, cutoff=0.5)
-        return f"unknown setting '{where}'" + (f"; did you mean {near[0]}?" if near else "")
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message
+    if first["type"] != "extra_forbidden":
+        return describe_error(error)
+    name = ".".join(map(str, first["loc"]))
+    return f"unknown setting '{name}'{suggest_name(name, (setting.name for setting in list_settings()))}"
 
 
 @dataclass(frozen=True)
@@ -326,7 +333,7 @@ def assign(settings: dict[str, Any], assignment: str) -> None:
         if not isinstance(settings, dict):
             raise SettingsError(f"{name}: '{step}' is a value, not a group of settings")
     try:
-        settings[last] = yaml.safe_load(value)
+        settings[RENAMED.get(name, last)] = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise SettingsError(f"{name}: {value!r} is not a valid value") from error
 

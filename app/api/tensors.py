@@ -19,6 +19,7 @@ from PIL import Image as Pillow
 from pydantic import BaseModel, Field, ValidationError
 
 from app.api.problems import RequestError
+from app.validation import describe_error
 
 HEADER = "inference-header-content-length"
 INPUT = "image"
@@ -91,8 +92,7 @@ def parse_request(body: bytes, *, json_length: str | None, max_images: int) -> I
     try:
         request = InferRequest.model_validate_json(head)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise tensors_error(f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}") from None
+        raise tensors_error(describe_error(error)) from None
     if len(request.inputs) != 1 or request.inputs[0].name != INPUT:
         raise tensors_error(f"the only input is '{INPUT}'")
     return InferInput(

@@ -4,7 +4,6 @@ A file appears complete and names the images it covers, so that an interrupted r
 files.
 """
 
-import fcntl
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,7 @@ from app.batch.scoring import Scorer
 from app.batch.shards import Shard
 from app.errors import CommandError
 from app.store.files import remove_file, replace_file
+from app.store.locks import acquire_lock
 from model.bundle import sha256_hex
 
 # Prefix of files that readers of data sets ignore.
@@ -107,12 +107,12 @@ class Archive:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder's lock, which ends with the process. Raises CommandError."""
-        with (self.folder / LOCK).open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise mismatch_error(self.folder, "another run is writing them") from None
+        """Hold the folder's lock, if no other process does. Raises CommandError."""
+        try:
+            lock = acquire_lock(self.folder / LOCK)
+        except BlockingIOError:
+            raise mismatch_error(self.folder, "another run is writing them") from None
+        with lock:
             yield
 
     def count_verdicts(self) -> dict[str, int]:

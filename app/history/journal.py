@@ -3,8 +3,6 @@
 It is bounded by number, age and size. A full or slow disk loses records, never verdicts; lost records are counted.
 """
 
-import fcntl
-import os
 import queue
 import sqlite3
 import threading
@@ -15,13 +13,14 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 from uuid import uuid4
 
 import structlog
 
 from app.history.records import DeliveryCursor, InspectionRecord, RetentionPolicy, Search, StoredAnswer, StoredImage
 from app.store.errors import StoreUnusable
+from app.store.locks import acquire_lock
 
 log = structlog.stdlib.get_logger("goodpart.journal")
 
@@ -99,7 +98,7 @@ class Journal:
         self._num_lost_by_product: Counter[str] = Counter()
         # Protects the counters shared by callers and the writer thread.
         self._count_lock = threading.Lock()
-        self._lock: int | None = None
+        self._lock: BinaryIO | None = None
 
     def __enter__(self) -> Self:
         """Start the writer. An unusable folder loses records, as a full disk does."""
@@ -116,7 +115,7 @@ class Journal:
             self._queue.put(None, timeout=CLOSE_TIMEOUT_S)
         self._thread.join(CLOSE_TIMEOUT_S)
         if self._lock is not None and not self._thread.is_alive():
-            os.close(self._lock)
+            self._lock.close()
             self._lock = None
 
     def add(
@@ -239,16 +238,11 @@ class Journal:
         return database
 
     def _acquire_lock(self) -> None:
-        """Acquire the lock of the journal: two writers would send each other's results. It ends with the process."""
-        if self._lock is not None:
-            return
-        descriptor = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
+        """Acquire the lock of the journal: two writers would send each other's results."""
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
+            self._lock = self._lock or acquire_lock(self.path.with_suffix(".lock"))
+        except BlockingIOError:
             raise StoreUnusable(self.path, "another service keeps its records there; set GOODPART_LOCAL") from None
-        self._lock = descriptor
 
     @contextmanager
     def _read_connection(self) -> Iterator[sqlite3.Connection]:

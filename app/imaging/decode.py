@@ -64,8 +64,7 @@ class Image:
 
 def decode(data: bytes, rule: InputRecord, *, max_pixels: int) -> Image:
     """Decode, turn upright, bring to the product's channels, depth and size. Raises an ImageError."""
-    picture = open_image(data, max_pixels=max_pixels)
-    upright = load_upright(picture)
+    upright = load_image(data, max_pixels=max_pixels)
     plain = to_channels(upright, rule)
     content = fit_box(upright.size, rule)
     return Image(
@@ -75,6 +74,11 @@ def decode(data: bytes, rule: InputRecord, *, max_pixels: int) -> Image:
         height=upright.height,
         sha256=hashlib.sha256(data).hexdigest(),
     )
+
+
+def load_image(data: bytes, *, max_pixels: int) -> Pillow.Image:
+    """Open and decode an image, upright. Raises ImageError."""
+    return load_upright(open_image(data, max_pixels=max_pixels))
 
 
 def open_image(data: bytes, *, max_pixels: int) -> Pillow.Image:

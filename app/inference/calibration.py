@@ -4,13 +4,12 @@ If a new good part is exchangeable with the ``n`` calibration parts, its score e
 with a probability of at most ``1 - k / (n + 1)`` (Vovk et al., 2005; Papadopoulos et al., 2002).
 """
 
-import io
 import math
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.inference.arrays import ArrayFile
+from app.inference.arrays import ArrayFile, pack_arrays
 from model.bundle import CALIBRATION, BundleError, PromiseRecord
 
 FILE = ArrayFile(CALIBRATION, {"scores": np.float64})
@@ -46,9 +45,7 @@ def p_value(scores: NDArray[np.float64], score: float) -> float:
 
 def pack_scores(scores: NDArray[np.float64]) -> bytes:
     """Return ``calibration.npz``: scores of held-out good parts on the absolute scale, float64 (parts)."""
-    buffer = io.BytesIO()
-    np.savez(buffer, scores=scores)
-    return buffer.getvalue()
+    return pack_arrays(scores=scores)
 
 
 def unpack_scores(data: bytes) -> NDArray[np.float64]:

@@ -3,7 +3,6 @@
 The patches are small pictures of the training images that the memory's items were taken from, kept in the bundle.
 """
 
-import io
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.imaging.regions import Region
-from app.inference.arrays import ArrayFile
+from app.inference.arrays import ArrayFile, pack_arrays
 from app.inference.detector import Comparison, RecalledItems
 from model.bundle import PATCHES, BundleError, Manifest
 
@@ -106,10 +105,8 @@ def find_recalled_patches(
 
 def pack_patches(pictures: list[bytes]) -> bytes:
     """Return ``patches.npz``: a JPEG an item."""
-    buffer = io.BytesIO()
     ends = np.cumsum([len(picture) for picture in pictures], dtype=np.int64)
-    np.savez(buffer, data=np.frombuffer(b"".join(pictures), np.uint8), ends=ends)
-    return buffer.getvalue()
+    return pack_arrays(data=np.frombuffer(b"".join(pictures), np.uint8), ends=ends)
 
 
 def unpack_patches(data: bytes) -> Patches:

@@ -15,6 +15,7 @@ from app.sinks.modbus import Modbus
 from app.sinks.mqtt import Mqtt
 from app.sinks.outbox import Sink
 from app.sinks.webhook import Webhook
+from app.validation import describe_error
 
 
 def sinks_error(path: Path, why: str) -> SettingsError:
@@ -74,8 +75,7 @@ def read_sinks(path: Path, *, instance: str) -> tuple[Sink, ...]:
         sinks += [create_mqtt(table, instance=instance) for table in file.mqtt]
         sinks += [create_modbus(table) for table in file.modbus]
     except ValidationError as error:
-        first = error.errors()[0]
-        raise sinks_error(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise sinks_error(path, describe_error(error)) from None
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise sinks_error(path, str(error)) from error
     twice = [name for name, number in Counter(sink.name for sink in sinks).items() if number > 1]

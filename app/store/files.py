@@ -1,17 +1,15 @@
 """Atomic files: written beside, synced, renamed, so that a reader never sees half."""
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 from app.store.errors import StorageUnreachable, StoreUnusable
 
 INCOMING = ".incoming-"
-LOCK = ".lock"
 READ_ONLY = 0o444
 # Characters that start a formula in spreadsheets.
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -106,49 +104,6 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         finally:
             shutil.rmtree(beside, ignore_errors=True)
         sync_folder(folder.parent)
-
-
-@contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Wait for a folder's lock and hold it; it ends with the process. Raises StoreUnusable."""
-    with translate_os_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = open_lock_file(folder / LOCK)
-    try:
-        with translate_os_errors(folder):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def open_lock_file(path: Path) -> int:
-    """Open a lock's file, shared with all who may write to its folder.
-
-    Locks over NFS need one that is open for writing.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except PermissionError:  # another user's, who made it under a stricter umask
-        return os.open(path, os.O_RDONLY)
-    with suppress(PermissionError):
-        os.fchmod(descriptor, 0o666)
-    return descriptor
-
-
-def is_locked(path: Path) -> bool:
-    """Whether another process holds the lock of this file."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def escape_cell(value: object) -> object:

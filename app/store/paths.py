@@ -16,7 +16,8 @@ from pydantic import Field, StringConstraints
 
 from app.store import files
 from app.store.errors import MissingFile, StorageUnreachable, StoreUnusable
-from app.store.files import INCOMING, lock_folder, translate_os_errors
+from app.store.files import INCOMING, translate_os_errors
+from app.store.locks import lock_folder
 from app.store.s3 import NO_ETAG, PROTOCOL, ObjectPath, open_bucket
 from model.bundle import BundleError, sha256_hex
 

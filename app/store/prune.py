@@ -12,8 +12,9 @@ from pathlib import Path
 
 from app.store import paths
 from app.store.errors import MissingFile, StoreUnusable, UnknownProduct
-from app.store.files import INCOMING, is_locked, translate_os_errors
+from app.store.files import INCOMING, translate_os_errors
 from app.store.labels import LabelStore
+from app.store.locks import is_locked
 from app.store.paths import StoragePath
 from app.store.state import State
 from app.store.store import Store

@@ -22,7 +22,7 @@ SETTINGS = (
     "memory.num_steps=40",
     "learning.num_steps=60",
     "learning.batch_size=4",
-    "learning.look_interval=10",
+    "learning.eval_interval=10",
     "checkpoint_interval_s=0",
 )
 STEPS = {"teaching": 40, "learning": 60}
@@ -124,7 +124,7 @@ def test_a_second_training_of_the_same_data_and_settings_is_refused(data, tmp_pa
 
 
 def test_learning_ends_early_where_the_held_out_loss_has_settled(data, tmp_path):
-    early = ("--set", "learning.least_gain=0.9", "--set", "learning.patience=2")
+    early = ("--set", "learning.min_delta=0.9", "--set", "learning.patience=2")
     finish(data, tmp_path, *early)
     (name,) = Store(tmp_path).list_versions("disc")
     metrics = json.loads(Store(tmp_path).load_bundle("disc", name).files["metrics.json"])

@@ -71,6 +71,39 @@ def test_variables_lie_over_the_file_and_under_the_flags(tmp_path):
     assert (settings.seed, settings.height, settings.width, settings.learning.num_steps) == (3, 192, 320, 8)
 
 
+def test_variables_are_read_as_yaml_and_unknown_ones_are_refused():
+    variables = {"inspect": "[{x: 0.1, y: 0, width: 0.5, height: 1}]", "taps": "{16: 3}"}
+    settings = read_train_settings(None, variables=variables)
+    assert (settings.inspect[0].x, settings.taps) == (0.1, {16: 3})
+    with pytest.raises(SettingsError, match="unknown setting 'sed'; did you mean seed"):
+        read_train_settings(None, variables={"sed": "3"})
+
+
+def test_retired_settings_are_dropped():
+    variables = {"learning__usual_weight": "1"}
+    assert read_train_settings(None, ["later_score_weight=2"], variables=variables) == TrainSettings()
+
+
+def test_old_names_are_accepted_from_every_source_and_keep_its_precedence(tmp_path):
+    config = tmp_path / "train.yaml"
+    config.write_text("learning: {least_gain: 0.1, look_interval: 7}\n")
+
+    def read(*assignments, **variables):
+        learning = read_train_settings(config, assignments, variables=variables).learning
+        return learning.min_delta, learning.eval_interval
+
+    assert read() == (0.1, 7)
+    assert read(learning__least_gain="0.2", learning__eval_interval="8") == (0.2, 8)
+    assert read("learning.min_delta=0.3", "learning.look_interval=9", learning__least_gain="0.2") == (0.3, 9)
+    config.write_text("learning: {min_delta: 0.1, eval_interval: 7}\n")
+    assert read("learning.least_gain=0.4", learning__look_interval="8") == (0.4, 8)
+
+
+def test_weights_trained_under_old_names_can_be_loaded():
+    written = TrainSettings.model_validate_json('{"learning": {"least_gain": 0.1, "look_interval": 7}}')
+    assert (written.learning.min_delta, written.learning.eval_interval) == (0.1, 7)
+
+
 def test_every_setting_has_a_sentence():
     known = list(list_settings())
     assert {"seed", "learning.patience", "gate.synthetic_margin"} <= {setting.name for setting in known}

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.errors import ImageError
-from app.imaging.decode import load_upright, open_image
+from app.imaging.decode import load_image
 from app.imaging.input_check import measure
 from app.inference.calibration import min_calibration_parts
 from model.bundle import InputRecord, MeasureName
@@ -164,7 +164,7 @@ class DataCheck:
 
     def read_image(self, path: Path) -> ImageSummary:
         """Summarise one image. Raises ImageError, OSError."""
-        picture = load_upright(open_image(path.read_bytes(), max_pixels=self.settings.max_pixels))
+        picture = load_image(path.read_bytes(), max_pixels=self.settings.max_pixels)
         try:
             image = self.make_reader("grey" if picture.mode in GREY_MODES else "rgb").decode(path)
         except BadImage as error:
@@ -199,7 +199,7 @@ class DataCheck:
         test = []
         for sample in self.dataset.test:
             try:
-                picture = load_upright(open_image(sample.path.read_bytes(), max_pixels=self.settings.max_pixels))
+                picture = load_image(sample.path.read_bytes(), max_pixels=self.settings.max_pixels)
             except (ImageError, OSError):
                 continue
             test.append(compute_fingerprint(sample.path, picture))

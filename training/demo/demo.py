@@ -4,7 +4,6 @@ Every step is a command, in a process of its own. Existing results are reused.
 """
 
 import base64
-import io
 import json
 import os
 import signal
@@ -22,6 +21,7 @@ import httpx2
 from PIL import Image
 
 from app.errors import CommandError
+from app.imaging.decode import MAX_PIXELS, load_image
 
 GOODPART = Path(sys.executable).with_name("goodpart")
 PRODUCT = "flange"
@@ -165,7 +165,7 @@ def shorten(answer: Mapping[str, Any]) -> dict[str, Any]:
 def write_picture(folder: Path) -> None:
     """Write ``picture.png``: each part beside its heat-map."""
     pairs = [(folder / "data" / part, folder / f"{name}.heatmap.png") for name, part in PARTS.items()]
-    pictures = [Image.open(io.BytesIO(path.read_bytes())).convert("RGB") for pair in pairs for path in pair]
+    pictures = [load_image(path.read_bytes(), max_pixels=MAX_PIXELS).convert("RGB") for pair in pairs for path in pair]
     gap, (width, height) = 8, pictures[0].size
     sheet = Image.new("RGB", (len(pictures) * (width + gap) - gap, height), "white")
     for index, picture in enumerate(pictures):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from app.errors import ImageError
-from app.imaging.decode import DECODE_ERRORS
+from app.imaging.decode import MAX_PIXELS, load_image
 from app.imaging.heatmap import enlarge
 from app.inference.version import Version
 from app.inspection.pipeline import Inspection, inspect
@@ -128,9 +128,8 @@ def load_mask(sample: Sample, inspection: Inspection) -> NDArray[np.bool_]:
 def open_mask(path: Path, *, size: tuple[int, int]) -> Pillow.Image:
     """Open a mask of its image's ``(width, height)`` in mode L. Raises BadImage."""
     try:
-        with Pillow.open(path) as picture:
-            mask = picture.convert("L")
-    except DECODE_ERRORS as error:
+        mask = load_image(path.read_bytes(), max_pixels=MAX_PIXELS).convert("L")
+    except (ImageError, OSError) as error:
         raise BadImage(path, f"the mask can't be read: {error}") from error
     if mask.size != size:
         raise BadImage(path, f"the mask is {mask.width} x {mask.height}, but its image is {size[0]} x {size[1]}")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from app.imaging.decode import load_upright, open_image
+from app.imaging.decode import load_image
 from app.inference.version import Version
 from app.inspection.pipeline import inspect
 from training.evaluation.synthetic import KINDS, Defect, place_defect, to_png
@@ -67,7 +67,7 @@ def is_found(
 
 def open_parts(parts: Sequence[bytes], *, max_pixels: int) -> list[Pillow.Image]:
     """Open good parts that can be drawn on, upright, of at most ``MAX_SIDE_PX``."""
-    pictures = [load_upright(open_image(data, max_pixels=max_pixels)) for data in parts]
+    pictures = [load_image(data, max_pixels=max_pixels) for data in parts]
     pictures = [picture for picture in pictures if picture.mode in JUDGED_MODES]
     for picture in pictures:
         picture.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX), Pillow.Resampling.BILINEAR)

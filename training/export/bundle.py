@@ -1,6 +1,5 @@
 """A trained version as files: the bundle, and the trainer's own files beside it."""
 
-import io
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -10,11 +9,11 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.torch import save
 
-from app.imaging.decode import decode, load_upright, open_image
+from app.imaging.decode import decode, load_image
 from app.imaging.roi import RegionOfInterest
+from app.inference.arrays import pack_arrays
 from app.inference.calibration import pack_scores
 from app.inference.detector import Detector, Graphs, make_batch
 from app.inspection.verification import EXPECTED
@@ -147,7 +146,7 @@ def build_golden_files(
     chosen = good[:NUM_GOLDEN]
     originals = {f"{GOLDEN}/good_{i}{suffix}": data for i, (suffix, data) in enumerate(chosen)}
     for i, (_, data) in enumerate(chosen):
-        picture = load_upright(open_image(data, max_pixels=builder.settings.max_pixels))
+        picture = load_image(data, max_pixels=builder.settings.max_pixels)
         if picture.mode in ("L", "RGB"):
             scratched, _ = add_defect(picture, GOLDEN_DEFECT, generator=generator)
             originals[f"{GOLDEN}/defect_{i}.png"] = to_png(scratched)
@@ -185,10 +184,3 @@ def build_metrics_files(content: ReportContent) -> dict[str, bytes]:
         METRICS: json.dumps(content.metrics, indent=1).encode() + b"\n",
         REPORT: render_report(content).encode(),
     }
-
-
-def pack_arrays(**arrays: NDArray[np.generic]) -> bytes:
-    """Return arrays as the bytes of an ``.npz`` file."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for options
-    return buffer.getvalue()

@@ -109,7 +109,7 @@ class Distillation:
         self.held_out = held_out
         self.num_steps = compute_num_steps(len(training_set.images), settings)
         self.num_done = 0
-        self.stopping = EarlyStopping(settings.patience, settings.least_gain)
+        self.stopping = EarlyStopping(settings.patience, settings.min_delta)
         parameters = [*student.bottleneck.parameters(), *student.first.parameters(), *student.later.parameters()]
         self.optimiser = torch.optim.AdamW(
             parameters, lr=settings.learning_rate, betas=BETAS, weight_decay=settings.weight_decay
@@ -156,7 +156,7 @@ class Distillation:
         return losses
 
     def _evaluate_held_out(self) -> dict[str, float]:
-        if self.held_out is None or self.settings.patience == 0 or self.num_done % self.settings.look_interval:
+        if self.held_out is None or self.settings.patience == 0 or self.num_done % self.settings.eval_interval:
             return {}
         loss = compute_held_out_loss(self.student, self.held_out, settings=self.settings)
         self.stopping.update(loss, self.student)

@@ -1,5 +1,6 @@
 """The recall memory: filling it, training it, and fitting its expected distances (claim 9's update)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -100,13 +101,29 @@ def k_center_greedy(
     """
     if len(points) <= num_chosen:
         return torch.arange(len(points))
-    chosen = torch.empty(num_chosen, dtype=torch.long)
-    chosen[0] = torch.randint(len(points), (1,), generator=generator)
-    nearest = points @ points[chosen[0]]
-    for index in range(1, num_chosen):
-        chosen[index] = nearest.argmin()
-        torch.maximum(nearest, points @ points[chosen[index]], out=nearest)
-    return chosen
+    first = torch.randint(len(points), (1,), generator=generator)
+    return torch.cat([first, choose_farthest(points, points @ points[first[0]], max_chosen=num_chosen - 1)])
+
+
+def choose_farthest(
+    points: Float[Tensor, "points channels"],
+    nearest: Float[Tensor, " points"],
+    *,
+    max_chosen: int,
+    explained_cosine: float = math.inf,
+) -> Int[Tensor, " chosen"]:
+    """Return indices of unit vectors, each the farthest from those before it, until all points are explained.
+
+    ``nearest``: each point's largest cosine with what was chosen before; it is updated in place.
+    """
+    chosen: list[int] = []
+    while len(chosen) < max_chosen:
+        index = int(nearest.argmin())
+        if nearest[index] >= explained_cosine:
+            break
+        chosen.append(index)
+        torch.maximum(nearest, points @ points[index], out=nearest)
+    return torch.tensor(chosen, dtype=torch.long)
 
 
 @torch.no_grad()
@@ -347,12 +364,4 @@ def select_unexplained(
     """Return indices of unit vectors, each the farthest from all keys so far, until all points are explained."""
     nearest = torch.cat([(piece @ keys.mT).amax(1) for piece in torch.split(points, 1024)])
     nearest[~inside] = 1.0
-    chosen: list[int] = []
-    while len(chosen) < max_chosen:
-        index = int(nearest.argmin())
-        if nearest[index] >= EXPLAINED_COSINE:
-            break
-        chosen.append(index)
-        torch.maximum(nearest, points @ points[index], out=nearest)
-        nearest[index] = 1.0
-    return torch.tensor(chosen, dtype=torch.long)
+    return choose_farthest(points, nearest, max_chosen=max_chosen, explained_cosine=EXPLAINED_COSINE)

@@ -3,8 +3,6 @@
 It is removed after a successful run. After an interrupted one the checkpoint stays, so that ``--resume`` can continue.
 """
 
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from app.store.files import translate_os_errors
+from app.store.locks import acquire_lock
 from training.errors import AlreadyRunning
 from training.fit.checkpoint import read_checkpoint, write_checkpoint
 
@@ -66,7 +65,11 @@ def open_run_directory(folder: Path, *, resume: bool) -> Iterator[RunDirectory]:
     with translate_os_errors(folder):
         new = [run_directory for run_directory in folder.parents if not run_directory.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-    with hold_lock(folder):
+    try:
+        lock = acquire_lock(folder / LOCK)
+    except BlockingIOError:
+        raise AlreadyRunning(folder) from None
+    with lock:
         empty_folder(folder)
         run_directory = RunDirectory(folder)
         if not resume:
@@ -80,21 +83,6 @@ def open_run_directory(folder: Path, *, resume: bool) -> Iterator[RunDirectory]:
                 remove_folders(folder, new)
             raise
         remove_folders(folder, new)
-
-
-@contextmanager
-def hold_lock(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock, which ends with the process. Raises AlreadyRunning."""
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise AlreadyRunning(folder) from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def empty_folder(folder: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from app.errors import SettingsError
+from app.validation import describe_error
 from model.bundle import NAME_PATTERN
 from training.settings import TrainSettings, parse_settings, read_yaml
 
@@ -54,8 +55,7 @@ def read_plan(path: Path) -> Plan:
     try:
         plan = Plan.model_validate(read_yaml(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise SettingsError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise SettingsError(f"{path}: {describe_error(error)}") from None
     for product in plan.products:
         plan.get_settings(product)
     products = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image as Pillow
 
-from app.imaging.decode import load_upright, open_image
+from app.imaging.decode import load_image
 from app.inference.version import Version
 from app.inspection.pipeline import InspectOptions, inspect
 
@@ -37,12 +37,12 @@ def render_example(version: Version, path: Path, *, max_pixels: int) -> ExampleI
     data = path.read_bytes()
     inspection = inspect(data, version, max_pixels=max_pixels, options=InspectOptions(heatmap="overlay"))
     heatmap = inspection.heatmap
-    overlay = Pillow.open(io.BytesIO(heatmap.data)) if heatmap else Pillow.new("RGB", (1, 1))
+    overlay = load_image(heatmap.data, max_pixels=max_pixels) if heatmap else Pillow.new("RGB", (1, 1))
     return ExampleImage(
         name=path.name,
         score=inspection.score,
         verdict=inspection.verdict,
-        part=to_thumbnail(load_upright(open_image(data, max_pixels=max_pixels))),
+        part=to_thumbnail(load_image(data, max_pixels=max_pixels)),
         heatmap=to_thumbnail(overlay),
     )
 

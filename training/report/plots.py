@@ -1,9 +1,9 @@
-"""The report's plots as SVG, by matplotlib; each is an image element that needs no network."""
+"""The report's plots as SVG, by matplotlib."""
 
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -18,13 +18,21 @@ WIDE, SMALL = (7.0, 2.8), (2.9, 2.1)
 Points = Sequence[Sequence[float]]
 
 
-def render_curves(curves: Mapping[str, Points]) -> str:
+@dataclass(frozen=True)
+class Plot:
+    """A plot as SVG in base64, and the text in its place."""
+
+    alt_text: str
+    svg: str
+
+
+def render_curves(curves: Mapping[str, Points]) -> list[Plot]:
     """Render each phase's losses by step; empty without training."""
-    courses = dict.fromkeys(name.partition(": ")[0] for name in curves)
-    return "".join(render_curve(course, curves) for course in courses)
+    phases = dict.fromkeys(name.partition(": ")[0] for name in curves)
+    return [render_curve(phase, curves) for phase in phases]
 
 
-def render_curve(phase: str, curves: Mapping[str, Points]) -> str:
+def render_curve(phase: str, curves: Mapping[str, Points]) -> Plot:
     """Render one phase."""
     figure, axes = make_figure(WIDE)
     for name, points in curves.items():
@@ -34,10 +42,10 @@ def render_curve(phase: str, curves: Mapping[str, Points]) -> str:
             axes.plot(steps, losses, label=name.partition(": ")[2], marker="o" if is_rare else None, lw=1.2)
     axes.set(xlabel="step", ylabel="loss")
     axes.legend(frameon=False, fontsize=8)
-    return to_image_element(figure, f"losses of {phase} over steps")
+    return to_plot(figure, f"losses of {phase} over steps")
 
 
-def render_histogram(calibration: Sequence[float], test: Sequence[Mapping[str, object]], threshold: float) -> str:
+def render_histogram(calibration: Sequence[float], test: Sequence[Mapping[str, object]], threshold: float) -> Plot:
     """Render the scores of good parts, and of test parts if there are any, with the threshold."""
     good = [float(str(row["score"])) for row in test if row["kind"] == "good"]
     bad = [float(str(row["score"])) for row in test if row["kind"] != "good"]
@@ -57,30 +65,27 @@ def render_histogram(calibration: Sequence[float], test: Sequence[Mapping[str, o
     axes.axvline(threshold, color=LIMIT, ls="--", lw=1, label=f"threshold {threshold:.2f}")
     axes.set(xlabel="score (the last bar holds all above)", ylabel="density")
     axes.legend(frameon=False, fontsize=8)
-    return to_image_element(figure, "histogram of scores with the threshold")
+    return to_plot(figure, "histogram of scores with the threshold")
 
 
-def render_roc(test: Sequence[Mapping[str, object]]) -> str:
-    """Render the ROC curve; empty without both kinds of parts."""
+def render_roc(test: Sequence[Mapping[str, object]]) -> Plot | None:
+    """Render the ROC curve; None without both kinds of parts."""
     labels = [row["kind"] != "good" for row in test]
     if not any(labels) or all(labels):
-        return ""
+        return None
     alarms, caught, _ = roc_curve(labels, [float(str(row["score"])) for row in test])
     figure, axes = make_figure(SMALL)
     axes.plot(alarms, caught, color=GOOD)
     axes.set(xlabel="false alarms", ylabel="defects caught", xlim=(0, 1), ylim=(0, 1.02))
-    return to_image_element(figure, "share of defects caught over false alarms")
+    return to_plot(figure, "share of defects caught over false alarms")
 
 
-def render_sensitivity(cells: Sequence[Cell]) -> str:
-    """Render the share of synthetic defects found by size: a chart a kind, a line a contrast."""
-    return "".join(
-        f"<figure>{render_chart(cells, kind)}<figcaption>{escape(kind)}</figcaption></figure>"
-        for kind in dict.fromkeys(cell.kind for cell in cells)
-    )
+def render_sensitivity(cells: Sequence[Cell]) -> dict[str, Plot]:
+    """Render the share of synthetic defects found by size: a plot a kind, a line a contrast."""
+    return {kind: render_chart(cells, kind) for kind in dict.fromkeys(cell.kind for cell in cells)}
 
 
-def render_chart(cells: Sequence[Cell], kind: str) -> str:
+def render_chart(cells: Sequence[Cell], kind: str) -> Plot:
     """Render one kind."""
     figure, axes = make_figure(SMALL)
     for contrast, colour in zip(CONTRASTS, COLOURS, strict=True):
@@ -91,7 +96,7 @@ def render_chart(cells: Sequence[Cell], kind: str) -> str:
     axes.set_xticks(SIZES, [f"{size:.0%}" for size in SIZES])
     axes.minorticks_off()
     axes.legend(frameon=False, fontsize=7, title="contrast", title_fontsize=7)
-    return to_image_element(figure, f"share of {kind} defects found by size")
+    return to_plot(figure, f"share of {kind} defects found by size")
 
 
 def make_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
@@ -103,10 +108,9 @@ def make_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def to_image_element(figure: Figure, alt_text: str) -> str:
-    """Return a figure as an image element; the same figure gives the same bytes."""
+def to_plot(figure: Figure, alt_text: str) -> Plot:
+    """Return a figure as SVG; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "goodpart"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{escape(alt_text)}" src="data:image/svg+xml;base64,{data}">'
+    return Plot(alt_text, base64.b64encode(buffer.getvalue()).decode())

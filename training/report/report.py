@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
 from scipy.stats import binomtest
@@ -12,6 +11,7 @@ from model.bundle import PromiseRecord
 from training.data.dataset import Dataset, Split, min_good_images
 from training.evaluation.sensitivity import CONTRASTS, Cell, find_smallest
 from training.report.examples import ExampleImage
+from training.report.pages import render_page
 from training.report.plots import render_curves, render_histogram, render_roc, render_sensitivity
 
 LABELS = {
@@ -34,16 +34,6 @@ LABELS = {
 RATES = {"false_alarm_rate": "num_test_good", "escape_rate": "num_test_defective"}
 CONFIDENCE = 0.95
 REPEAT = "scores move by {spread:.2f} (largest {largest:.2f}); {num_flipped} of {num_parts} verdicts flip"
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{product}: report</title>
-<style>body{{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}}
-figure{{display:inline-block;margin:.5rem}}figcaption{{text-align:center;font-size:.8rem}}
-img{{max-width:100%}}.no{{color:#b00}}
-td,th{{text-align:left;padding:.2rem 1.5rem .2rem 0;border-bottom:1px solid #ddd;vertical-align:top}}</style>
-<h1>{product}</h1>
-{sections}
-</html>
-"""
 
 
 @dataclass(frozen=True)
@@ -63,32 +53,22 @@ def render_report(content: ReportContent) -> str:
     """Render the page; sections without figures are left out."""
     metrics = content.metrics
     test = metrics.get("test_scores", [])
-    sections = [
-        f"<p>{escape(str(metrics['promise_in_words']))}</p>",
-        render_gate(metrics.get("gate")),
-        render_section("Figures", render_table(make_metric_rows(metrics)) + render_roc(test)),
-        render_section("Scores", render_histogram(content.calibration, test, content.threshold)),
-        render_section("Beside the version in service", render_table(make_incumbent_rows(metrics))),
-        render_section("What it can see", render_seen(parse_cells(metrics))),
-        render_section("The same part again", render_repeats(metrics.get("repeatability", []))),
-        render_section("The most anomalous good parts", render_examples(content.oddest_good)),
-        render_section("The weakest defects", render_examples(content.weakest_defects)),
-        render_section("Learning", render_curves(metrics.get("curves", {}))),
-        render_section("Where it comes from", render_table(list(content.facts.items()))),
-        render_section("Settings", render_table(list(metrics["settings"].items()))),
-    ]
-    return PAGE.format(product=escape(content.product), sections="\n".join(sections))
-
-
-def render_section(title: str, body: str) -> str:
-    """Render a titled section; empty without a body."""
-    return f"<h2>{escape(title)}</h2>{body}" if body else ""
-
-
-def render_table(rows: Sequence[tuple[str, object]]) -> str:
-    """Render two columns; empty without rows."""
-    cells = "".join(f"<tr><th>{escape(label)}</th><td>{escape(format_value(value))}</td></tr>" for label, value in rows)
-    return f"<table>{cells}</table>" if cells else ""
+    cells = [Cell(**row) for row in metrics.get("sensitivity", [])]
+    return render_page(
+        "report.html",
+        content=content,
+        metrics=metrics,
+        format_value=format_value,
+        gate=metrics.get("gate"),
+        figures=make_metric_rows(metrics),
+        roc=render_roc(test),
+        histogram=render_histogram(content.calibration, test, content.threshold),
+        incumbent=make_incumbent_rows(metrics),
+        sensitivity=render_sensitivity(cells),
+        smallest=describe_smallest(cells),
+        repeats=[(one["change"], REPEAT.format(**one)) for one in metrics.get("repeatability", [])],
+        curves=render_curves(metrics.get("curves", {})),
+    )
 
 
 def format_value(value: object) -> str:
@@ -117,19 +97,6 @@ def format_rate(rate: float, num_parts: int) -> str:
     return f"{rate:.2%} ({low:.2%} to {high:.2%} at {CONFIDENCE:.0%} confidence)"
 
 
-def render_gate(gate: Mapping[str, Any] | None) -> str:
-    """Render the gate's result; empty without one."""
-    if gate is None:
-        return ""
-    beside = f" beside {gate['beside']}, which serves" if gate["beside"] else ""
-    head = "passed the gate" if gate["passed"] else "did not pass the gate and was not activated by itself"
-    items = "".join(
-        f"<li{'' if check['passed'] else ' class=no'}>{escape(check['name'])}: {escape(check['says'])}</li>"
-        for check in gate["checks"]
-    )
-    return f"<p>This version {head}{escape(beside)}.</p><ul>{items}</ul>"
-
-
 def make_incumbent_rows(metrics: Mapping[str, Any]) -> list[tuple[str, object]]:
     """Return the metrics beside those of the version in service."""
     before: Mapping[str, Any] = metrics.get("before", {})
@@ -140,42 +107,11 @@ def make_incumbent_rows(metrics: Mapping[str, Any]) -> list[tuple[str, object]]:
     ]
 
 
-def parse_cells(metrics: Mapping[str, Any]) -> list[Cell]:
-    """Return the sensitivity of the metrics, or an empty list."""
-    return [Cell(**row) for row in metrics.get("sensitivity", [])]
-
-
-def render_seen(cells: Sequence[Cell]) -> str:
-    """Render the sensitivity, and the smallest defects in words; empty without figures."""
-    if not cells:
-        return ""
-    return (
-        "<p>Synthetic defects on good parts that nothing was learned from: the share judged ng, by size as a share of "
-        f"the shorter side. Smallest found at full contrast: {escape(describe_smallest(cells))}.</p>"
-        f"{render_sensitivity(cells)}"
-    )
-
-
 def describe_smallest(cells: Sequence[Cell]) -> str:
     """Return the smallest defect of each kind that is found at full contrast."""
     kinds = dict.fromkeys(cell.kind for cell in cells)
     found = {kind: find_smallest(cells, kind=kind, contrast=CONTRASTS[-1]) for kind in kinds}
     return ", ".join(f"{kind} {f'{size:.0%}' if size is not None else 'none'}" for kind, size in found.items())
-
-
-def render_repeats(repeats: Sequence[Mapping[str, Any]]) -> str:
-    """Render the repeatability."""
-    return render_table([(one["change"], REPEAT.format(**one)) for one in repeats])
-
-
-def render_examples(found: Sequence[ExampleImage]) -> str:
-    """Render parts beside their heat-maps."""
-    return "".join(
-        f'<figure><img alt="part {escape(one.name)}" src="data:image/jpeg;base64,{one.part}"> '
-        f'<img alt="its heat-map" src="data:image/jpeg;base64,{one.heatmap}">'
-        f"<figcaption>{escape(one.name)}: {one.score:.2f}, {one.verdict}</figcaption></figure>"
-        for one in found
-    )
 
 
 def describe_data(dataset: Dataset, split: Split) -> str:

@@ -104,17 +104,12 @@ def test_a_candidate_that_is_not_there_or_broken_is_refused(client, store, repub
 
 
 def test_a_version_that_fails_its_golden_images_never_serves(client, store, republished, tiny_version):
-    import io
 
-    import numpy as np
+    from app.inference.arrays import pack_arrays
+    from app.inspection.verification import EXPECTED, unpack_expectation
 
-    from app.inspection.verification import EXPECTED
-
-    with np.load(io.BytesIO(store.load_bundle("disc", tiny_version.name).files[EXPECTED])) as arrays:
-        changed = {"scores": arrays["scores"] + 1, "maps": arrays["maps"]}
-    buffer = io.BytesIO()
-    np.savez(buffer, **changed)
-    bad = republished(files={EXPECTED: buffer.getvalue()})
+    before = unpack_expectation(store.load_bundle("disc", tiny_version.name).files[EXPECTED])
+    bad = republished(files={EXPECTED: pack_arrays(scores=before.scores + 1, maps=before.maps)})
     response = client.post(f"{URL}/versions/{bad}/activate")
     assert response.status_code == 500
     assert "differs from its result in training by 1; the tolerance is 0.02" in response.json()["detail"]

@@ -1,14 +1,13 @@
-import io
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from app.errors import ModelError
+from app.inference.arrays import pack_arrays
 from app.inference.detector import BUCKETS
 from app.inference.sessions import Device
 from app.inference.version import Loader
-from app.inspection.verification import EXPECTED, load_verified, warm_up
+from app.inspection.verification import EXPECTED, load_verified, unpack_expectation, warm_up
 from model.bundle import BundleError
 
 LOADER = Loader(Device("cpu", 1))
@@ -21,11 +20,9 @@ def bundle(store):
 
 def expecting(bundle, *, scores=lambda scores: scores, maps=lambda maps: maps):
     """The bundle with other expectations of its golden images."""
-    with np.load(io.BytesIO(bundle.files[EXPECTED])) as arrays:
-        changed = {"scores": scores(arrays["scores"]), "maps": maps(arrays["maps"])}
-    buffer = io.BytesIO()
-    np.savez(buffer, **changed)
-    return replace(bundle, files={**bundle.files, EXPECTED: buffer.getvalue()})
+    before = unpack_expectation(bundle.files[EXPECTED])
+    changed = {"scores": scores(before.scores), "maps": maps(before.maps)}
+    return replace(bundle, files={**bundle.files, EXPECTED: pack_arrays(**changed)})
 
 
 def test_a_version_that_judges_as_in_training_is_proven(bundle):

@@ -5,6 +5,7 @@ import pytest
 
 from app.store.errors import StoreUnusable, UnknownProduct
 from app.store.labels import LabelDecision, LabelStore
+from app.store.locks import acquire_lock
 from app.store.prune import Pruner
 from app.store.state import ShadowDecision, State
 
@@ -93,12 +94,9 @@ def test_confirmed_images_go_at_their_age(state, pruner):
 
 
 def test_the_workplace_of_a_running_training_stays_however_old(store, pruner):
-    import fcntl
-
     work = store.root / "work/disc/0123"
     work.mkdir(parents=True)
-    with (work / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with acquire_lock(work / "lock"):
         assert work.name not in names(pruner.prune(keep=5))
         with pytest.raises(StoreUnusable, match="is running"):
             list(pruner.remove("disc", even_if_active=True))

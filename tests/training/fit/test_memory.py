@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from training.fit.memory import ItemOrigins, k_center_greedy
+from training.fit.memory import EXPLAINED_COSINE, ItemOrigins, k_center_greedy, select_unexplained
 
 
 def origins(*images):
@@ -39,3 +39,17 @@ def test_an_image_does_not_recall_its_own_items():
         [False, True, True, False],
         [False, False, False, True],
     ]
+
+
+def test_points_are_added_until_a_key_explains_each():
+    points = torch.nn.functional.normalize(torch.randn(30, 4, generator=torch.Generator().manual_seed(1)), dim=-1)
+    inside = torch.arange(30) != 7
+    keys = points[:2]
+    (first, *rest) = (chosen := select_unexplained(points, keys, inside, max_chosen=99).tolist())
+    gaps = (points @ keys.mT).amax(1).where(inside, torch.tensor(1.0))
+    assert first == int(gaps.argmin())
+    assert 7 not in chosen
+    known = torch.cat([keys, points[chosen]])
+    assert ((points[inside] @ known.mT).amax(1) >= EXPLAINED_COSINE).all()
+    assert len(set(chosen)) == len(chosen)
+    assert select_unexplained(points, keys, inside, max_chosen=3).tolist() == [first, *rest[:2]]

@@ -48,6 +48,15 @@ def test_a_product_is_trained_whatever_becomes_of_the_others_and_not_again(folde
     assert store.list_versions("disc") == [version]
 
 
+def test_a_product_overrides_a_setting_of_the_plan_by_either_name(folder):
+    path = write_plan(folder, new={"data": "disc", "settings": {"learning": {"least_gain": 0.2}}})
+    plan = yaml.safe_load(path.read_text())
+    plan["settings"]["learning"] = {"min_delta": 0.1, "look_interval": 7}
+    path.write_text(yaml.safe_dump(plan))
+    learning = read_plan(path).get_settings("new").learning
+    assert (learning.min_delta, learning.eval_interval) == (0.2, 7)
+
+
 def test_a_plan_is_looked_at_before_anything_is_trained(folder):
     bad = {"setting": {"data": "disc", "settings": {"num_recal_items": 3}}, "member": {"dat": "disc"}}
     for product, entry in bad.items():
