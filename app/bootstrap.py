@@ -6,7 +6,7 @@ from pathlib import Path
 from app.inference.sessions import choose_device
 from app.inference.version import Loader, Version
 from app.settings import Settings
-from app.store.errors import NothingActive
+from app.store.errors import nothing_active_error
 from app.store.paths import DEFAULT_COPIES_GIB, DEFAULT_LOCAL, open_storage
 from app.store.signing import read_public_keys
 from app.store.state import State
@@ -31,7 +31,7 @@ def open_store_at(
 ) -> OpenStore:
     """Open store and state. The state defaults to a folder in the store.
 
-    ``keys``: public keys of which one must have signed a version. Raises BadSigningKey, StoreUnusable.
+    ``keys``: public keys of which one must have signed a version. Raises SettingsError, StoreUnusable.
     """
     trusted = read_public_keys(keys) if keys else None
     root = open_storage(store, local=local, most_copied_gib=most_copied_gib)
@@ -57,7 +57,7 @@ def load_version(settings: Settings, product: str, name: str | None = None) -> V
     product_state = stored.state.read(product)
     if name is None:
         if product_state.current is None or not versions:
-            raise NothingActive(product)
+            raise nothing_active_error(product)
         name = product_state.current.version
     device = choose_device(settings.provider, num_threads=settings.threads)
     return Loader(device).load(stored.store.load_bundle(product, name)).with_override(product_state.override)

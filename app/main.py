@@ -13,10 +13,11 @@ from fastapi import FastAPI
 from app.api import problems
 from app.api.auth import ApiKeyAuth
 from app.api.idempotency import IdempotencyCache, Recorder
-from app.api.keys import Keyring, NoKeys, read_keys
+from app.api.keys import Keyring, read_keys
 from app.api.middleware import MiddlewareSettings, RequestContextMiddleware
 from app.api.routes import console, feedback, health, inspect, inspections, open_inference, preview, products
 from app.bootstrap import open_store
+from app.errors import SettingsError
 from app.history.broadcast import EventBroadcaster
 from app.history.journal import Journal
 from app.history.records import RetentionPolicy
@@ -34,14 +35,14 @@ from app.server.shutdown import ShutdownState
 from app.server.tracing import instrument
 from app.settings import Settings
 from app.sinks.outbox import Outbox
-from app.sinks.settings import BadSinks, read_sinks
+from app.sinks.settings import read_sinks, sinks_error
 from app.store.errors import StoreUnusable
 
 log = structlog.stdlib.get_logger("goodpart")
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Create the service. Raises ProviderMissing, BadKeys, BadSigningKey."""
+    """Create the service. Raises ModelError, SettingsError."""
     registry = create_registry(settings)
     inspector = Inspector(
         max_pixels=settings.max_pixels, num_decoders=settings.decoders, limits=make_admission_limits(settings)
@@ -119,11 +120,13 @@ def create_journal(settings: Settings) -> Journal | None:
 
 
 def create_outboxes(settings: Settings, journal: Journal | None) -> tuple[Outbox, ...]:
-    """Create the outbox of each sink. Raises BadSinks, also where there is no journal."""
+    """Create the outbox of each sink. Raises SettingsError, also where there is no journal."""
     if settings.sinks_file is None:
         return ()
     if journal is None:
-        raise BadSinks(settings.sinks_file, "results are delivered from the history, and GOODPART_HISTORY_RECORDS is 0")
+        raise sinks_error(
+            settings.sinks_file, "results are delivered from the history, and GOODPART_HISTORY_RECORDS is 0"
+        )
     sinks = read_sinks(settings.sinks_file, instance=settings.instance)
     return tuple(Outbox(journal, sink, instance=settings.instance) for sink in sinks)
 
@@ -167,13 +170,13 @@ def make_drift_rule(settings: Settings) -> DriftRule:
 
 
 def read_keyring(settings: Settings) -> Keyring:
-    """Read the API keys. Raises BadKeys."""
+    """Read the API keys. Raises SettingsError."""
     if not settings.has_keys:
         return Keyring()
     lines = settings.api_keys.get_secret_value() if settings.api_keys else None
     keyring = read_keys(file=settings.api_keys_file, lines=lines)
     if not keyring.keys:
-        raise NoKeys
+        raise SettingsError("the key file or setting contains no key; create one with `goodpart key`")
     return keyring
 
 

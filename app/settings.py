@@ -10,6 +10,7 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.errors import SettingsError
 from app.history.records import Keep
 from app.imaging.decode import MAX_PIXELS
 from app.imaging.input_check import Guard
@@ -17,15 +18,10 @@ from app.inference.sessions import Provider, available_cpus
 from app.server.logging import LogFormat
 from app.store.paths import DEFAULT_COPIES_GIB, DEFAULT_LOCAL, Location
 from app.validation import describe_error, suggest_name
-from model.bundle import GoodpartError
 
 PREFIX = "GOODPART_"
 # Prefix of the trainer's variables.
 TRAIN_PREFIX = "GOODPART_TRAIN_"
-
-
-class BadServiceSettings(GoodpartError):
-    """A setting that is unknown or has an invalid value."""
 
 
 class Settings(BaseSettings):
@@ -221,12 +217,12 @@ def is_loopback(host: str) -> bool:
 
 
 def read_settings(**given: object) -> Settings:
-    """Read the settings from the environment, overridden by what is not None. Raises BadServiceSettings."""
+    """Read the settings from the environment, overridden by what is not None. Raises SettingsError."""
     refuse_unknown(os.environ)  # noqa: TID251  # the one place that reads the environment
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]  # pydantic checks what comes from outside
     except ValidationError as error:
-        raise BadServiceSettings(describe_error(error)) from None
+        raise SettingsError(describe_error(error)) from None
 
 
 def read_train_variables() -> dict[str, str]:
@@ -236,7 +232,7 @@ def read_train_variables() -> dict[str, str]:
 
 
 def refuse_unknown(names: Iterable[str]) -> None:
-    """Raise BadServiceSettings for an unknown variable, with the nearest known name.
+    """Raise SettingsError for an unknown variable, with the nearest known name.
 
     pydantic-settings passes over unknown variables.
     """
@@ -245,4 +241,4 @@ def refuse_unknown(names: Iterable[str]) -> None:
         if name.upper().startswith(TRAIN_PREFIX):
             continue
         if name.upper().startswith(PREFIX) and name.upper() not in known:
-            raise BadServiceSettings(f"unknown setting {name}{suggest_name(name.upper(), known)}")
+            raise SettingsError(f"unknown setting {name}{suggest_name(name.upper(), known)}")

@@ -37,38 +37,44 @@ BundlePath = Annotated[str, StringConstraints(pattern=f"^{FILE_PATTERN}$")]
 class GoodpartError(Exception):
     """Root of every error that Goodpart raises on purpose; the message is one line.
 
+    ``kind`` is the stable name of what is wrong: that of the class, or of this error alone. ``app.api.problems`` maps
+    it to an HTTP status; there it is the end of the problem's type.
+
     GoodpartError
-    ├── BadName                 a product or version name that is not one
-    ├── BundleError
-    │   ├── BadManifest         not a manifest, or of a format that this program does not know
-    │   └── DigestMismatch      bytes that are not those that were published
-    ├── app.errors       images that can't be judged, models that don't run
-    ├── app.store.errors        products and versions that are not there, stores that can't be used
-    ├── app.api.problems        requests that are not understood
-    └── training.errors         data and settings that can't be trained on
+    ├── BadName             an invalid product or version name
+    ├── BundleError         a version that must not be loaded
+    ├── app.errors          images, models, settings and commands
+    ├── app.store.errors    products, versions and storage
+    ├── app.api.problems    requests
+    └── training.errors     data and settings of a training
     """
+
+    kind = "failed"
+
+    def __init__(self, message: str, *, kind: str | None = None) -> None:
+        super().__init__(message)
+        if kind is not None:
+            self.kind = kind
 
 
 class BadName(GoodpartError):
     """An invalid product or version name; the check also keeps paths inside the store."""
+
+    kind = "bad-name"
 
     def __init__(self, what: str, name: str, pattern: str) -> None:
         super().__init__(f"{what} {name[:80]!r} is not a valid name: it must match {pattern}")
 
 
 class BundleError(GoodpartError):
-    """A version that must not be loaded."""
+    """A version that must not be loaded: a file of it is invalid, or differs from what was published."""
+
+    kind = "bad-bundle"
 
 
-class BadManifest(BundleError):
-    """An invalid manifest, or one of an unknown format."""
-
-
-class DigestMismatch(BundleError):
-    """Bytes that differ from those published."""
-
-    def __init__(self, *, file: str, expected: str, found: str) -> None:
-        super().__init__(f"{file} has been changed: its SHA-256 is {found[:16]}..., not {expected[:16]}...")
+def digest_error(file: str, *, expected: str, found: str) -> BundleError:
+    """Return the error of bytes that differ from those published."""
+    return BundleError(f"{file} has been changed: its SHA-256 is {found[:16]}..., not {expected[:16]}...")
 
 
 class Record(BaseModel):
@@ -219,18 +225,18 @@ def make_file_records(files: Mapping[str, bytes]) -> dict[str, FileRecord]:
 
 
 def read_manifest(data: bytes) -> Manifest:
-    """Parse a manifest. Raises BadManifest with the first error."""
+    """Parse a manifest. Raises BundleError with the first error."""
     try:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
-        raise BadManifest(f"{MANIFEST} can't be read: {where}: {first['msg']}") from None
+        raise BundleError(f"{MANIFEST} can't be read: {where}: {first['msg']}") from None
     for path in REQUIRED_FILES:
         if path not in manifest.files:
-            raise BadManifest(f"{MANIFEST} lists no {path}")
+            raise BundleError(f"{MANIFEST} lists no {path}")
     if manifest.region is not None and manifest.region.file not in manifest.files:
-        raise BadManifest(f"{MANIFEST} lists no {manifest.region.file}")
+        raise BundleError(f"{MANIFEST} lists no {manifest.region.file}")
     return manifest
 
 
@@ -238,7 +244,7 @@ def compute_version_name(manifest: bytes) -> str:
     """``20261123t140509z-3fa9c1d2``: the UTC time of making, then 8 hex digits over the sorted file digests.
 
     The manifest's own digest is among them, so that a version's name also vouches for its threshold.
-    Raises BadManifest.
+    Raises BundleError.
     """
     content = read_manifest(manifest)
     digests = {path: record.sha256 for path, record in content.files.items()}
@@ -248,8 +254,8 @@ def compute_version_name(manifest: bytes) -> str:
 
 
 def check_digest(path: str, data: bytes, expected: str) -> bytes:
-    """Return the bytes. Raises DigestMismatch."""
+    """Return the bytes. Raises BundleError."""
     found = sha256_hex(data)
     if found != expected:
-        raise DigestMismatch(file=path, expected=expected, found=found)
+        raise digest_error(path, expected=expected, found=found)
     return data

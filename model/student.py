@@ -20,7 +20,6 @@ from model.fusion import MemoryView, QueryFusion, resize
 from model.recall import Recalled, RecallMemory
 from model.standardise import Standardiser
 
-
 # Bounds of the logarithm of a decoded expected distance.
 LOG_DISTANCES = (-6.0, 6.0)
 
@@ -192,9 +191,7 @@ class Student(nn.Module):
         query: Tensor = self.fusion(*self.view(standard))
         return query
 
-    def decode(
-        self, recalled: Recalled, standard: tuple[Tensor, ...]
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def decode(self, recalled: Recalled, standard: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Decode the scales that are not stored from the query result, with their expected distances."""
         sizes = [(scale.shape[-2], scale.shape[-1]) for scale in standard[self.spec.num_stored :]]
         decoded: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] = self.decoder(recalled.features, sizes)

@@ -23,36 +23,9 @@ UNUSED_KEYS = frozenset({"mask_token"})
 class WrongArchitecture(ValueError):
     """A checkpoint of another network; the message names the differences."""
 
-    def __init__(self, *, name: str, missing: Sequence[str], unexpected: Sequence[str], shapes: Sequence[str]) -> None:
-        facts = {
-            "missing keys": missing,
-            "unexpected keys": unexpected,
-            "different shapes": shapes,
-        }
-        found = "; ".join(f"{what}: {list_some(keys)}" for what, keys in facts.items() if keys)
-        super().__init__(f"these weights are not of {name}: {found}")
-
-
-class UnknownTeacher(ValueError):
-    """A name that is not in the registry."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"no teacher is called '{name}'; there are {', '.join(TEACHERS)}")
-
-
-class UntappedStride(ValueError):
-    """A stride at which this teacher has no tap."""
-
-    def __init__(self, *, name: str, stride: int, strides: Sequence[int]) -> None:
-        super().__init__(f"{name} has no tap at stride {stride}; it has {', '.join(map(str, strides))}")
-
 
 class WrongTap(ValueError):
     """A tap that does not exist, or whose features have another stride than requested."""
-
-    def __init__(self, *, name: str, index: int, stride: int, found: int | None) -> None:
-        what = "is not there" if found is None else f"has stride {found}, not {stride}"
-        super().__init__(f"tap {index} of {name} {what}")
 
 
 def list_some(keys: Sequence[str], limit: int = 3) -> str:
@@ -143,11 +116,12 @@ TEACHERS: dict[str, TeacherSpec] = {
 
 
 def get_teacher_spec(name: str) -> TeacherSpec:
-    """Return a row of the registry. Raises UnknownTeacher."""
+    """Return a row of the registry. Raises ValueError."""
     try:
         return TEACHERS[name]
     except KeyError:
-        raise UnknownTeacher(name) from None
+        message = f"no teacher is called '{name}'; there are {', '.join(TEACHERS)}"
+        raise ValueError(message) from None
 
 
 def find_packaged_weights(name: str) -> Path | None:
@@ -176,26 +150,27 @@ def load_network(name: str, state: Mapping[str, Tensor]) -> Network:
         for key in wanted
         if key in given and given[key].shape != wanted[key].shape
     ]
-    if missing or unexpected or shapes:
-        raise WrongArchitecture(name=name, missing=missing, unexpected=unexpected, shapes=shapes)
+    differences = {"missing keys": missing, "unexpected keys": unexpected, "different shapes": shapes}
+    found = "; ".join(f"{what}: {list_some(keys)}" for what, keys in differences.items() if keys)
+    if found:
+        message = f"these weights are not of {name}: {found}"
+        raise WrongArchitecture(message)
     network.load_state_dict(given, strict=True)
     return network
 
 
-def probe_channels(
-    name: str, network: Network, *, taps: tuple[int, ...], strides: tuple[int, ...]
-) -> tuple[int, ...]:
+def probe_channels(name: str, network: Network, *, taps: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
     """Return the number of channels of each tap, by a trial run. Raises WrongTap for another stride than requested."""
     side, grid_stride = 64, get_teacher_spec(name).grid_stride
-    for tap, stride in zip(taps, strides, strict=True):
+    for tap in taps:
         if tap not in network.tap_indices:
-            raise WrongTap(name=name, index=tap, stride=stride, found=None)
+            raise WrongTap(f"tap {tap} of {name} is not there")
     with torch.no_grad():
         features = network.eval().forward_taps(torch.zeros(1, 3, side, side), taps)
     for tap, stride, scale in zip(taps, strides, features, strict=True):
         found = side // scale.shape[-1]
         if found != (grid_stride or stride):
-            raise WrongTap(name=name, index=tap, stride=stride, found=found)
+            raise WrongTap(f"tap {tap} of {name} has stride {found}, not {stride}")
     return tuple(scale.shape[1] for scale in features)
 
 
@@ -220,7 +195,8 @@ class Teacher(nn.Module):
         spec = get_teacher_spec(name)
         for stride in strides:
             if stride not in spec.taps:
-                raise UntappedStride(name=name, stride=stride, strides=list(spec.taps))
+                message = f"{name} has no tap at stride {stride}; it has {', '.join(map(str, spec.taps))}"
+                raise ValueError(message)
         self.name = name
         self.strides = strides
         self.grid_stride = spec.grid_stride
@@ -243,7 +219,7 @@ class Teacher(nn.Module):
         strides: tuple[int, ...],
         taps: Mapping[int, int] | None = None,
     ) -> "Teacher":
-        """Create a teacher from a checkpoint. Raises UnknownTeacher, UntappedStride, WrongTap, WrongArchitecture."""
+        """Create a teacher from a checkpoint. Raises ValueError, WrongArchitecture, WrongTap."""
         return cls(name, load_network(name, state), strides=strides, taps=taps)
 
     def train(self, mode: bool = True) -> "Teacher":  # noqa: FBT001, FBT002, ARG002  # torch's own signature

@@ -304,7 +304,7 @@ def test_parity_that_fails_writes_nothing(data, tmp_path, monkeypatch):
     from rich.console import Console
 
     from training import job
-    from training.errors import ParityFailed
+    from training.errors import TrainingError
     from training.export import onnx as export
     from training.export import parity
     from training.progress import ProgressReporter
@@ -317,7 +317,7 @@ def test_parity_that_fails_writes_nothing(data, tmp_path, monkeypatch):
     monkeypatch.setattr(parity, "compare_with_networks", shift_score)
     order = job.PublishRequest("disc", Store(tmp_path), State(tmp_path / "state"))
     settings = read_train_settings(None, SMALL, quick=True)
-    with pytest.raises(ParityFailed, match="score by 1"):
+    with pytest.raises(TrainingError, match="score by 1"):
         job.TrainingJob(data, order, settings, ProgressReporter(Console(quiet=True))).run()
     assert list(tmp_path.iterdir()) == []
 

@@ -25,12 +25,12 @@ from app.inference.explain import pack_patches, unpack_patches
 from app.inference.sessions import Device, available_cpus
 from app.inference.version import Loader
 from app.store import paths
-from app.store.errors import NothingActive, StoreError
+from app.store.errors import StoreError, nothing_active_error
 from app.store.store import Bundle
 from model.bundle import FORMAT, MEASURES, PATCHES, REGION, ExpectsRecord, RangeRecord, sha256_hex
 from training.data.dataset import find_images, index_by_digest
 from training.data.input_ranges import widen
-from training.errors import CanNotAdapt
+from training.errors import TrainingError
 from training.export.bundle import NUM_GOLDEN, Appearance, BundleBuilder, build_training_files
 from training.export.calibrate import Calibration, calibrate
 from training.export.calibration_features import CALIBRATION_FEATURES, CalibrationFeatures, read_calibration_features
@@ -161,7 +161,7 @@ class Adaptation:
         )
 
     def export_graphs(self) -> tuple[Graphs, Detector, Parity]:
-        """Export the graphs and check their parity on the new parts. Raises ParityFailed."""
+        """Export the graphs and check their parity on the new parts. Raises TrainingError."""
         networks = self.networks
         images = list(self.reader.decode_all(self.new_parts))
         with self.reporter.step("export", total=1) as advance:
@@ -250,25 +250,30 @@ class Adaptation:
 
 
 def deduplicate(good: Sequence[Path]) -> tuple[Path, ...]:
-    """Return the parts without identical copies, by the hash of their bytes. Raises CanNotAdapt."""
+    """Return the parts without identical copies, by the hash of their bytes. Raises TrainingError."""
     by_hash = index_by_digest(good)
     if len(by_hash) > MAX_IMAGES:
-        raise CanNotAdapt(f"{len(by_hash)} images are too many to adapt to: train, or use at most {MAX_IMAGES}")
+        raise adapt_error(f"{len(by_hash)} images are too many to adapt to: train, or use at most {MAX_IMAGES}")
     if len(by_hash) < MIN_IMAGES:
-        raise CanNotAdapt(
+        raise adapt_error(
             f"{len(by_hash)} different images are too few to adapt to: at least {MIN_IMAGES} are required"
         )
     return tuple(by_hash[digest] for digest in sorted(by_hash))
 
 
+def adapt_error(message: str) -> TrainingError:
+    """Return the error of a version that nothing can be added to, or of images that it can't be adapted to."""
+    return TrainingError(message, kind="can-not-adapt")
+
+
 def load_base_version(request: PublishRequest) -> BaseVersion:
-    """Load the serving version with its training files. Raises CanNotAdapt, StoreError, BundleError."""
+    """Load the serving version with its training files. Raises TrainingError, StoreError, BundleError."""
     current = request.state.read_current(request.product)
     if current is None:
-        raise NothingActive(request.product)
+        raise nothing_active_error(request.product)
     bundle = request.store.load_bundle(request.product, current.version)
     if bundle.manifest.format < FORMAT:
-        raise CanNotAdapt(f"version {current.version} was trained by an earlier release; train it anew")
+        raise adapt_error(f"version {current.version} was trained by an earlier release; train it anew")
     folder = request.store.training_folder(request.product, current.version)
     kept = read_calibration_features(folder / CALIBRATION_FEATURES, num_scales=bundle.manifest.num_features)
     try:
@@ -276,14 +281,14 @@ def load_base_version(request: PublishRequest) -> BaseVersion:
         student = load(paths.read_immutable(folder / STUDENT_WEIGHTS, STUDENT_WEIGHTS))
         compare = load(paths.read_immutable(folder / COMPARE_WEIGHTS, COMPARE_WEIGHTS))
     except (StoreError, ValidationError, SafetensorError) as error:
-        raise CanNotAdapt(f"the stored features of version {current.version} can't be read: {error}") from error
+        raise adapt_error(f"the stored features of version {current.version} can't be read: {error}") from error
     if kept is None:
-        raise CanNotAdapt(f"version {current.version} has no stored features; train it again")
+        raise adapt_error(f"version {current.version} has no stored features; train it again")
     return BaseVersion(bundle, settings, restore_networks(settings, student, compare), kept)
 
 
 def restore_networks(settings: TrainSettings, student: Mapping[str, Tensor], compare: Mapping[str, Tensor]) -> Networks:
-    """Create the networks with these weights, on the CPU. Raises BadWeights."""
+    """Create the networks with these weights, on the CPU. Raises TrainingError."""
     networks = create_networks(settings)
     networks.student.recall.write(keys=student["recall.keys"], values=student["recall.values"])
     networks.student.load_state_dict(dict(student))

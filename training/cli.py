@@ -172,7 +172,7 @@ def make_request(  # one argument an option
     sign_key: Path | None,
     why: str = "trained",
 ) -> "PublishRequest":
-    """Return what to train and where to publish. Raises BadSigningKey."""
+    """Return what to train and where to publish. Raises SettingsError."""
     from app.store.signing import read_private_key
     from training.release.publish import PublishRequest
 

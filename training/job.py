@@ -34,7 +34,7 @@ from training.data.dataset import (
 )
 from training.data.input_ranges import compute_input_ranges
 from training.data.roi import read_region_of_interest
-from training.errors import AlreadyRunning, BadCheckpoint, BadImage, DeviceMissing, OutOfMemory
+from training.errors import AlreadyRunning, BadCheckpoint, BadImage, TrainingError
 from training.evaluation.evaluate import open_mask
 from training.export.bundle import NUM_GOLDEN, Appearance, BundleBuilder, build_training_files, compute_fingerprint
 from training.export.calibrate import calibrate
@@ -177,7 +177,7 @@ class TrainingJob:
             self.reporter.print_line(f"this run could not be logged to MLflow: {str(error).splitlines()[0]}")
 
     def find_dataset(self) -> Dataset:
-        """Find the images. Raises OddSizes, BadImage, or leaves such images out with ``skip_bad``."""
+        """Find the images. Raises TrainingError, or leaves such images out with ``skip_bad``."""
         dataset, settings = find_images(self.data), self.settings
         if self.options.skip_bad:
             dataset, skipped = drop_bad_images(
@@ -186,9 +186,9 @@ class TrainingJob:
             for line in skipped:
                 self.reporter.print_line(f"left out: {line}")
         elif not settings.allow_odd_sizes:
-            trouble = find_odd_sizes(dataset.good, max_pixels=settings.max_pixels)
-            if trouble is not None:
-                raise trouble
+            odd = find_odd_sizes(dataset.good, max_pixels=settings.max_pixels)
+            if odd is not None:
+                raise odd.to_error()
         return dataset
 
     def split_dataset(self, *, without: Sequence[Path] = ()) -> Split:
@@ -342,20 +342,27 @@ class TrainingJob:
 
 @contextmanager
 def translate_memory_errors() -> Iterator[None]:
-    """Translate Python's and torch's out-of-memory errors to OutOfMemory."""
+    """Translate Python's and torch's out-of-memory errors to TrainingError."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise OutOfMemory(str(error).splitlines()[0] if str(error) else "Python could not allocate") from error
+        raise memory_error(str(error).splitlines()[0] if str(error) else "Python could not allocate") from error
     except RuntimeError as error:
         if not any(lack in str(error) for lack in MEMORY_MESSAGES):
             raise
-        raise OutOfMemory(str(error).splitlines()[0]) from error
+        raise memory_error(str(error).splitlines()[0]) from error
+
+
+def memory_error(why: str) -> TrainingError:
+    """Return the error of a training that needs more memory than there is."""
+    return TrainingError(
+        f"out of memory: {why}; lower feature_memory_gib, learning.batch_size or num_candidates", kind="out-of-memory"
+    )
 
 
 def choose_torch_device(asked: str) -> torch.device:
-    """Return the device to train on. Raises DeviceMissing."""
+    """Return the device to train on. Raises TrainingError."""
     has_cuda = torch.cuda.is_available()
     if asked == "cuda" and not has_cuda:
-        raise DeviceMissing
+        raise TrainingError("torch finds no CUDA device; set device to 'cpu' or 'auto'", kind="device-missing")
     return torch.device("cuda" if has_cuda and asked != "cpu" else "cpu")

@@ -10,10 +10,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticUndefined
 
+from app.errors import SettingsError
 from app.validation import describe_error, suggest_name
 from model.bundle import InputRecord
 from model.teacher import get_teacher_spec
-from training.errors import BadSettings
 
 # Widths of the student's modules by stride.
 HIDDEN_CHANNELS = {4: 32, 8: 48, 16: 112, 32: 192}
@@ -193,7 +193,7 @@ class TrainSettings(BaseModel):
 
     @model_validator(mode="after")
     def _fits_the_teacher(self) -> Self:
-        spec = get_teacher_spec(self.teacher)  # UnknownTeacher is a ValueError, which pydantic reports
+        spec = get_teacher_spec(self.teacher)  # raises ValueError, which pydantic reports
         for stride in self.strides:
             if stride not in spec.taps:
                 message = f"{self.teacher} has no tap at stride {stride}; it has {sorted(spec.taps)}"
@@ -259,7 +259,7 @@ def read_train_settings(
     quick: bool | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> TrainSettings:
-    """Settings from a YAML file, overlaid by variables, overlaid by ``name=value``. Raises BadSettings in one line.
+    """Settings from a YAML file, overlaid by variables, overlaid by ``name=value``. Raises SettingsError in one line.
 
     ``variables``: by what follows ``GOODPART_TRAIN_``, in lower case; two underscores lead into nested settings.
     """
@@ -276,12 +276,12 @@ def read_train_settings(
 
 
 def parse_settings(given: Mapping[str, Any]) -> TrainSettings:
-    """Validate nested names and values; missing ones are the preset's, or the default. Raises BadSettings."""
+    """Validate nested names and values; missing ones are the preset's, or the default. Raises SettingsError."""
     preset = PRESETS.get(str(given.get("preset")), {})
     try:
         return TrainSettings.model_validate({**preset, **given})
     except ValidationError as error:
-        raise BadSettings(summarise_error(error)) from None
+        raise SettingsError(summarise_error(error)) from None
 
 
 def update_names(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -328,33 +328,33 @@ def list_settings(kind: type[BaseModel] = TrainSettings, prefix: str = "") -> It
 
 
 def assign(settings: dict[str, Any], assignment: str) -> None:
-    """Set ``learning.num_steps=500`` in nested settings; the value is parsed as YAML. Raises BadSettings."""
+    """Set ``learning.num_steps=500`` in nested settings; the value is parsed as YAML. Raises SettingsError."""
     name, equals, value = assignment.partition("=")
     if not equals or not name:
-        raise BadSettings(f"'{assignment}' is not of the form NAME=VALUE")
+        raise SettingsError(f"'{assignment}' is not of the form NAME=VALUE")
     *outer, last = name.split(".")
     for step in outer:
         settings = settings.setdefault(step, {})
         if not isinstance(settings, dict):
-            raise BadSettings(f"{name}: '{step}' is a value, not a group of settings")
+            raise SettingsError(f"{name}: '{step}' is a value, not a group of settings")
     try:
         settings[RENAMED.get(name, last)] = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise BadSettings(f"{name}: {value!r} is not a valid value") from error
+        raise SettingsError(f"{name}: {value!r} is not a valid value") from error
 
 
 def read_yaml(config: Path | None) -> dict[str, Any]:
-    """Return the mapping in a YAML file, empty without a file. Raises BadSettings."""
+    """Return the mapping in a YAML file, empty without a file. Raises SettingsError."""
     if config is None:
         return {}
     try:
         content = yaml.safe_load(config.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadSettings(f"{config}: {str(error).splitlines()[0]}") from error
+        raise SettingsError(f"{config}: {str(error).splitlines()[0]}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise BadSettings(f"{config}: settings are 'name: value' lines")
+        raise SettingsError(f"{config}: settings are 'name: value' lines")
     return content
 
 

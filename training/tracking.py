@@ -5,9 +5,9 @@ import time
 from importlib.util import find_spec
 from typing import Any
 
+from app.errors import SettingsError
 from app.store.paths import ensure_local_file
 from model.bundle import METRICS, REPORT
-from training.errors import BadSettings
 from training.release.publish import Published, PublishRequest
 from training.settings import TrainSettings
 
@@ -17,10 +17,10 @@ EXTRA = "tracking=mlflow takes MLflow: pip install 'goodpart[mlflow]'"
 
 
 def check_tracking(settings: TrainSettings) -> None:
-    """Raise BadSettings where MLflow is configured and not installed; checked before training starts."""
+    """Raise SettingsError where MLflow is configured and not installed; checked before training starts."""
     needed = ["mlflow", *([] if settings.mlflow_uri else ["sqlalchemy", "alembic"])]
     if settings.tracking == "mlflow" and not all(map(find_spec, needed)):
-        raise BadSettings(EXTRA)
+        raise SettingsError(EXTRA)
 
 
 def track(published: Published, request: PublishRequest, settings: TrainSettings) -> None:

@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.api.keys import Keyring, Scope
-from app.api.problems import CrossSiteRequest, Forbidden, Unauthorized
+from app.api.problems import RequestError
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CROSS_SITES = frozenset({"cross-site", "same-site"})
@@ -23,7 +23,7 @@ class ApiKeyAuth:
         self.keyring = keyring
 
     def require_scope(self, *scopes: Scope) -> Callable[..., Awaitable[None]]:
-        """Return a dependency that requires a key with one of these scopes. Raises Unauthorized, Forbidden."""
+        """Return a dependency that requires a key with one of these scopes. Raises RequestError."""
 
         async def check_key(
             request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
@@ -33,17 +33,17 @@ class ApiKeyAuth:
                 return
             key = self.keyring.find(given.credentials) if given is not None else None
             if key is None:
-                raise Unauthorized
+                raise RequestError("send a valid API key as 'Authorization: Bearer <key>'", kind="unauthorized")
             structlog.contextvars.bind_contextvars(key=key.name)
             if not key.scopes.intersection(scopes):
-                raise Forbidden(scopes)
+                raise RequestError(f"this requires an API key with the scope {' or '.join(scopes)}", kind="forbidden")
             request.state.key_name = key.name
 
         return check_key
 
 
 def refuse_cross_site(request: Request) -> None:
-    """Raise CrossSiteRequest where a page of another site makes a browser change something.
+    """Raise RequestError where a page of another site makes a browser change something.
 
     Newer browsers send ``Sec-Fetch-Site``, older ones ``Origin`` alone; other clients send neither.
     """
@@ -52,7 +52,7 @@ def refuse_cross_site(request: Request) -> None:
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     is_foreign = origin is not None and origin.partition("://")[2] != request.headers.get("host")
     if site in CROSS_SITES or (site is None and is_foreign):
-        raise CrossSiteRequest
+        raise RequestError("cross-site requests are refused; configure API keys to allow them", kind="from-elsewhere")
 
 
 async def get_key_name(request: Request) -> str | None:

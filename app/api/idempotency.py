@@ -7,10 +7,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 
-from app.api.problems import KeyReused
+from app.api.problems import RequestError
 from app.api.schemas import InspectionResponse
 from app.history.broadcast import EventBroadcaster
 from app.history.journal import Journal
@@ -92,42 +91,42 @@ class Recorder:
             await asyncio.wait({waiting}, timeout=MAX_WAIT_S)
 
 
-class RequestAbandoned(Exception):
-    """The first request failed; waiters must compute the answer themselves."""
-
-
 @dataclass
 class IdempotencyCache:
-    """Answers by idempotency key: finished ones, and futures of requests in progress."""
+    """Answers by idempotency key: finished ones, and futures of requests in progress.
+
+    A future gives None where its request failed: then those who wait for it compute the answer themselves.
+    """
 
     journal: Journal | None
     _readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="replays"))
-    _answers: "OrderedDict[str, tuple[str, asyncio.Future[str]]]" = field(default_factory=OrderedDict)
+    _answers: "OrderedDict[str, tuple[str, asyncio.Future[str | None]]]" = field(default_factory=OrderedDict)
 
     async def get_or_compute(
         self,
         request: IdempotentRequest,
         compute: Callable[[], Awaitable[str]],
-        wait: Callable[[Awaitable[str]], Awaitable[str]],
+        wait: Callable[[Awaitable[str | None]], Awaitable[str | None]],
     ) -> tuple[str, bool]:
         """Return the answer to a request, computed once, and whether it is a replay.
 
-        ``wait`` bounds the wait for a request in progress. Raises KeyReused, and what ``compute`` and ``wait`` raise.
+        ``wait`` bounds the wait for a request in progress. Raises RequestError for a reused key, and what ``compute``
+        and ``wait`` raise.
         """
         while (known := self._answers.get(request.key)) is not None:
             asked, answer = known
             if asked != request.fingerprint:
-                raise KeyReused
-            with suppress(RequestAbandoned):
-                return await wait(asyncio.shield(answer)), True
+                raise key_reused_error()
+            replay = await wait(asyncio.shield(answer))
+            if replay is not None:
+                return replay, True
         answer = asyncio.get_running_loop().create_future()
         self._answers[request.key] = (request.fingerprint, answer)
         try:
             before = await self._read_journal(request)
             text = before if before is not None else await compute()
         except BaseException:
-            answer.set_exception(RequestAbandoned())
-            answer.exception()  # retrieved here, since there may be no other waiter
+            answer.set_result(None)
             del self._answers[request.key]  # what failed may be tried again
             raise
         answer.set_result(text)
@@ -156,8 +155,15 @@ class IdempotencyCache:
         if replay is None:
             return None
         if replay.fingerprint != request.fingerprint:
-            raise KeyReused
+            raise key_reused_error()
         return replay.answer
+
+
+def key_reused_error() -> RequestError:
+    """Return the error of an ``Idempotency-Key`` that came with another request before."""
+    return RequestError(
+        "this Idempotency-Key was used for another request; use a new key for each request", kind="key-reused"
+    )
 
 
 def detect_media_type(data: bytes) -> str:

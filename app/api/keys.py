@@ -9,23 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from model.bundle import GoodpartError
+from app.errors import SettingsError
 
 Scope = Literal["inspect", "operate"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 PREFIX = "gp_"
 LINE = re.compile(r"(?P<name>[a-z0-9][a-z0-9_-]{0,63})\s+(?P<scopes>[a-z,]+)\s+sha256:(?P<digest>[0-9a-f]{64})")
-
-
-class BadKeys(GoodpartError):
-    """A list of API keys that can't be read."""
-
-
-class NoKeys(BadKeys):
-    """API keys are required and none is configured."""
-
-    def __init__(self) -> None:
-        super().__init__("the key file or setting contains no key; create one with `goodpart key`")
 
 
 @dataclass(frozen=True)
@@ -60,7 +49,7 @@ def compute_digest(key: str) -> str:
 
 
 def generate_key(name: str, scopes: Iterable[str]) -> tuple[str, Key]:
-    """Return a new key of 256 random bits and its record. Raises BadKeys for an invalid name or scope."""
+    """Return a new key of 256 random bits and its record. Raises SettingsError for an invalid name or scope."""
     presented = PREFIX + secrets.token_urlsafe(32)
     return presented, parse_line(f"{name} {','.join(scopes)} sha256:{compute_digest(presented)}", where="the new key")
 
@@ -72,28 +61,28 @@ def read_keys(*, file: Path | None, lines: str | None) -> Keyring:
         try:
             found += parse_keys(file.read_text(), where=str(file))
         except (OSError, UnicodeDecodeError) as error:
-            raise BadKeys(f"the key file {file} can't be read: {error}") from error
+            raise SettingsError(f"the key file {file} can't be read: {error}") from error
     names = [key.name for key in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise BadKeys(f"two keys have the name {twice[0]}")
+        raise SettingsError(f"two keys have the name {twice[0]}")
     return Keyring(tuple(found))
 
 
 def parse_keys(text: str, *, where: str) -> Iterable[Key]:
-    """Parse one key a line. Raises BadKeys, which names the line and never shows its content."""
+    """Parse one key a line. Raises SettingsError, which names the line and never shows its content."""
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip() and not line.lstrip().startswith("#"):
             yield parse_line(line.strip(), where=f"{where}, line {number}")
 
 
 def parse_line(line: str, *, where: str) -> Key:
-    """Parse one key. Raises BadKeys."""
+    """Parse one key. Raises SettingsError."""
     match = LINE.fullmatch(line)
     if match is None:
-        raise BadKeys(f"{where}: a key is written '<name> <scope>[,<scope>] sha256:<64 hex digits>'")
+        raise SettingsError(f"{where}: a key is written '<name> <scope>[,<scope>] sha256:<64 hex digits>'")
     scopes = frozenset(match["scopes"].split(","))
     unknown = sorted(scopes - set(SCOPES))
     if unknown:
-        raise BadKeys(f"{where}: unknown scope '{unknown[0]}'; valid scopes are {', '.join(SCOPES)}")
+        raise SettingsError(f"{where}: unknown scope '{unknown[0]}'; valid scopes are {', '.join(SCOPES)}")
     return Key(match["name"], scopes, match["digest"])

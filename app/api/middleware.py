@@ -16,7 +16,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.problems import SECURITY_HEADERS, BodyTooLarge, BodyTooSlow, problem_response
+from app.api.problems import SECURITY_HEADERS, RequestError, body_too_large_error, problem_response
 
 log = structlog.stdlib.get_logger("goodpart.request")
 
@@ -101,7 +101,7 @@ class LimitedReceive:
         self._ends_at: float | None = None
 
     async def __call__(self) -> Message:
-        """Return the next message. Raises BodyTooSlow, BodyTooLarge."""
+        """Return the next message. Raises RequestError."""
         if self._is_whole:
             return await self._receive()
         self._ends_at = self._ends_at or time.monotonic() + self._limit_s
@@ -109,10 +109,10 @@ class LimitedReceive:
             async with asyncio.timeout(self._ends_at - time.monotonic()):
                 message = await self._receive()
         except TimeoutError:
-            raise BodyTooSlow(limit_s=self._limit_s) from None
+            raise RequestError(f"the body did not arrive within {self._limit_s:g} s", kind="body-too-slow") from None
         self._num_bytes += len(message.get("body", b""))
         if self._limit_bytes is not None and self._num_bytes > self._limit_bytes:
-            raise BodyTooLarge(limit_bytes=self._limit_bytes)
+            raise body_too_large_error(self._limit_bytes)
         self._is_whole = not message.get("more_body", False)
         return message
 

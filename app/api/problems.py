@@ -1,6 +1,6 @@
-"""Errors on the wire: problem+json (RFC 9457). The one map from our errors to HTTP statuses."""
+"""Errors on the wire: problem+json (RFC 9457). The one map from kinds of errors to HTTP statuses."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -9,10 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from app import errors as engine
-from app.history.broadcast import TooManyWatchers
-from app.inference.registry import VersionUnusable
-from app.store import errors as store
+from app.errors import QueueFull
 from model import bundle
 
 MEDIA_TYPE = "application/problem+json"
@@ -29,191 +26,79 @@ SECURITY_HEADERS: Mapping[str, str] = {
 
 
 class RequestError(bundle.GoodpartError):
-    """A request that is not understood.
+    """A request that is not understood or not allowed."""
 
-    RequestError
-    ├── BodyTooLarge        more bytes than the limit, counted as they arrive
-    ├── WrongMediaType      a body that is neither an image nor a form
-    ├── MissingImage        a form without the field ``image``
-    ├── TooManyImages       more images than a batch may hold
-    ├── BadForm             a form that can't be parsed
-    ├── BadTensors          an Open Inference request that can't be read
-    ├── BodyTooSlow         a body that did not arrive in time
-    ├── KeyReused           an Idempotency-Key that came with another request before
-    ├── NoHistory           a service that keeps no records
-    ├── UnknownInspection   no inspection of this id is kept
-    ├── NoImage             a record without its image
-    ├── Unauthorized        no API key, or an unknown one
-    ├── Forbidden           a key without the scope that the route asks for
-    ├── CrossSiteRequest    a page of another site tried to change something
-    └── ClientGone          the client disconnected before its answer
-    """
+    kind = "invalid-request"
 
 
-class BodyTooLarge(RequestError):
-    """More bytes than the limit, counted as they arrive."""
-
-    def __init__(self, *, limit_bytes: int) -> None:
-        super().__init__(f"the body is larger than {limit_bytes:,} bytes")
+def body_too_large_error(limit_bytes: int) -> RequestError:
+    """Return the error of a body with more bytes than the limit, counted as they arrive."""
+    return RequestError(f"the body is larger than {limit_bytes:,} bytes", kind="body-too-large")
 
 
-class WrongMediaType(RequestError):
-    """A body that is neither an image nor a form."""
-
-    def __init__(self, *, found: str) -> None:
-        super().__init__(
-            f"media type '{found[:80]}'; send multipart/form-data with the field 'image', or raw bytes as image/*"
-        )
+def client_gone_error() -> RequestError:
+    """Return the error of a client that disconnected before its answer. Nothing is sent; the metrics count it."""
+    return RequestError("the client disconnected before the image was inspected", kind="client-gone")
 
 
-class MissingImage(RequestError):
-    """A form without the field ``image``."""
-
-    def __init__(self) -> None:
-        super().__init__("the form has no file in a field called 'image'")
-
-
-class TooManyImages(RequestError):
-    """More images than a batch may hold."""
-
-    def __init__(self, *, limit: int) -> None:
-        super().__init__(f"the form holds more than {limit} images")
-
-
-class BadForm(RequestError):
-    """A form that can't be parsed."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(f"the form can't be read: {why}")
-
-
-class BadTensors(RequestError):
-    """An Open Inference request that can't be read."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(f"the inference request can't be read: {why}")
-
-
-class BodyTooSlow(RequestError):
-    """A body that did not arrive in time."""
-
-    def __init__(self, *, limit_s: float) -> None:
-        super().__init__(f"the body did not arrive within {limit_s:g} s")
-
-
-class KeyReused(RequestError):
-    """An ``Idempotency-Key`` that came with another request before."""
-
-    def __init__(self) -> None:
-        super().__init__("this Idempotency-Key was used for another request; use a new key for each request")
-
-
-class NoHistory(RequestError):
-    """The service keeps no history."""
-
-    def __init__(self) -> None:
-        super().__init__("this service keeps no history: GOODPART_HISTORY_RECORDS is 0")
-
-
-class UnknownInspection(RequestError):
-    """No inspection of this id is kept."""
-
-    def __init__(self, inspection_id: str) -> None:
-        super().__init__(f"no inspection '{inspection_id[:64]}' is kept")
-
-
-class NoImage(RequestError):
-    """A record without its image."""
-
-    def __init__(self, inspection_id: str) -> None:
-        super().__init__(f"the image of inspection '{inspection_id[:64]}' is not kept: see GOODPART_KEEP_IMAGES")
-
-
-class Unauthorized(RequestError):
-    """No API key, or an unknown one."""
-
-    def __init__(self) -> None:
-        super().__init__("send a valid API key as 'Authorization: Bearer <key>'")
-
-
-class Forbidden(RequestError):
-    """A key without the scope that the route asks for."""
-
-    def __init__(self, scopes: Sequence[str]) -> None:
-        super().__init__(f"this requires an API key with the scope {' or '.join(scopes)}")
-
-
-class CrossSiteRequest(RequestError):
-    """A page of another site tried to change something."""
-
-    def __init__(self) -> None:
-        super().__init__("cross-site requests are refused; configure API keys to allow them")
-
-
-class ClientGone(RequestError):
-    """The client disconnected before its answer. Nothing is sent; the metrics count it."""
-
-    def __init__(self) -> None:
-        super().__init__("the client disconnected before the image was inspected")
+# HTTP status and title by the error's kind, which is the stable end of the problem's type.
+PROBLEMS: Mapping[str, tuple[HTTPStatus, str]] = {
+    "empty-image": (HTTPStatus.BAD_REQUEST, "Empty image"),
+    "not-an-image": (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Not an image"),
+    "truncated-image": (HTTPStatus.UNPROCESSABLE_ENTITY, "Truncated image"),
+    "image-too-large": (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Image too large"),
+    "too-many-frames": (HTTPStatus.UNPROCESSABLE_ENTITY, "Too many frames"),
+    "unsupported-mode": (HTTPStatus.UNPROCESSABLE_ENTITY, "Unsupported colours"),
+    "wrong-bit-depth": (HTTPStatus.UNPROCESSABLE_ENTITY, "Wrong bit depth"),
+    "invalid-input": (HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid input"),
+    "queue-full": (HTTPStatus.SERVICE_UNAVAILABLE, "Queue full"),
+    "deadline-passed": (HTTPStatus.GATEWAY_TIMEOUT, "Deadline passed"),
+    "worker-died": (HTTPStatus.SERVICE_UNAVAILABLE, "Inference worker ended"),
+    "version-unusable": (HTTPStatus.SERVICE_UNAVAILABLE, "Version can't serve"),
+    "model-failed": (HTTPStatus.INTERNAL_SERVER_ERROR, "Model failed"),
+    "unknown-product": (HTTPStatus.NOT_FOUND, "Unknown product"),
+    "unknown-version": (HTTPStatus.NOT_FOUND, "Unknown version"),
+    "nothing-active": (HTTPStatus.CONFLICT, "No active version"),
+    "nothing-earlier": (HTTPStatus.CONFLICT, "No earlier version"),
+    "changed-meanwhile": (HTTPStatus.CONFLICT, "Changed meanwhile"),
+    "store-unusable": (HTTPStatus.SERVICE_UNAVAILABLE, "Store can't be used"),
+    "store-failed": (HTTPStatus.INTERNAL_SERVER_ERROR, "Store failed"),
+    "too-many-watchers": (HTTPStatus.SERVICE_UNAVAILABLE, "Too many watchers"),
+    "bad-name": (HTTPStatus.UNPROCESSABLE_ENTITY, "Bad name"),
+    "bad-bundle": (HTTPStatus.CONFLICT, "Version refused"),
+    "body-too-large": (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Body too large"),
+    "wrong-media-type": (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Wrong media type"),
+    "missing-image": (HTTPStatus.UNPROCESSABLE_ENTITY, "Missing image"),
+    "too-many-images": (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Too many images"),
+    "client-gone": (HTTPStatus.BAD_REQUEST, "Client gone"),
+    "bad-form": (HTTPStatus.BAD_REQUEST, "Bad form"),
+    "bad-tensors": (HTTPStatus.BAD_REQUEST, "Bad tensors"),
+    "body-too-slow": (HTTPStatus.REQUEST_TIMEOUT, "Body too slow"),
+    "key-reused": (HTTPStatus.UNPROCESSABLE_ENTITY, "Idempotency key reused"),
+    "no-history": (HTTPStatus.NOT_FOUND, "No history"),
+    "unknown-inspection": (HTTPStatus.NOT_FOUND, "Unknown inspection"),
+    "no-image": (HTTPStatus.NOT_FOUND, "No image"),
+    "unauthorized": (HTTPStatus.UNAUTHORIZED, "API key missing or unknown"),
+    "forbidden": (HTTPStatus.FORBIDDEN, "Scope missing"),
+    "from-elsewhere": (HTTPStatus.FORBIDDEN, "Another site's page"),
+    "invalid-request": (HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid request"),
+    "internal-error": (HTTPStatus.INTERNAL_SERVER_ERROR, "Internal error"),
+}
 
 
 @dataclass(frozen=True)
 class ProblemKind:
-    """How a class of errors looks on the wire; ``slug`` is the stable end of the problem's type."""
+    """How a kind of error looks on the wire; ``slug`` is the stable end of the problem's type."""
 
-    status: HTTPStatus
     slug: str
+    status: HTTPStatus
     title: str
 
 
-KINDS: Mapping[type[Exception], ProblemKind] = {
-    engine.EmptyImage: ProblemKind(HTTPStatus.BAD_REQUEST, "empty-image", "Empty image"),
-    engine.NotAnImage: ProblemKind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "not-an-image", "Not an image"),
-    engine.TruncatedImage: ProblemKind(HTTPStatus.UNPROCESSABLE_ENTITY, "truncated-image", "Truncated image"),
-    engine.ImageTooLarge: ProblemKind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "image-too-large", "Image too large"),
-    engine.TooManyFrames: ProblemKind(HTTPStatus.UNPROCESSABLE_ENTITY, "too-many-frames", "Too many frames"),
-    engine.UnsupportedMode: ProblemKind(HTTPStatus.UNPROCESSABLE_ENTITY, "unsupported-mode", "Unsupported colours"),
-    engine.WrongBitDepth: ProblemKind(HTTPStatus.UNPROCESSABLE_ENTITY, "wrong-bit-depth", "Wrong bit depth"),
-    engine.InvalidInput: ProblemKind(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-input", "Invalid input"),
-    engine.QueueFull: ProblemKind(HTTPStatus.SERVICE_UNAVAILABLE, "queue-full", "Queue full"),
-    engine.DeadlinePassed: ProblemKind(HTTPStatus.GATEWAY_TIMEOUT, "deadline-passed", "Deadline passed"),
-    engine.WorkerDied: ProblemKind(HTTPStatus.SERVICE_UNAVAILABLE, "worker-died", "Inference worker ended"),
-    VersionUnusable: ProblemKind(HTTPStatus.SERVICE_UNAVAILABLE, "version-unusable", "Version can't serve"),
-    engine.ModelError: ProblemKind(HTTPStatus.INTERNAL_SERVER_ERROR, "model-failed", "Model failed"),
-    store.UnknownProduct: ProblemKind(HTTPStatus.NOT_FOUND, "unknown-product", "Unknown product"),
-    store.UnknownVersion: ProblemKind(HTTPStatus.NOT_FOUND, "unknown-version", "Unknown version"),
-    store.NothingActive: ProblemKind(HTTPStatus.CONFLICT, "nothing-active", "No active version"),
-    store.NoTransition: ProblemKind(HTTPStatus.CONFLICT, "nothing-earlier", "No earlier version"),
-    store.Conflict: ProblemKind(HTTPStatus.CONFLICT, "changed-meanwhile", "Changed meanwhile"),
-    store.StoreUnusable: ProblemKind(HTTPStatus.SERVICE_UNAVAILABLE, "store-unusable", "Store can't be used"),
-    store.StoreError: ProblemKind(HTTPStatus.INTERNAL_SERVER_ERROR, "store-failed", "Store failed"),
-    TooManyWatchers: ProblemKind(HTTPStatus.SERVICE_UNAVAILABLE, "too-many-watchers", "Too many watchers"),
-    bundle.BadName: ProblemKind(HTTPStatus.UNPROCESSABLE_ENTITY, "bad-name", "Bad name"),
-    bundle.BundleError: ProblemKind(HTTPStatus.CONFLICT, "bad-bundle", "Version refused"),
-    BodyTooLarge: ProblemKind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body-too-large", "Body too large"),
-    WrongMediaType: ProblemKind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "wrong-media-type", "Wrong media type"),
-    MissingImage: ProblemKind(HTTPStatus.UNPROCESSABLE_ENTITY, "missing-image", "Missing image"),
-    TooManyImages: ProblemKind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-many-images", "Too many images"),
-    ClientGone: ProblemKind(HTTPStatus.BAD_REQUEST, "client-gone", "Client gone"),
-    BadForm: ProblemKind(HTTPStatus.BAD_REQUEST, "bad-form", "Bad form"),
-    BadTensors: ProblemKind(HTTPStatus.BAD_REQUEST, "bad-tensors", "Bad tensors"),
-    BodyTooSlow: ProblemKind(HTTPStatus.REQUEST_TIMEOUT, "body-too-slow", "Body too slow"),
-    KeyReused: ProblemKind(HTTPStatus.UNPROCESSABLE_ENTITY, "key-reused", "Idempotency key reused"),
-    NoHistory: ProblemKind(HTTPStatus.NOT_FOUND, "no-history", "No history"),
-    UnknownInspection: ProblemKind(HTTPStatus.NOT_FOUND, "unknown-inspection", "Unknown inspection"),
-    NoImage: ProblemKind(HTTPStatus.NOT_FOUND, "no-image", "No image"),
-    Unauthorized: ProblemKind(HTTPStatus.UNAUTHORIZED, "unauthorized", "API key missing or unknown"),
-    Forbidden: ProblemKind(HTTPStatus.FORBIDDEN, "forbidden", "Scope missing"),
-    CrossSiteRequest: ProblemKind(HTTPStatus.FORBIDDEN, "from-elsewhere", "Another site's page"),
-}
-
-
-def find_kind(error: bundle.GoodpartError) -> ProblemKind:
-    """Return the kind of the error's nearest class in the map. Raises KeyError where the map has none."""
-    for ancestor in type(error).__mro__:
-        if ancestor in KINDS:
-            return KINDS[ancestor]
-    raise KeyError(type(error))
+def get_kind(slug: str) -> ProblemKind:
+    """Return a kind of the map. Raises KeyError for the kinds of errors that no request meets."""
+    status, title = PROBLEMS[slug]
+    return ProblemKind(slug, status, title)
 
 
 def build_problem(kind: ProblemKind, detail: str) -> dict[str, object]:
@@ -228,7 +113,7 @@ def build_problem(kind: ProblemKind, detail: str) -> dict[str, object]:
 
 def kind_from_status(status: HTTPStatus) -> ProblemKind:
     """Return the kind of an unknown path or method."""
-    return ProblemKind(status, status.phrase.lower().replace(" ", "-"), status.phrase)
+    return ProblemKind(status.phrase.lower().replace(" ", "-"), status, status.phrase)
 
 
 def problem_response(status: HTTPStatus) -> JSONResponse:
@@ -240,7 +125,7 @@ def problem_response(status: HTTPStatus) -> JSONResponse:
 
 def problem_from_error(error: bundle.GoodpartError) -> dict[str, object]:
     """Return an error as a problem document."""
-    return build_problem(find_kind(error), str(error))
+    return build_problem(get_kind(error.kind), str(error))
 
 
 class Handlers:
@@ -253,10 +138,10 @@ class Handlers:
         """Answer an error that Goodpart raised."""
         if not isinstance(error, bundle.GoodpartError):
             raise error
-        response = self._respond(request, find_kind(error), str(error))
-        if isinstance(error, engine.QueueFull):
+        response = self._respond(request, get_kind(error.kind), str(error))
+        if isinstance(error, QueueFull):
             response.headers["Retry-After"] = str(error.retry_after_s)
-        if isinstance(error, Unauthorized):
+        if error.kind == "unauthorized":
             response.headers["WWW-Authenticate"] = "Bearer"
         return response
 
@@ -266,8 +151,7 @@ class Handlers:
             raise error
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"])
-        kind = ProblemKind(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", "Invalid request")
-        return self._respond(request, kind, f"{where}: {first['msg']}")
+        return self._respond(request, get_kind("invalid-request"), f"{where}: {first['msg']}")
 
     async def on_http(self, request: Request, error: Exception) -> JSONResponse:
         """Answer an unknown path or method."""
@@ -279,8 +163,7 @@ class Handlers:
 
     async def on_unexpected(self, request: Request, error: Exception) -> JSONResponse:  # noqa: ARG002  # nothing of it is shown
         """Answer an unexpected exception. The client gets no details; the log has them."""
-        kind = ProblemKind(HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error", "Internal error")
-        response = self._respond(request, kind, "the service failed; its log says why")
+        response = self._respond(request, get_kind("internal-error"), "the service failed; its log says why")
         # This response is created outside the middleware that usually adds these headers.
         response.headers.update({**SECURITY_HEADERS, "X-Request-Id": request.state.request_id})
         return response

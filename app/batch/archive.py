@@ -16,27 +16,19 @@ import pyarrow.parquet as pq
 
 from app.batch.scoring import Scorer
 from app.batch.shards import Shard
+from app.errors import CommandError
 from app.store.files import remove_file, replace_file
 from app.store.locks import acquire_lock
-from model.bundle import GoodpartError, sha256_hex
+from model.bundle import sha256_hex
 
 # Prefix of files that readers of data sets ignore.
 ABOUT, LOCK = "_archive.json", "_archive.lock"
 DIGEST = b"goodpart.shard"
 
 
-class EmptyArchive(GoodpartError):
-    """The folder holds no images; perhaps a share that is not mounted. Existing results are not removed."""
-
-    def __init__(self) -> None:
-        super().__init__("this folder and its subfolders contain no image")
-
-
-class ArchiveMismatch(GoodpartError):
-    """The target holds results of another version, threshold or shard size."""
-
-    def __init__(self, folder: Path, difference: str) -> None:
-        super().__init__(f"{folder} holds other results: {difference}; choose another folder, or empty this one")
+def mismatch_error(folder: Path, difference: str) -> CommandError:
+    """Return the error of a target with results of another version, threshold or shard size."""
+    return CommandError(f"{folder} holds other results: {difference}; choose another folder, or empty this one")
 
 
 @dataclass(frozen=True)
@@ -65,25 +57,25 @@ class Archive:
 
     @classmethod
     def open(cls, folder: Path, spec: ArchiveSpec) -> "Archive":
-        """Create an archive, or open one to continue. Raises ArchiveMismatch, StoreUnusable."""
+        """Create an archive, or open one to continue. Raises CommandError, StoreUnusable."""
         about = folder / ABOUT
         mine = asdict(spec)
         if about.exists():
             try:
                 before = dict(json.loads(about.read_text()))
             except (ValueError, TypeError):
-                raise ArchiveMismatch(folder, f"{ABOUT} can't be read") from None
+                raise mismatch_error(folder, f"{ABOUT} can't be read") from None
             for name, value in mine.items():
                 if before.get(name) != value:
-                    raise ArchiveMismatch(folder, f"{name} is {before.get(name)}, not {value}")
+                    raise mismatch_error(folder, f"{name} is {before.get(name)}, not {value}")
         else:
             replace_file(about, (json.dumps(mine, indent=1) + "\n").encode())
         return cls(folder, spec)
 
     def check(self, scorer: Scorer) -> None:
-        """Raise ArchiveMismatch where the threshold has changed since."""
+        """Raise CommandError where the threshold has changed since."""
         if scorer.version.threshold != self.spec.threshold:
-            raise ArchiveMismatch(self.folder, f"threshold is {self.spec.threshold}, not {scorer.version.threshold}")
+            raise mismatch_error(self.folder, f"threshold is {self.spec.threshold}, not {scorer.version.threshold}")
 
     def has(self, shard: Shard) -> bool:
         """Whether the results of exactly these images exist."""
@@ -105,20 +97,21 @@ class Archive:
         return (shard for shard in all_shards if not self.has(shard))
 
     def finish(self, num_shards: int) -> None:
-        """Remove results of images that no longer exist. Raises StoreUnusable, EmptyArchive."""
+        """Remove results of images that no longer exist. Raises StoreUnusable, CommandError."""
         if num_shards == 0:
-            raise EmptyArchive
+            # Perhaps a share that is not mounted: existing results stay.
+            raise CommandError("this folder and its subfolders contain no image")
         for path in self.folder.glob("part-*.parquet"):
             if int(path.stem.removeprefix("part-")) >= num_shards:
                 remove_file(path)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder's lock, if no other process does. Raises ArchiveMismatch."""
+        """Hold the folder's lock, if no other process does. Raises CommandError."""
         try:
             lock = acquire_lock(self.folder / LOCK)
         except BlockingIOError:
-            raise ArchiveMismatch(self.folder, "another run is writing them") from None
+            raise mismatch_error(self.folder, "another run is writing them") from None
         with lock:
             yield
 

@@ -13,20 +13,13 @@ from app.batch.archive import Archive
 from app.batch.cluster import join_cluster, summarise_error
 from app.batch.scoring import Scorer
 from app.batch.shards import Shard
+from app.errors import CommandError
 from app.settings import Settings
-from model.bundle import GoodpartError
 
 # Number of shards submitted at once: their paths are in memory, on the driver and in Ray.
 MAX_PENDING_SHARDS = 256
 # Maximum number of restarts of a lost worker, and of retries of its shard.
 MAX_RESTARTS = 3
-
-
-class RayRunFailed(GoodpartError):
-    """The cluster did not score the images; the message is its last error."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(f"Ray ended the run: {summarise_error(error)}")
 
 
 class ScoringWorker:
@@ -53,7 +46,7 @@ def score_on_ray(
 ) -> Iterator[int]:
     """Score shards on nodes that all see source, archive and store; yield the number of images of each.
 
-    Raises RayRunFailed.
+    Raises CommandError.
     """
     import ray.data  # noqa: PLC0415  # an extra
     from ray.exceptions import RayError  # noqa: PLC0415
@@ -73,4 +66,4 @@ def score_on_ray(
         try:
             yield from (int(row["num_images"]) for row in done.iter_rows())
         except (RayError, ValueError) as error:
-            raise RayRunFailed(error) from error
+            raise CommandError(f"Ray ended the run: {summarise_error(error)}") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from app.bootstrap import OpenStore, open_store
-from app.errors import ProviderMissing
+from app.errors import ModelError
 from app.inference.sessions import available_cpus, choose_device
 from app.settings import Settings
 from app.store import paths
@@ -71,7 +71,7 @@ def check_devices(settings: Settings) -> Iterator[Diagnosis]:
     offered = ", ".join(ort.get_available_providers())
     try:
         device = choose_device(settings.provider, num_threads=settings.threads)
-    except ProviderMissing as error:
+    except ModelError as error:
         yield Diagnosis("provider", f"asked: {settings.provider}; offered: {offered}", str(error))
     else:
         yield Diagnosis("provider", f"asked: {settings.provider}; takes: {device.provider}; offered: {offered}")

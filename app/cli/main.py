@@ -22,7 +22,7 @@ from app.cli import health
 from app.cli.doctor import format_report, run_diagnostics
 from app.cli.store import STORE, feedback_command, store_commands
 from app.cli.watch import Watcher, WatchTimeouts
-from app.errors import ImageError
+from app.errors import CommandError, ImageError, SettingsError
 from app.inspection.pipeline import Inspection, InspectOptions, inspect
 from app.main import create_app, create_registry
 from app.server.logging import configure_logging
@@ -40,27 +40,6 @@ EXTRAS = {"pyarrow": "archive", "ray": "ray"}
 BACKLOG = 2048
 # Maximum time that a Python thread may block the event loop; a tenth of Python's default.
 SWITCH_INTERVAL_S = 0.0005
-
-
-class AddressUnusable(GoodpartError):
-    """An address that can't be listened on."""
-
-    def __init__(self, host: str, port: int, why: str) -> None:
-        super().__init__(f"can't listen on {host}:{port}: {why}; choose another with --port")
-
-
-class TlsUnusable(GoodpartError):
-    """A certificate or key that can't be used."""
-
-    def __init__(self, settings: Settings, why: str) -> None:
-        super().__init__(f"can't serve TLS with {settings.tls_cert} and {settings.tls_key}: {why}")
-
-
-class HeatmapsCollide(GoodpartError):
-    """Two images whose heat-maps would have one name."""
-
-    def __init__(self, first: Path, second: Path) -> None:
-        super().__init__(f"{first} and {second} would overwrite each other's heat-map: write them to different folders")
 
 
 class Commands(click.Group):
@@ -113,7 +92,7 @@ def serve(**options: Any) -> None:  # noqa: ANN401  # click hands over one argum
 
 
 def build_server_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
-    """Return uvicorn's configuration. Raises TlsUnusable."""
+    """Return uvicorn's configuration. Raises SettingsError."""
     limits = ConnectionLimits(settings.header_timeout_s, settings.max_connections)
     config = uvicorn.Config(
         app,
@@ -134,12 +113,13 @@ def build_server_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     try:
         config.load()
     except (OSError, ssl.SSLError) as error:
-        raise TlsUnusable(settings, error.strerror or str(error)) from error
+        why = error.strerror or str(error)
+        raise SettingsError(f"can't serve TLS with {settings.tls_cert} and {settings.tls_key}: {why}") from error
     return config
 
 
 def open_listener(settings: Settings, port: int) -> socket.socket:
-    """Return a listening socket. Raises AddressUnusable."""
+    """Return a listening socket. Raises CommandError."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # With an explicit protocol asyncio disables Nagle's algorithm, which would delay every response by 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -149,7 +129,8 @@ def open_listener(settings: Settings, port: int) -> socket.socket:
         listener.listen(BACKLOG)  # from here on requests wait instead of being refused
     except OSError as error:
         listener.close()
-        raise AddressUnusable(settings.host, port, error.strerror or str(error)) from error
+        why = error.strerror or str(error)
+        raise CommandError(f"can't listen on {settings.host}:{port}: {why}; choose another with --port") from error
     scheme = "https" if settings.tls_cert else "http"
     click.echo(f"listening on {scheme}://{settings.host}:{listener.getsockname()[1]}", err=True)
     return listener
@@ -275,12 +256,14 @@ def doctor(*, store: str | None, host: str | None, port: int | None) -> None:
 
 
 def refuse_duplicates(paths: Iterable[Path]) -> None:
-    """Raise HeatmapsCollide where two images have one name: one heat-map would overwrite the other."""
+    """Raise CommandError where two images have one name: one heat-map would overwrite the other."""
     seen: dict[str, Path] = {}
     for path in paths:
         other = seen.setdefault(path.name, path)
         if other != path:
-            raise HeatmapsCollide(other, path)
+            raise CommandError(
+                f"{other} and {path} would overwrite each other's heat-map: write them to different folders"
+            )
 
 
 def read_image_file(path: Path) -> bytes:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from app.api.schemas import to_file_result
-from app.errors import ImageError
+from app.errors import CommandError, ImageError
 from app.imaging.decode import SUFFIXES
 from app.imaging.input_check import Guard
 from app.inference.registry import ModelRegistry
@@ -31,10 +31,6 @@ from model.bundle import GoodpartError, sha256_hex
 TABLE = "results.csv"
 COLUMNS = ("file", "at", "verdict", "score", "threshold", "p_value", "version", "sha256", "error")
 POLL_INTERVAL_S = 0.2
-
-
-class WatchFailed(GoodpartError):
-    """The product could not be inspected before ``--once`` gave up."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ class Watcher:
     def run(self, *, once: bool) -> int:
         """Inspect new files, for ever or until all are done; return the number done.
 
-        Raises StoreUnusable where results can't be written at the start, and WatchFailed.
+        Raises StoreUnusable where results can't be written at the start, and CommandError where ``once`` gives up.
         """
         with translate_os_errors(self.results):
             self.results.mkdir(parents=True, exist_ok=True)
@@ -108,7 +104,7 @@ class Watcher:
             if once and not self._seen:
                 return num_done
             if once and self._error and time.monotonic() - self._failing_since > self.patience.give_up_s:
-                raise WatchFailed(self._error)
+                raise CommandError(self._error)
             time.sleep(POLL_INTERVAL_S)
 
     def _find_stable(self) -> Iterator[Path]:

@@ -4,18 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from model.bundle import GoodpartError
+from app.errors import EngineError
 
 # Maximum number of events queued per subscriber; the oldest is dropped.
 MAX_QUEUED_EVENTS = 32
 MAX_SUBSCRIBERS = 32
-
-
-class TooManyWatchers(GoodpartError):
-    """The limit of subscribers is reached."""
-
-    def __init__(self) -> None:
-        super().__init__(f"{MAX_SUBSCRIBERS} subscribers are connected, which is the limit")
 
 
 class EventBroadcaster:
@@ -38,9 +31,11 @@ class EventBroadcaster:
         return bool(self._queues)
 
     def check_capacity(self) -> None:
-        """Raise TooManyWatchers at the limit."""
+        """Raise EngineError at the limit."""
         if len(self._queues) >= MAX_SUBSCRIBERS:
-            raise TooManyWatchers
+            raise EngineError(
+                f"{MAX_SUBSCRIBERS} subscribers are connected, which is the limit", kind="too-many-watchers"
+            )
 
     @asynccontextmanager
     async def subscribe(self) -> AsyncIterator["asyncio.Queue[str]"]:

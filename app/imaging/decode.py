@@ -10,15 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageOps, UnidentifiedImageError
 
-from app.errors import (
-    EmptyImage,
-    ImageTooLarge,
-    NotAnImage,
-    TooManyFrames,
-    TruncatedImage,
-    UnsupportedMode,
-    WrongBitDepth,
-)
+from app.errors import ImageError
 from model.bundle import InputRecord
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
@@ -92,20 +84,32 @@ def load_image(data: bytes, *, max_pixels: int) -> Pillow.Image:
 def open_image(data: bytes, *, max_pixels: int) -> Pillow.Image:
     """Open an image and check its header; nothing is decoded yet. Raises ImageError."""
     if not data:
-        raise EmptyImage
+        raise ImageError("the image is empty (0 bytes)", kind="empty-image")
     try:
         picture = Pillow.open(io.BytesIO(data), formats=FORMATS)
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning):
-        raise ImageTooLarge(limit_px=max_pixels) from None
+        raise too_large_error("far more pixels", limit_px=max_pixels) from None
     except UnidentifiedImageError:
-        raise NotAnImage(formats=FORMATS) from None
+        raise ImageError(
+            f"these bytes are not an image; accepted are {', '.join(FORMATS)}", kind="not-an-image"
+        ) from None
     except DECODE_ERRORS as error:
-        raise TruncatedImage(format_name="posted", why=str(error)) from error
+        raise truncated_error("posted", str(error)) from error
     if picture.width * picture.height > max_pixels:
-        raise ImageTooLarge(limit_px=max_pixels, size_px=picture.size)
+        raise too_large_error(f"{picture.width} x {picture.height} pixels", limit_px=max_pixels)
     if data.rfind(ENDS.get(str(picture.format), b"")) < 0:
-        raise TruncatedImage(format_name=str(picture.format), why="its end is missing")
+        raise truncated_error(picture.format, "its end is missing")
     return picture
+
+
+def too_large_error(size: str, *, limit_px: int) -> ImageError:
+    """Return the error of an image with more pixels than the limit, judged by its header."""
+    return ImageError(f"the image has {size}; the limit is {limit_px:,}", kind="image-too-large")
+
+
+def truncated_error(format_name: str | None, why: str) -> ImageError:
+    """Return the error of an image whose data ends early or is damaged."""
+    return ImageError(f"the {format_name} image is truncated or damaged: {why}", kind="truncated-image")
 
 
 def load_upright(picture: Pillow.Image) -> Pillow.Image:
@@ -116,28 +120,28 @@ def load_upright(picture: Pillow.Image) -> Pillow.Image:
         picture.load()
         return ImageOps.exif_transpose(picture)
     except DECODE_ERRORS as error:
-        raise TruncatedImage(format_name=str(picture.format), why=str(error)) from error
+        raise truncated_error(picture.format, str(error)) from error
 
 
 def refuse_second_frame(picture: Pillow.Image) -> None:
-    """Raise TooManyFrames for an animation. One seek suffices; counting the frames of a hostile TIFF takes minutes."""
+    """Raise ImageError for an animation. One seek suffices; counting the frames of a hostile TIFF takes minutes."""
     try:
         picture.seek(1)
     except EOFError:
         picture.seek(0)
         return
-    raise TooManyFrames
+    raise ImageError("the file holds more than one frame; send one image at a time", kind="too-many-frames")
 
 
 def refuse_deep_colour(picture: Pillow.Image) -> None:
-    """Raise UnsupportedMode for 16-bit colour, which Pillow would silently reduce to 8 bits."""
+    """Raise ImageError for 16-bit colour, which Pillow would silently reduce to 8 bits."""
     raw_modes = [
         tile.args if isinstance(tile.args, str) else str((tile.args or ("",))[0])
         for tile in getattr(picture, "tile", ())
     ]
     if picture.mode in ("RGB", "RGBA", "LA") and any(";16" in mode for mode in raw_modes):
-        raise UnsupportedMode(
-            what="16-bit colour", remedy="send 8 bits a channel, or 16-bit grey to a product trained so"
+        raise unsupported_mode_error(
+            "16-bit colour", remedy="send 8 bits a channel, or 16-bit grey to a product trained so"
         )
 
 
@@ -146,14 +150,27 @@ def to_channels(picture: Pillow.Image, rule: InputRecord) -> Pillow.Image:
     if picture.mode.startswith("I;16"):
         values = np.asarray(picture, dtype=np.float32)
         if rule.white_level == WHITE_8_BIT or values.max() > rule.white_level:
-            raise WrongBitDepth(depth_bits=16, white_level=rule.white_level)
+            raise bit_depth_error(16, rule)
         return Pillow.fromarray(values)
     if picture.mode in AMBIGUOUS_MODES:
-        raise UnsupportedMode(what=f"mode {picture.mode}", remedy="convert it to RGB or grey first")
+        raise unsupported_mode_error(f"mode {picture.mode}", remedy="convert it to RGB or grey first")
     if rule.white_level != WHITE_8_BIT:
-        raise WrongBitDepth(depth_bits=8, white_level=rule.white_level)
+        raise bit_depth_error(8, rule)
     opaque = drop_alpha(picture)
     return opaque.convert("L").convert("RGB") if rule.channels == "grey" else opaque.convert("RGB")
+
+
+def unsupported_mode_error(what: str, *, remedy: str) -> ImageError:
+    """Return the error of colours without a defined conversion."""
+    return ImageError(f"{what} can't be inspected: {remedy}", kind="unsupported-mode")
+
+
+def bit_depth_error(depth_bits: int, rule: InputRecord) -> ImageError:
+    """Return the error of another bit depth than the product was trained on."""
+    return ImageError(
+        f"the image has {depth_bits} bits per channel, but the product's white level is {rule.white_level}",
+        kind="wrong-bit-depth",
+    )
 
 
 def drop_alpha(picture: Pillow.Image) -> Pillow.Image:
@@ -162,7 +179,7 @@ def drop_alpha(picture: Pillow.Image) -> Pillow.Image:
         return picture
     full = picture.convert("RGBA")
     if full.getchannel("A").getextrema()[0] != WHITE_8_BIT:
-        raise UnsupportedMode(what="a transparent image", remedy="flatten it, so that every pixel is opaque")
+        raise unsupported_mode_error("a transparent image", remedy="flatten it, so that every pixel is opaque")
     return full.convert("RGB")
 
 

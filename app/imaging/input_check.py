@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import InvalidInput
+from app.errors import ImageError
 from app.imaging.decode import Image
 from model.bundle import MEASURES, ExpectsRecord, MeasureName
 
@@ -41,12 +41,14 @@ def sharpness(grey: NDArray[np.float32]) -> float:
 
 
 def check_input(image: Image, expects: ExpectsRecord | None, guard: Guard) -> tuple[str, ...]:
-    """Return warnings of measures outside their range. Raises InvalidInput where the guard is ``refuse``."""
+    """Return warnings of measures outside their range. Raises ImageError where the guard is ``refuse``."""
     if expects is None or guard == "off":
         return ()
     findings = tuple(find_outside(image, expects))
     if findings and guard == "refuse":
-        raise InvalidInput(findings)
+        raise ImageError(
+            f"the image differs from the training images of this product: {'; '.join(findings)}", kind="invalid-input"
+        )
     return findings
 
 

@@ -13,10 +13,6 @@ from model.bundle import BundleError
 WHITE_8_BIT = 255
 
 
-class BadRegion(BundleError):
-    """A region of interest that can't be read or shows nothing."""
-
-
 @dataclass(frozen=True)
 class RegionOfInterest:
     """``inside``: bool (rows, columns) over the whole image, upright, whatever the image's own size is.
@@ -48,14 +44,14 @@ class RegionOfInterest:
 
 
 def region_from_png(data: bytes, *, is_blanked: bool = False) -> RegionOfInterest:
-    """Read the region in ``region.png``. Raises BadRegion."""
+    """Read the region in ``region.png``. Raises BundleError."""
     try:
         with Pillow.open(io.BytesIO(data), formats=("PNG",)) as picture:
             inside = np.asarray(picture.convert("L")) > WHITE_8_BIT // 2
     except UnidentifiedImageError as error:
-        raise BadRegion("the region is not a PNG image") from error
+        raise BundleError("the region is not a PNG image") from error
     except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
-        raise BadRegion(f"the region can't be read: {error}") from error
+        raise BundleError(f"the region can't be read: {error}") from error
     if not inside.any():
-        raise BadRegion("the region has no white pixel: nothing would be inspected")
+        raise BundleError("the region has no white pixel: nothing would be inspected")
     return RegionOfInterest(inside, is_blanked)

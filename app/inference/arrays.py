@@ -14,21 +14,20 @@ from model.bundle import BundleError
 
 @dataclass(frozen=True)
 class ArrayFile:
-    """An ``.npz`` file of a bundle: its path, its arrays' types by name. ``error``: raised where it is damaged."""
+    """An ``.npz`` file of a bundle: its path, and its arrays' types by name."""
 
     path: str
     dtypes: Mapping[str, DTypeLike]
-    error: type[BundleError]
 
     def read(self, data: bytes) -> tuple[NDArray[Any], ...]:
-        """Return the arrays, in the order of their types; they take no more memory than ``data``. Raises ``error``."""
+        """Return the arrays in the order of their types; they take no more memory than ``data``. Raises BundleError."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 if any(member.compress_type != ZIP_STORED for member in arrays.zip.infolist()):
                     raise ValueError("its arrays are compressed")  # noqa: TRY301  # as damaged as any other
                 return tuple(np.asarray(arrays[name], dtype) for name, dtype in self.dtypes.items())
         except (OSError, EOFError, ValueError, KeyError, TypeError, MemoryError, BadZipFile) as error:
-            raise self.error(f"{self.path} can't be read: {error}") from error
+            raise BundleError(f"{self.path} can't be read: {error}") from error
 
 
 def pack_arrays(**arrays: NDArray[Any]) -> bytes:

@@ -12,12 +12,7 @@ from numpy.typing import NDArray
 from app.inference.arrays import ArrayFile, pack_arrays
 from model.bundle import CALIBRATION, BundleError, PromiseRecord
 
-
-class BadCalibration(BundleError):
-    """Calibration scores that can't be read or are invalid."""
-
-
-FILE = ArrayFile(CALIBRATION, {"scores": np.float64}, error=BadCalibration)
+FILE = ArrayFile(CALIBRATION, {"scores": np.float64})
 
 
 def compute_promise(scores: NDArray[np.float64], *, asked: float) -> PromiseRecord:
@@ -54,8 +49,8 @@ def pack_scores(scores: NDArray[np.float64]) -> bytes:
 
 
 def unpack_scores(data: bytes) -> NDArray[np.float64]:
-    """Return the scores in ``calibration.npz``. Raises BadCalibration."""
+    """Return the scores in ``calibration.npz``. Raises BundleError."""
     (scores,) = FILE.read(data)
     if scores.ndim != 1 or len(scores) == 0 or not np.isfinite(scores).all():
-        raise BadCalibration("calibration.npz holds no row of finite scores")
+        raise BundleError("calibration.npz holds no row of finite scores")
     return scores

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from app.errors import ModelError, NotFinite, RunFailed
+from app.errors import ModelError, RunFailed
 from app.imaging.decode import Image
 from app.imaging.roi import RegionOfInterest
 from model.bundle import Manifest
@@ -131,13 +131,13 @@ class Detector:
     def compare_features(
         self, teacher_features: dict[str, Floats], student_features: dict[str, Floats], batch: Batch
     ) -> list[Comparison]:
-        """Return the comparison of each image, in order. Raises NotFinite."""
+        """Return the comparison of each image, in order. Raises ModelError."""
         given = {**teacher_features, **student_features, "valid": batch.valid}
         answers = run_session(self.compare, {one.name: given[one.name] for one in self.compare.get_inputs()})
         return to_comparisons(answers, student_features, len(batch.pixels))
 
     def run(self, batch: Batch) -> list[Comparison]:
-        """Run all graphs, from pixels to comparisons. Raises NotFinite and RunFailed."""
+        """Run all graphs, from pixels to comparisons. Raises ModelError."""
         with translate_run_errors():
             teacher_features = self.extract(batch)
             student_features = self.reconstruct(teacher_features)
@@ -199,9 +199,9 @@ def translate_run_errors() -> Iterator[None]:
 def to_comparisons(
     answers: Mapping[str, Floats], student_outputs: Mapping[str, NDArray[Any]], num_images: int
 ) -> list[Comparison]:
-    """Split the comparison graph's outputs into one comparison an image. Raises NotFinite."""
+    """Split the comparison graph's outputs into one comparison an image. Raises ModelError."""
     if not all(np.isfinite(answer).all() for answer in answers.values()):
-        raise NotFinite("compare.onnx")
+        raise ModelError("compare.onnx returned a score that is not finite")
     return [
         Comparison(
             scale_maps=answers["scale_maps"][row],

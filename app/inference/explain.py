@@ -14,12 +14,7 @@ from app.inference.arrays import ArrayFile, pack_arrays
 from app.inference.detector import Comparison, RecalledItems
 from model.bundle import PATCHES, BundleError, Manifest
 
-
-class BadPatches(BundleError):
-    """Pictures of the memory's items that can't be read or are invalid."""
-
-
-FILE = ArrayFile(PATCHES, {"data": np.uint8, "ends": np.int64}, error=BadPatches)
+FILE = ArrayFile(PATCHES, {"data": np.uint8, "ends": np.int64})
 
 
 @dataclass(frozen=True)
@@ -115,7 +110,7 @@ def pack_patches(pictures: list[bytes]) -> bytes:
 
 
 def unpack_patches(data: bytes) -> Patches:
-    """Return the pictures in ``patches.npz``. Raises BadPatches."""
+    """Return the pictures in ``patches.npz``. Raises BundleError."""
     patches = Patches(*FILE.read(data))
     if (
         patches.ends.ndim != 1
@@ -123,5 +118,5 @@ def unpack_patches(data: bytes) -> Patches:
         or (np.diff(patches.ends, prepend=0) <= 0).any()
         or patches.ends[-1] != len(patches.data)
     ):
-        raise BadPatches("patches.npz holds no row of pictures")
+        raise BundleError("patches.npz holds no row of pictures")
     return patches

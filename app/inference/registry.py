@@ -11,7 +11,7 @@ from typing import Literal
 from app.errors import ModelError
 from app.inference.malloc import trim_malloc
 from app.inference.version import Version
-from app.store.errors import NothingActive, StoreError, UnknownProduct, UnknownVersion
+from app.store.errors import StoreError, UnknownProduct, UnknownVersion, nothing_active_error
 from app.store.state import Decision, Override, ProductState, ShadowDecision, State
 from app.store.store import Bundle, Store
 from model.bundle import BadName, BundleError, check_version
@@ -25,11 +25,9 @@ UNUSABLE = (StoreError, BundleError, ModelError)
 ReloadOutcome = Literal["loaded", "refused"]
 
 
-class VersionUnusable(ModelError):
-    """A version that can't serve, with the reason."""
-
-    def __init__(self, product: str, version: str, why: str) -> None:
-        super().__init__(f"version {version} of product '{product}' can't serve: {why}")
+def unusable_error(product: str, version: str, why: str) -> ModelError:
+    """Return the error of a version that can't serve."""
+    return ModelError(f"version {version} of product '{product}' can't serve: {why}", kind="version-unusable")
 
 
 @dataclass(frozen=True)
@@ -100,14 +98,14 @@ class ModelRegistry:
             raise UnknownProduct(product) from None
 
     def get_serving(self, product: str) -> Version:
-        """Return the serving version. Raises UnknownProduct, NothingActive, VersionUnusable."""
+        """Return the serving version. Raises UnknownProduct, StoreError, ModelError."""
         status = self.get_status(product)
         if status.serving is not None:
             self._used_at[product] = self._clock()
             return status.serving
         if status.activated is None and status.error is None:
-            raise NothingActive(product)
-        raise VersionUnusable(product, status.activated or "?", status.error or "not loaded yet")
+            raise nothing_active_error(product)
+        raise unusable_error(product, status.activated or "?", status.error or "not loaded yet")
 
     def reload(self, product: str) -> Version:
         """Return the serving version, loaded again if it was evicted; raises as ``get_serving``."""
@@ -144,11 +142,11 @@ class ModelRegistry:
             return self._extra[key].with_override(self.get_status(product).override)
 
     def _refuse_recent_failure(self, key: tuple[str, str]) -> None:
-        """Raise VersionUnusable for a version that failed recently, instead of reading it again."""
+        """Raise ModelError for a version that failed recently, instead of reading it again."""
         now = self._clock()
         self._failures = {other: failure for other, failure in self._failures.items() if failure[0] > now}
         if key in self._failures:
-            raise VersionUnusable(*key, self._failures[key][1])
+            raise unusable_error(*key, self._failures[key][1])
 
     def refresh(self) -> None:
         """Follow the state of every product. A version that fails leaves the old one serving.
@@ -250,7 +248,7 @@ class ModelRegistry:
             raise
         except Exception as error:  # an unexpected error in one version must not stop the other products
             self.on_reload(product, "refused")
-            raise VersionUnusable(product, version, f"{type(error).__name__}: {error}") from error
+            raise unusable_error(product, version, f"{type(error).__name__}: {error}") from error
         self.on_reload(product, "loaded")
         return loaded
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import onnxruntime as ort
 
-from app.errors import BadGraph, ExternalData, ProviderMissing
+from app.errors import ModelError
 
 Provider = Literal["auto", "cuda", "tensorrt", "cpu"]
 
@@ -55,13 +55,21 @@ def read_cpu_quota(quota_file: Path) -> int | None:
 
 
 def choose_device(asked: Provider, *, num_threads: int) -> Device:
-    """Return the requested device; ``auto`` takes CUDA where it is. Raises ProviderMissing, never falls back."""
+    """Return the requested device; ``auto`` takes CUDA where it is. Raises ModelError, never falls back."""
     available = ort.get_available_providers()
     if asked == "auto":
         return Device("cuda" if has_device("cuda") else "cpu", num_threads)
     if not has_device(asked):
-        raise ProviderMissing(asked=asked, got=", ".join(available))
+        raise provider_error(asked, got=", ".join(available))
     return Device(asked, num_threads)
+
+
+def provider_error(asked: str, *, got: str) -> ModelError:
+    """Return the error of a requested device that is missing."""
+    return ModelError(
+        f"'{asked}' is not available (ONNX Runtime supports {got}); install "
+        "goodpart[gpu] on a machine with an NVIDIA GPU, or use 'cpu'"
+    )
 
 
 def has_device(provider: Literal["cuda", "tensorrt", "cpu"]) -> bool:
@@ -70,15 +78,15 @@ def has_device(provider: Literal["cuda", "tensorrt", "cpu"]) -> bool:
         return False
     try:
         open_session(PROBE, what="a probe", device=Device(provider, 1))
-    except (BadGraph, ProviderMissing):
+    except ModelError:
         return False
     return True
 
 
 def open_session(graph: bytes, *, what: str, device: Device) -> ort.InferenceSession:
-    """Open a session over these bytes alone. Raises ExternalData, BadGraph, ProviderMissing."""
+    """Open a session over these bytes alone. Raises ModelError."""
     if EXTERNAL_DATA_MARK in graph:
-        raise ExternalData(what)
+        raise ModelError(f"{what} stores weights outside its file, which is not allowed")
     chain = CHAINS[device.provider]
     if device.provider != "cpu":
         ort.preload_dlls()  # CUDA's libraries lie in wheels of their own, where no loader looks
@@ -86,11 +94,11 @@ def open_session(graph: bytes, *, what: str, device: Device) -> ort.InferenceSes
     try:
         session = ort.InferenceSession(graph, make_session_options(device), providers=configured)
     except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
-        raise BadGraph(what, str(error)) from error
+        raise ModelError(f"{what} can't be loaded: {str(error).splitlines()[0][:300]}") from error
     session.disable_fallback()
     got = session.get_providers()[0]
     if got != chain[0]:
-        raise ProviderMissing(asked=device.provider, got=got)
+        raise provider_error(device.provider, got=got)
     return session
 
 

@@ -87,7 +87,7 @@ def graphs_from_bundle(bundle: Bundle) -> Graphs:
 
 
 def read_region(bundle: Bundle) -> RegionOfInterest | None:
-    """Return the region of interest of a version, or None where it inspects the whole image. Raises BadRegion."""
+    """Return the region of interest of a version, or None where it inspects the whole image. Raises BundleError."""
     record = bundle.manifest.region
     return region_from_png(bundle.files[REGION], is_blanked=record.is_blanked) if record else None
 

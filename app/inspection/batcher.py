@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from app.errors import DeadlinePassed, ModelError, RunFailed, WorkerDied
+from app.errors import ModelError, RunFailed, deadline_error
 from app.inference.detector import BUCKETS, Batch, Comparison
 from app.inference.version import Version
 
@@ -81,10 +81,10 @@ class Batcher:
         return self._last_failure if self._num_failed_runs >= MAX_FAILED_RUNS else None
 
     def submit(self, job: InferenceJob) -> "Future[Comparison]":
-        """Queue a job. Raises WorkerDied where the thread has ended."""
+        """Queue a job. Raises ModelError where the thread has ended."""
         with self._changed:
             if self.error is not None or self._is_closing:
-                raise WorkerDied(self.error or "it is shutting down")
+                raise worker_error(self.error or "it is shutting down")
             self._waiting.append(job)
             self._changed.notify()
         return job.future
@@ -128,14 +128,14 @@ class Batcher:
     def _handle_crash(self, error: Exception) -> bool:
         """Fail the running jobs, and return whether the restarts are used up."""
         why = f"{type(error).__name__}: {error}"
-        fail_jobs(self._running, WorkerDied(why))
+        fail_jobs(self._running, worker_error(why))
         self._running = []
         self._num_restarts += 1
         if self._num_restarts <= self.limits.max_restarts:
             return False
         with self._changed:
             self.error = f"the inference worker died {self._num_restarts} times, the last time of {why}"
-            fail_jobs(self._waiting, WorkerDied(self.error))
+            fail_jobs(self._waiting, worker_error(self.error))
             self._waiting.clear()
         return True
 
@@ -179,7 +179,7 @@ class Batcher:
         if not job.future.set_running_or_notify_cancel():
             return False
         if job.deadline is not None and self._clock() > job.deadline:
-            job.future.set_exception(DeadlinePassed())
+            job.future.set_exception(deadline_error())
             return False
         return True
 
@@ -187,6 +187,11 @@ class Batcher:
         rate = num_images / max(spent_s, 1e-6)
         known = self._images_per_s or rate
         self._images_per_s = known + RATE_SMOOTHING * (rate - known)
+
+
+def worker_error(why: str) -> ModelError:
+    """Return the error of an inference thread that crashed or has ended."""
+    return ModelError(f"the inference worker stopped: {why}", kind="worker-died")
 
 
 def run_batch(jobs: Sequence[InferenceJob]) -> RunFailed | None:

@@ -17,7 +17,7 @@ from typing import Literal, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import DeadlinePassed, QueueFull
+from app.errors import QueueFull, deadline_error
 from app.imaging.decode import Image, decode
 from app.imaging.heatmap import Heatmap, HeatmapKind, render
 from app.imaging.input_check import Guard, check_input
@@ -195,8 +195,8 @@ class Inspector:
     ) -> Inspection:
         """Inspect one image without blocking the event loop. ``deadline``: by ``time.monotonic``.
 
-        Raises QueueFull at once, DeadlinePassed, ImageError, ModelError. Cancelling the awaiting task cancels the
-        inspection.
+        Raises QueueFull at once, ImageError, ModelError, and EngineError after the deadline. Cancelling the awaiting
+        task cancels the inspection.
         """
         with self.admit():
             return await self.inspect_admitted(data, version, options, deadline=deadline)
@@ -272,7 +272,7 @@ class InspectionTask:
         if self.done.cancelled():
             return
         if self.deadline is not None and time.monotonic() > self.deadline:
-            raise DeadlinePassed
+            raise deadline_error()
         decoding = partial(preprocess, self.data, self.version, max_pixels=self.max_pixels, guard=self.guard)
         preprocessed = self.stopwatch.time_step("decode", decoding)
         self.stopwatch.start("queue")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import GoldenFailed, ImageError
+from app.errors import ImageError, ModelError
 from app.imaging.decode import MAX_PIXELS
 from app.inference.arrays import ArrayFile
 from app.inference.detector import BUCKETS, make_blank_batch
@@ -21,11 +21,7 @@ from model.bundle import GOLDEN, BundleError
 EXPECTED = f"{GOLDEN}/expected.npz"
 
 
-class BadGolden(BundleError):
-    """Golden images without their expected results."""
-
-
-FILE = ArrayFile(EXPECTED, {"scores": np.float64, "maps": np.float32}, error=BadGolden)
+FILE = ArrayFile(EXPECTED, {"scores": np.float64, "maps": np.float32})
 
 
 @dataclass(frozen=True)
@@ -53,18 +49,20 @@ def warm_up(version: Version, *, max_batch: int) -> None:
 
 
 def verify_golden(version: Version, files: Mapping[str, bytes]) -> None:
-    """Inspect each golden image and compare with training's result. Raises GoldenFailed, BadGolden."""
+    """Inspect each golden image and compare with training's result. Raises ModelError, BundleError."""
     expected = unpack_expectation(files[EXPECTED])
     names = sorted(name for name in files if name.startswith(f"{GOLDEN}/") and name != EXPECTED)
     if len(names) != len(expected.scores):
-        raise BadGolden(f"{len(names)} golden images, but {len(expected.scores)} expected scores")
+        raise BundleError(f"{len(names)} golden images, but {len(expected.scores)} expected scores")
     if expected.maps.shape[1:] != version.manifest.map_size:
-        raise BadGolden(f"{EXPECTED} holds maps of {expected.maps.shape[1:]}, not of {version.manifest.map_size}")
+        raise BundleError(f"{EXPECTED} holds maps of {expected.maps.shape[1:]}, not of {version.manifest.map_size}")
     tolerance = version.manifest.golden_tolerance.get("float32", 0.0)
     for name, score, map_ in zip(names, expected.scores, expected.maps, strict=True):
         difference = max_difference(version, files[name], score=float(score), map_=map_)
         if not difference <= tolerance:  # NaN fails too
-            raise GoldenFailed(name, difference=difference, tolerance=tolerance)
+            raise ModelError(
+                f"{name} differs from its result in training by {difference:.3g}; the tolerance is {tolerance:.3g}"
+            )
 
 
 def max_difference(version: Version, data: bytes, *, score: float, map_: NDArray[np.float32]) -> float:
@@ -72,7 +70,7 @@ def max_difference(version: Version, data: bytes, *, score: float, map_: NDArray
     try:
         batch = preprocess(data, version, max_pixels=MAX_PIXELS).batch
     except ImageError as error:
-        raise BadGolden(f"a golden image can't be inspected: {error}") from error
+        raise BundleError(f"a golden image can't be inspected: {error}") from error
     comparison = infer(batch, version)
     inside = batch.valid[0]
     off_map = np.abs(standardise_map(comparison.map, inside, version) - map_ * inside).max()
@@ -81,8 +79,8 @@ def max_difference(version: Version, data: bytes, *, score: float, map_: NDArray
 
 
 def unpack_expectation(data: bytes) -> GoldenExpectation:
-    """Read ``expected.npz``. Raises BadGolden."""
+    """Read ``expected.npz``. Raises BundleError."""
     scores, maps = FILE.read(data)
     if scores.ndim != 1 or len(maps) != len(scores):
-        raise BadGolden(f"{EXPECTED} holds {scores.shape} scores and {maps.shape} maps")
+        raise BundleError(f"{EXPECTED} holds {scores.shape} scores and {maps.shape} maps")
     return GoldenExpectation(scores, maps)

@@ -4,18 +4,11 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from model.bundle import GoodpartError
-
-
-class TracingMissing(GoodpartError):
-    """Tracing is configured and its libraries are not installed."""
-
-    def __init__(self) -> None:
-        super().__init__("GOODPART_OTEL_ENDPOINT needs the tracing libraries: pip install 'goodpart[otel]'")
+from app.errors import SettingsError
 
 
 def instrument(app: FastAPI, *, endpoint: str) -> None:
-    """Trace an application's requests. Raises TracingMissing."""
+    """Trace an application's requests. Raises SettingsError."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415  # an extra
         from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor  # noqa: PLC0415
@@ -23,7 +16,9 @@ def instrument(app: FastAPI, *, endpoint: str) -> None:
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise TracingMissing from error
+        raise SettingsError(
+            "GOODPART_OTEL_ENDPOINT needs the tracing libraries: pip install 'goodpart[otel]'"
+        ) from error
     provider = TracerProvider(
         resource=Resource.create({"service.name": "goodpart", "service.version": version("goodpart")})
     )

@@ -10,19 +10,17 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError
 
+from app.errors import SettingsError
 from app.sinks.modbus import Modbus
 from app.sinks.mqtt import Mqtt
 from app.sinks.outbox import Sink
 from app.sinks.webhook import Webhook
 from app.validation import describe_error
-from model.bundle import GoodpartError
 
 
-class BadSinks(GoodpartError):
-    """An invalid file of sinks."""
-
-    def __init__(self, path: Path, why: str) -> None:
-        super().__init__(f"{path}: {why}")
+def sinks_error(path: Path, why: str) -> SettingsError:
+    """Return the error of an invalid file of sinks."""
+    return SettingsError(f"{path}: {why}")
 
 
 class SinkTable(BaseModel):
@@ -70,23 +68,23 @@ class SinksFile(BaseModel):
 
 
 def read_sinks(path: Path, *, instance: str) -> tuple[Sink, ...]:
-    """Read the sinks of a file. Raises BadSinks."""
+    """Read the sinks of a file. Raises SettingsError."""
     try:
         file = SinksFile.model_validate(tomllib.loads(path.read_text()))
         sinks: list[Sink] = [create_webhook(table) for table in file.webhook]
         sinks += [create_mqtt(table, instance=instance) for table in file.mqtt]
         sinks += [create_modbus(table) for table in file.modbus]
     except ValidationError as error:
-        raise BadSinks(path, describe_error(error)) from None
+        raise sinks_error(path, describe_error(error)) from None
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadSinks(path, str(error)) from error
+        raise sinks_error(path, str(error)) from error
     twice = [name for name, number in Counter(sink.name for sink in sinks).items() if number > 1]
     if twice:
-        raise BadSinks(path, f"two sinks have the name '{twice[0]}'")
+        raise sinks_error(path, f"two sinks have the name '{twice[0]}'")
     needed = {"httpx2": file.webhook, "aiomqtt": file.mqtt, "pymodbus": file.modbus}
     lacking = [package for package, tables in needed.items() if tables and find_spec(package) is None]
     if lacking:
-        raise BadSinks(path, f"requires {lacking[0]}: pip install 'goodpart[sinks]'")
+        raise sinks_error(path, f"requires {lacking[0]}: pip install 'goodpart[sinks]'")
     return tuple(sinks)
 
 

@@ -4,13 +4,10 @@ GoodpartError
 └── StoreError
     ├── UnknownProduct      no such product in the store
     ├── UnknownVersion      no such version of the product
-    ├── NothingActive       no version of the product is active
     ├── MissingFile         a file that a bundle or teacher names is missing
-    ├── NoTransition        there is no earlier version to roll back to
     ├── DamagedState        a damaged state file
     ├── Conflict            another decision was made at the same moment
     └── StoreUnusable       a folder that can't be read or written
-        ├── ObjectStorageMissing    the package for object storage is not installed
         └── StorageUnreachable      object storage does not answer; a retry may succeed
 """
 
@@ -18,11 +15,15 @@ from model.bundle import GoodpartError
 
 
 class StoreError(GoodpartError):
-    """Root of the store's errors."""
+    """Root of the store's errors; raised itself where no version is active, or none was before."""
+
+    kind = "store-failed"
 
 
 class UnknownProduct(StoreError):
     """No such product in the store."""
+
+    kind = "unknown-product"
 
     def __init__(self, product: str) -> None:
         super().__init__(f"no product is called '{product}'")
@@ -31,15 +32,15 @@ class UnknownProduct(StoreError):
 class UnknownVersion(StoreError):
     """No such version of the product."""
 
+    kind = "unknown-version"
+
     def __init__(self, product: str, version: str) -> None:
         super().__init__(f"product '{product}' has no version '{version}'")
 
 
-class NothingActive(StoreError):
-    """No version of the product is active."""
-
-    def __init__(self, product: str) -> None:
-        super().__init__(f"product '{product}' has no active version; train and activate one")
+def nothing_active_error(product: str) -> StoreError:
+    """Return the error of a product without an active version."""
+    return StoreError(f"product '{product}' has no active version; train and activate one", kind="nothing-active")
 
 
 class MissingFile(StoreError):
@@ -47,13 +48,6 @@ class MissingFile(StoreError):
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} is missing from the store")
-
-
-class NoTransition(StoreError):
-    """There is no earlier version to roll back to."""
-
-    def __init__(self, product: str) -> None:
-        super().__init__(f"product '{product}' has no earlier active version to roll back to")
 
 
 class DamagedState(StoreError):
@@ -66,12 +60,16 @@ class DamagedState(StoreError):
 class Conflict(StoreError):
     """Another decision was made at the same moment."""
 
+    kind = "changed-meanwhile"
+
     def __init__(self, product: str) -> None:
         super().__init__(f"product '{product}' was changed by another request at the same time; reload and retry")
 
 
 class StoreUnusable(StoreError):
     """A folder that can't be read or written."""
+
+    kind = "store-unusable"
 
     def __init__(self, place: object, why: str) -> None:
         super().__init__(f"can't use the store folder {place}: {why}")
@@ -81,10 +79,3 @@ class StorageUnreachable(StoreUnusable):
     """Object storage does not answer; a retry may succeed."""
 
     exit_code = 75  # sysexits' EX_TEMPFAIL, so that a job is tried again
-
-
-class ObjectStorageMissing(StoreUnusable):
-    """The package for object storage is not installed."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url, "pip install 'goodpart[s3]'")

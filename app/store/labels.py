@@ -16,7 +16,7 @@ from app.store import paths
 from app.store.errors import Conflict, DamagedState
 from app.store.paths import StoragePath
 from app.store.state import Decision, State
-from model.bundle import DigestMismatch, Sha256, check_digest, check_product, sha256_hex
+from model.bundle import Sha256, check_digest, check_product, sha256_hex
 
 Label = Literal["ok", "ng"]
 LABELS: tuple[Label, ...] = get_args(Label)
@@ -107,11 +107,11 @@ class LabelStore:
         return tuple(self._ensure_local(product, one) for one in found)
 
     def _ensure_local(self, product: str, one: LabelledImage) -> Path:
-        """Return the image as a local file. Raises StoreError, DigestMismatch."""
+        """Return the image as a local file. Raises StoreError, BundleError."""
         path, what = self._image_path(product, one), f"confirmed image {one.sha256}"
         if isinstance(path, Path):
             return path
-        with paths.drop_damaged_copies(path, error=DigestMismatch):
+        with paths.drop_damaged_copies(path):
             check_digest(what, paths.read_immutable(path, what), one.sha256)
         return paths.ensure_local_file(path, what)
 

@@ -19,7 +19,7 @@ from app.store.errors import MissingFile, StorageUnreachable, StoreUnusable
 from app.store.files import INCOMING, translate_os_errors
 from app.store.locks import lock_folder
 from app.store.s3 import NO_ETAG, PROTOCOL, ObjectPath, open_bucket
-from model.bundle import sha256_hex
+from model.bundle import BundleError, sha256_hex
 
 Content = TypeVar("Content")
 StoragePath = Path | ObjectPath
@@ -135,11 +135,11 @@ def set_write_patience(path: StoragePath, *, for_s: float) -> None:
 
 
 @contextmanager
-def drop_damaged_copies(*paths: StoragePath, error: type[Exception]) -> Iterator[None]:
-    """Drop the copies of these paths where ``error`` is raised; the next read takes the original."""
+def drop_damaged_copies(*paths: StoragePath) -> Iterator[None]:
+    """Drop the copies of these paths where BundleError is raised; the next read takes the original."""
     try:
         yield
-    except error:
+    except BundleError:
         for path in paths:
             if isinstance(path, ObjectPath):
                 path.bucket.drop_copies(str(path.key))

@@ -24,20 +24,6 @@ from model.bundle import MANIFEST, VERSION_PATTERN, BundleError, check_product
 GRACE = timedelta(days=1)
 
 
-class StillTrained(StoreUnusable):
-    """The product to remove is being trained."""
-
-    def __init__(self, store: Store, product: str) -> None:
-        super().__init__(store.root, f"a training of product '{product}' is running; stop it first")
-
-
-class StillServes(StoreUnusable):
-    """The product to remove serves."""
-
-    def __init__(self, store: Store, product: str) -> None:
-        super().__init__(store.root, f"product '{product}' has an active version; use --yes to remove it anyway")
-
-
 @dataclass(frozen=True)
 class Pruner:
     """Removes from a store and its state. ``now``: the time that ages are relative to."""
@@ -61,17 +47,22 @@ class Pruner:
         yield from self._remove_leftovers()
 
     def remove(self, product: str, *, even_if_active: bool) -> Iterator[StoragePath]:
-        """Remove a product with all of its data. Raises UnknownProduct, StillServes, StillTrained."""
+        """Remove a product with all of its data.
+
+        Raises UnknownProduct, and StoreUnusable while the product serves or is trained.
+        """
         folder, state = self.store.product_folder(product), self.state.root / check_product(product)
         if not paths.is_folder(folder) and not paths.is_folder(state):
             raise UnknownProduct(product)
         with paths.refuse_stale(self.state.root):
             current = self.state.read_current(product)
         if not even_if_active and current is not None:
-            raise StillServes(self.store, product)
+            raise StoreUnusable(
+                self.store.root, f"product '{product}' has an active version; use --yes to remove it anyway"
+            )
         work = self._work_folder / product
         if any(is_locked(lock) for lock in work.glob("*/lock")):
-            raise StillTrained(self.store, product)
+            raise StoreUnusable(self.store.root, f"a training of product '{product}' is running; stop it first")
         for target in (state, folder, work):  # the state first: then nothing serves
             if paths.is_folder(target):
                 yield remove_path(target)

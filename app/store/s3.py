@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from app.store.errors import ObjectStorageMissing, StoreUnusable
+from app.store.errors import StoreUnusable
 from app.store.files import INCOMING, Unreachable, check_writable, replace_file
 
 PROTOCOL = "s3://"
@@ -344,12 +344,12 @@ def absent_mark(copy: Path) -> Path:
 def open_bucket(url: str, *, local: Path, max_bytes: int) -> ObjectPath:
     """Return the path of ``s3://bucket/prefix``. Address, region and keys are those of the ``AWS_*`` variables.
 
-    Raises ObjectStorageMissing where the package is not installed, StoreUnusable where copies can't be written.
+    Raises StoreUnusable where the package is not installed or copies can't be written.
     """
     try:
         s3fs = import_module("s3fs")
     except ModuleNotFoundError as error:
-        raise ObjectStorageMissing(url) from error
+        raise StoreUnusable(url, "pip install 'goodpart[s3]'") from error
     files = s3fs.S3FileSystem(config_kwargs=CONNECTION, use_listings_cache=False, skip_instance_cache=True)
     files.retries = NUM_TRIES
     check_writable(local)

@@ -16,26 +16,13 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from model.bundle import BundleError, GoodpartError
+from app.errors import SettingsError
+from model.bundle import BundleError
 
 SIGNATURE = "manifest.sig"
 # Prefix of the signed bytes (domain separation): signatures of other data are not valid here.
 PURPOSE = b"goodpart manifest 1\n"
 PEM_END = b"-----END PUBLIC KEY-----"
-
-
-class BadSigningKey(GoodpartError):
-    """A file without a usable Ed25519 key."""
-
-    def __init__(self, path: Path, why: str) -> None:
-        super().__init__(f"{path} holds no usable Ed25519 key: {why}")
-
-
-class BadSignature(BundleError):
-    """A version without a valid signature of a trusted key."""
-
-    def __init__(self, version: str, why: str) -> None:
-        super().__init__(f"version {version} {why}")
 
 
 def generate_key_pair() -> tuple[bytes, bytes]:
@@ -48,27 +35,32 @@ def generate_key_pair() -> tuple[bytes, bytes]:
 
 
 def read_private_key(path: Path) -> Ed25519PrivateKey:
-    """Read the signing key. Raises BadSigningKey."""
+    """Read the signing key. Raises SettingsError."""
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise BadSigningKey(path, str(error)) from error
+        raise signing_key_error(path, str(error)) from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise BadSigningKey(path, "it is a key of another kind")
+        raise signing_key_error(path, "it is a key of another kind")
     return key
 
 
 def read_public_keys(path: Path) -> tuple[Ed25519PublicKey, ...]:
-    """Read the trusted keys, one or more in a file. Raises BadSigningKey."""
+    """Read the trusted keys, one or more in a file. Raises SettingsError."""
     try:
         pieces = [piece + PEM_END for piece in path.read_bytes().split(PEM_END)[:-1]]
         keys = [load_pem_public_key(piece.strip()) for piece in pieces]
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        raise BadSigningKey(path, str(error)) from error
+        raise signing_key_error(path, str(error)) from error
     found = tuple(key for key in keys if isinstance(key, Ed25519PublicKey))
     if not found or len(found) != len(keys):
-        raise BadSigningKey(path, "a public key is written as PEM, by `goodpart keygen`")
+        raise signing_key_error(path, "a public key is written as PEM, by `goodpart keygen`")
     return found
+
+
+def signing_key_error(path: Path, why: str) -> SettingsError:
+    """Return the error of a file without a usable Ed25519 key."""
+    return SettingsError(f"{path} holds no usable Ed25519 key: {why}")
 
 
 def sign_manifest(manifest: bytes, key: Ed25519PrivateKey) -> bytes:
@@ -79,13 +71,13 @@ def sign_manifest(manifest: bytes, key: Ed25519PrivateKey) -> bytes:
 def check_signature(
     version: str, manifest: bytes, signature: bytes | None, trusted: tuple[Ed25519PublicKey, ...]
 ) -> None:
-    """Raise BadSignature unless one of the trusted keys signed this manifest."""
+    """Raise BundleError unless one of the trusted keys signed this manifest."""
     if signature is None:
-        raise BadSignature(version, "is not signed, and this service asks for a signature")
+        raise BundleError(f"version {version} is not signed, and this service asks for a signature")
     for key in trusted:
         try:
             key.verify(signature, PURPOSE + manifest)
         except InvalidSignature:
             continue
         return
-    raise BadSignature(version, "has no valid signature of a trusted key, or was changed since")
+    raise BundleError(f"version {version} has no valid signature of a trusted key, or was changed since")

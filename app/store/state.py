@@ -15,7 +15,7 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.store import paths
-from app.store.errors import Conflict, DamagedState, NoTransition
+from app.store.errors import Conflict, DamagedState, StoreError
 from app.store.paths import StoragePath
 from model.bundle import BadName, check_product, check_version
 
@@ -195,10 +195,12 @@ class State:
             raise Conflict(product)
 
     def read_previous(self, product: str) -> str:
-        """Return the version that served before the current one. Raises NoTransition."""
+        """Return the version that served before the current one. Raises StoreError."""
         current = self.read_current(product)
         if current is None or current.previous is None:
-            raise NoTransition(product)
+            raise StoreError(
+                f"product '{product}' has no earlier active version to roll back to", kind="nothing-earlier"
+            )
         return current.previous
 
     def write_audit(self, product: str, event: str, decided: Decision, change: Mapping[str, object]) -> None:

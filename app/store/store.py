@@ -15,13 +15,12 @@ from model.bundle import (
     MANIFEST,
     NAME_PATTERN,
     VERSION_PATTERN,
-    BundleError,
-    DigestMismatch,
     Manifest,
     check_digest,
     check_product,
     check_version,
     compute_version_name,
+    digest_error,
     read_manifest,
 )
 
@@ -93,12 +92,12 @@ class Store:
             if paths.is_folder(folder):
                 raise
             raise UnknownVersion(product, version) from None
-        with paths.drop_damaged_copies(folder, error=BundleError):
+        with paths.drop_damaged_copies(folder):
             manifest = read_manifest(data)
             expected = compute_version_name(data)
             if expected != version or manifest.product != product:
                 found = f"{manifest.product}/{expected}"
-                raise DigestMismatch(file=MANIFEST, expected=f"{product}/{version}", found=found)
+                raise digest_error(MANIFEST, expected=f"{product}/{version}", found=found)
             if self.trusted is not None:
                 check_signature(version, data, self._read_signature(product, version), self.trusted)
         return manifest
@@ -118,7 +117,7 @@ class Store:
         folder = self.version_folder(product, version)
         digest = manifest.teacher.sha256
         path = self.teacher_path(digest)
-        with paths.drop_damaged_copies(folder, path, error=BundleError):
+        with paths.drop_damaged_copies(folder, path):
             files = {
                 name: check_digest(name, paths.read_immutable(folder / name, f"{version}/{name}"), record.sha256)
                 for name, record in manifest.files.items()

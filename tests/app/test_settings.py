@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import BadServiceSettings, Settings, is_loopback, read_settings
+from app.errors import SettingsError
+from app.settings import Settings, is_loopback, read_settings
 
 
 def test_settings_come_from_the_environment(monkeypatch):
@@ -15,19 +16,19 @@ def test_settings_come_from_the_environment(monkeypatch):
 
 def test_a_misspelt_variable_is_refused_with_the_nearest_one(monkeypatch):
     monkeypatch.setenv("GOODPART_MAX_PIXEL", "5")
-    with pytest.raises(BadServiceSettings, match="did you mean GOODPART_MAX_PIXELS"):
+    with pytest.raises(SettingsError, match="did you mean GOODPART_MAX_PIXELS"):
         read_settings()
 
 
 def test_a_wrong_value_is_one_line(monkeypatch):
     monkeypatch.setenv("GOODPART_PORT", "many")
-    with pytest.raises(BadServiceSettings, match=r"^port: ") as caught:
+    with pytest.raises(SettingsError, match=r"^port: ") as caught:
         read_settings()
     assert "\n" not in str(caught.value)
 
 
 def test_an_address_that_others_reach_is_refused_without_keys():
-    with pytest.raises(BadServiceSettings, match=r"0\.0\.0\.0 can be reached by others"):
+    with pytest.raises(SettingsError, match=r"0\.0\.0\.0 can be reached by others"):
         read_settings(host="0.0.0.0")  # noqa: S104  # which is the point
     assert read_settings(host="0.0.0.0", auth="off").auth == "off"  # noqa: S104  # which is the point
 

@@ -9,7 +9,13 @@ from model.similarity import cosine_distance
 from model.student import Reconstruction
 
 SPEC = CompareSpec(
-    map_size=(8, 8), smoothing_sigma=0.8, top_shares=(0.05, 0.25), num_stored=1, num_recalled=1, num_extracted=2, regularisation=0.5
+    map_size=(8, 8),
+    smoothing_sigma=0.8,
+    top_shares=(0.05, 0.25),
+    num_stored=1,
+    num_recalled=1,
+    num_extracted=2,
+    regularisation=0.5,
 )
 MAP_WEIGHTS, SHARE_WEIGHTS = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.7, 0.3])
 

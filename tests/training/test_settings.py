@@ -1,6 +1,6 @@
 import pytest
 
-from training.errors import BadSettings
+from app.errors import SettingsError
 from training.settings import TrainSettings, list_settings, read_train_settings
 
 
@@ -38,7 +38,7 @@ def test_yaml_is_overlaid_by_assignments_and_those_by_the_flag(tmp_path):
     ],
 )
 def test_a_wrong_setting_is_one_line(assignment, message):
-    with pytest.raises(BadSettings, match=message) as caught:
+    with pytest.raises(SettingsError, match=message) as caught:
         read_train_settings(None, [assignment])
     assert "\n" not in str(caught.value)
 
@@ -53,13 +53,13 @@ def test_a_preset_changes_defaults_and_what_is_set_goes_before_it():
 def test_a_config_that_is_none_is_one_line(tmp_path, text):
     config = tmp_path / "train.yaml"
     config.write_text(text)
-    with pytest.raises(BadSettings, match=r"train\.yaml") as caught:
+    with pytest.raises(SettingsError, match=r"train\.yaml") as caught:
         read_train_settings(config)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_config_is_named(tmp_path):
-    with pytest.raises(BadSettings, match=r"absent\.yaml"):
+    with pytest.raises(SettingsError, match=r"absent\.yaml"):
         read_train_settings(tmp_path / "absent.yaml")
 
 
@@ -75,7 +75,7 @@ def test_variables_are_read_as_yaml_and_unknown_ones_are_refused():
     variables = {"inspect": "[{x: 0.1, y: 0, width: 0.5, height: 1}]", "taps": "{16: 3}"}
     settings = read_train_settings(None, variables=variables)
     assert (settings.inspect[0].x, settings.taps) == (0.1, {16: 3})
-    with pytest.raises(BadSettings, match="unknown setting 'sed'; did you mean seed"):
+    with pytest.raises(SettingsError, match="unknown setting 'sed'; did you mean seed"):
         read_train_settings(None, variables={"sed": "3"})
 
 

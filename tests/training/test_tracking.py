@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from app.errors import SettingsError
 from app.store.state import State
-from training.errors import BadSettings
 from training.release.gate import GateResult
 from training.release.publish import Published, PublishRequest
 from training.settings import read_train_settings
@@ -34,5 +34,5 @@ def test_nothing_is_told_where_nobody_asked(store):
 
 def test_mlflow_that_is_asked_for_and_absent_is_found_out_at_once(monkeypatch):
     monkeypatch.setattr("training.tracking.find_spec", lambda _: None)
-    with pytest.raises(BadSettings, match=r"pip install 'goodpart\[mlflow\]'"):
+    with pytest.raises(SettingsError, match=r"pip install 'goodpart\[mlflow\]'"):
         check_tracking(read_train_settings(None, ["tracking=mlflow"]))

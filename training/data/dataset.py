@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 from app.errors import ImageError
 from app.imaging.decode import SUFFIXES, Image, decode, open_image
 from model.bundle import InputRecord
-from training.errors import BadImage, MisplacedImages, NoImages, OddSizes, TooFewImages
+from training.errors import BadImage, TrainingError
 
 # Pictures of where to look, beside the data; see training.data.roi.
 INSPECT_FILE, IGNORE_FILE = "region.png", "ignore.png"
@@ -62,7 +62,7 @@ class Split:
 def find_images(folder: Path) -> Dataset:
     """Find the images of a plain folder, or of MVTec layout (``train/good``, ``test/<kind>``).
 
-    Raises NoImages and MisplacedImages.
+    Raises TrainingError.
     """
     is_mvtec = (folder / "train" / "good").is_dir()
     if is_mvtec:
@@ -71,28 +71,54 @@ def find_images(folder: Path) -> Dataset:
     good = list_images(good_folder)
     if not good:
         below = [path.name for path in sorted(good_folder.glob("*")) if list_images(path)]
-        raise NoImages(good_folder, suffixes=SUFFIXES, below=below)
+        raise no_images_error(good_folder, below=below)
     return Dataset(good=good, test=list_test_images(folder) if is_mvtec else ())
 
 
+def no_images_error(folder: Path, *, below: Sequence[str]) -> TrainingError:
+    """Return the error of a folder without an image. ``below``: folders in it that hold some."""
+    hint = f"; its folders {', '.join(below[:3])} do: name the one with good parts" if below else ""
+    holds_none = f"{folder} holds no image ({', '.join(SUFFIXES)}){hint}"
+    return TrainingError(holds_none if folder.exists() else f"there is no folder {folder}", kind="no-images")
+
+
 def refuse_misplaced(folder: Path) -> None:
-    """Raise MisplacedImages where images beside ``train/good`` would be ignored."""
+    """Raise TrainingError where images beside ``train/good`` would be ignored."""
     for place in (folder, folder / "train"):
         stray = list_images(place)
         if stray:
-            raise MisplacedImages(
+            raise TrainingError(
                 f"{place} holds {len(stray)} images of its own ({stray[0].name}) beside train/good: move good ones to "
-                "train/good and defective ones to test/<kind>"
+                "train/good and defective ones to test/<kind>",
+                kind="misplaced-images",
             )
     for other in sorted((folder / "train").iterdir()):
         if other.name != "good" and list_images(other):
-            raise MisplacedImages(
-                f"{other} holds images, but only good parts are learned from: move them to test/{other.name}"
+            raise TrainingError(
+                f"{other} holds images, but only good parts are learned from: move them to test/{other.name}",
+                kind="misplaced-images",
             )
 
 
+@dataclass(frozen=True)
+class OddSizes:
+    """A few images of another size than the rest. ``odd``: each with its width and height."""
+
+    odd: Mapping[Path, tuple[int, int]]
+    usual: tuple[int, int]
+
+    def to_error(self) -> TrainingError:
+        """Return the error that names some of them."""
+        some = ", ".join(f"{path.name} ({width} x {height})" for path, (width, height) in list(self.odd.items())[:3])
+        return TrainingError(
+            f"{len(self.odd)} images are not {self.usual[0]} x {self.usual[1]} pixels like the rest: {some}; "
+            "remove them, or use --skip-bad or --set allow_odd_sizes=true",
+            kind="odd-sizes",
+        )
+
+
 def find_odd_sizes(paths: Sequence[Path], *, max_pixels: int) -> OddSizes | None:
-    """Return an error where most images have one size and a few another.
+    """Return the images of another size where most have one, or None.
 
     Where sizes vary throughout, they are the product's own. Reads headers alone. Raises BadImage.
     """
@@ -150,13 +176,17 @@ def split_images(good: Iterable[Path], *, ok: Iterable[Path] = (), ng: Iterable[
     """Split by the hash of the bytes, so that a rerun gives the same; identical copies are dropped.
 
     ``ok`` and ``ng`` are labelled images: the former are for training alone, the latter are excluded. Raises
-    TooFewImages.
+    TrainingError.
     """
     confirmed, defective = index_by_digest(ok), index_by_digest(ng)
     by_hash = {digest: path for digest, path in index_by_digest(good).items() if digest not in confirmed | defective}
     ordered = [by_hash[digest] for digest in sorted(by_hash)]
     if len(ordered) < MIN_GOOD:
-        raise TooFewImages(found=len(ordered), needed=MIN_GOOD)
+        raise TrainingError(
+            f"{len(ordered)} different good images are too few: training requires at least {MIN_GOOD}, "
+            "a promise of 1 % 500",
+            kind="too-few-images",
+        )
     num_standardise, num_calibrate = count_held_out(len(ordered))
     first = len(ordered) - num_standardise - num_calibrate
     second = first + num_standardise

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from app.imaging.roi import BadRegion, RegionOfInterest, region_from_png
+from app.errors import SettingsError
+from app.imaging.roi import RegionOfInterest, region_from_png
+from model.bundle import BundleError
 from training.data.dataset import IGNORE_FILE, INSPECT_FILE
-from training.errors import BadImage, BadSettings
+from training.errors import BadImage
 from training.settings import Rectangle, TrainSettings
 
 # Finer than any anomaly map of ours, so that a rectangle's edge is the map's own.
@@ -16,7 +18,7 @@ SIZE = (512, 512)
 
 
 def read_region_of_interest(folder: Path, settings: TrainSettings) -> RegionOfInterest | None:
-    """Return the region of interest, or None for the whole image. Raises BadImage, BadSettings.
+    """Return the region of interest, or None for the whole image. Raises BadImage, SettingsError.
 
     It is the white of ``region.png`` and the ``inspect`` rectangles, less the white of ``ignore.png`` and the
     ``ignore`` rectangles.
@@ -29,7 +31,7 @@ def read_region_of_interest(folder: Path, settings: TrainSettings) -> RegionOfIn
     for mask in ignored:
         inside = inside & ~mask
     if not inside.any():
-        raise BadSettings("the region of interest is empty: every pixel is ignored")
+        raise SettingsError("the region of interest is empty: every pixel is ignored")
     return RegionOfInterest(inside, is_blanked=True)
 
 
@@ -39,7 +41,7 @@ def read_mask(path: Path) -> list[NDArray[np.bool_]]:
         return []
     try:
         region = region_from_png(path.read_bytes())
-    except BadRegion as error:
+    except BundleError as error:
         raise BadImage(path, str(error)) from error
     middles = [(np.arange(length) + 0.5) / length for length in SIZE]
     return [region.contains(*middles)]

@@ -20,8 +20,8 @@ import click
 import httpx2
 from PIL import Image
 
+from app.errors import CommandError
 from app.imaging.decode import MAX_PIXELS, load_image
-from training.errors import TrainingError
 
 GOODPART = Path(sys.executable).with_name("goodpart")
 PRODUCT = "flange"
@@ -30,10 +30,6 @@ SETTINGS = ("learning.num_steps=250", "false_alarm_rate=0.05")
 PARTS = {"good": "test/good/000.png", "defective": "test/scratch/000.png"}
 START_TIMEOUT_S = 60
 SHOWN_CHARACTERS = 32
-
-
-class DemoFailed(TrainingError):
-    """A step of the demonstration failed."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ class DemoService:
 
 
 def run_demo(folder: Path, *, port: int) -> None:
-    """Create data, train, serve, inspect; the service keeps running. Raises DemoFailed."""
+    """Create data, train, serve, inspect; the service keeps running. Raises CommandError."""
     data, store = folder / "data", folder / "store"
     if not data.exists():
         run_command("sample-data", str(data))
@@ -83,11 +79,11 @@ def stop(folder: Path) -> None:
 
 
 def run_command(*arguments: str) -> None:
-    """Run one ``goodpart`` command. Raises DemoFailed."""
+    """Run one ``goodpart`` command. Raises CommandError."""
     click.echo(f"$ goodpart {' '.join(arguments)}", err=True)
     done = subprocess.run([str(GOODPART), *arguments], check=False)  # noqa: S603  # our own command
     if done.returncode != 0:
-        raise DemoFailed(f"`goodpart {arguments[0]}` ended with exit code {done.returncode}")
+        raise CommandError(f"`goodpart {arguments[0]}` ended with exit code {done.returncode}")
 
 
 def get_service_file(folder: Path) -> Path:
@@ -105,7 +101,7 @@ def find_service(folder: Path) -> DemoService | None:
 
 
 def start_service(folder: Path, store: Path, *, port: int) -> DemoService:
-    """Start a service in the background and wait until it answers. Raises DemoFailed."""
+    """Start a service in the background and wait until it answers. Raises CommandError."""
     free = port if is_free(port) else find_free_port()
     if free != port:
         click.echo(f"port {port} is in use; taking {free}", err=True)
@@ -120,7 +116,7 @@ def start_service(folder: Path, store: Path, *, port: int) -> DemoService:
     deadline = time.monotonic() + START_TIMEOUT_S
     while not service.is_alive():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise DemoFailed(f"the service did not start; see {log_path}")
+            raise CommandError(f"the service did not start; see {log_path}")
         time.sleep(0.2)
     return service
 
@@ -145,7 +141,7 @@ def find_free_port() -> int:
 
 
 def post_image(url: str, part: Path) -> dict[str, Any]:
-    """Post an image and return the response, with an overlay as heat-map. Raises DemoFailed."""
+    """Post an image and return the response, with an overlay as heat-map. Raises CommandError."""
     address = f"{url}/v1/products/{PRODUCT}/inspect"
     response = httpx2.post(
         address,
@@ -155,7 +151,7 @@ def post_image(url: str, part: Path) -> dict[str, Any]:
         timeout=30,
     )
     if not response.is_success:
-        raise DemoFailed(f"{address} answered {response.status_code}: {response.text[:200]}")
+        raise CommandError(f"{address} answered {response.status_code}: {response.text[:200]}")
     answer: dict[str, Any] = response.json()
     return answer
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageFilter
 
+from app.errors import CommandError
 from training.demo.sample_part import (
     BOLTS,
     CUTS,
@@ -40,7 +41,6 @@ from training.demo.sample_part import (
     make_coordinates,
     ramp,
 )
-from training.errors import TrainingError
 from training.evaluation.synthetic import to_png
 
 NUM_TRAIN, NUM_TEST_GOOD = 100, 40
@@ -56,13 +56,6 @@ GAP_PX: Final = 5
 
 SCRATCH_SLOPE, DENT_SLOPE = 0.65, 0.40
 BLIND_DEPTH: Final = 15.0
-
-
-class FolderNotEmpty(TrainingError):
-    """The target folder is not empty, or is a file."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(f"{folder} already exists and is not an empty folder; name a new one")
 
 
 @dataclass(frozen=True)
@@ -91,7 +84,7 @@ class RenderedImage:
 def write_sample_data(folder: Path, *, seed: int, on_image: Callable[[int], None]) -> None:
     """Create a folder of NUM_IMAGES images, whole or not at all; ``on_image(1)`` is called after each.
 
-    The same seed gives the same bytes. Raises FolderNotEmpty.
+    The same seed gives the same bytes. Raises CommandError.
     """
     write_items(folder, plan_items(), seed=seed, on_image=on_image)
 
@@ -100,7 +93,7 @@ def write_items(folder: Path, items: Sequence[SampleItem], *, seed: int, on_imag
     """Create a folder of these images, as ``write_sample_data`` does."""
     folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FolderNotEmpty(folder)
+        raise CommandError(f"{folder} already exists and is not an empty folder; name a new one")
     beside = folder.with_name(f".{folder.name}-{uuid4().hex}")
     try:
         for item in items:

@@ -18,10 +18,6 @@ CALIBRATION_FEATURES = "calibration_features.npz"
 NO_OWNER = -1
 
 
-class BadFeatures(BundleError):
-    """Calibration features that can't be read."""
-
-
 @dataclass(frozen=True)
 class CalibrationFeatures:
     """``features``: float16 (parts, ...) a scale; ``valid``: where they count, (parts, h, w).
@@ -62,10 +58,10 @@ class CalibrationFeatures:
 def read_calibration_features(place: StoragePath, *, num_scales: int) -> CalibrationFeatures | None:
     """Read the features of a training, or None where there are none or they are of an older form."""
     names = {f"t{k + 1}": np.float16 for k in range(num_scales)}
-    file = ArrayFile(place.name, {**names, "valid": np.float32, "owners": np.int64}, error=BadFeatures)
+    file = ArrayFile(place.name, {**names, "valid": np.float32, "owners": np.int64})
     try:
         *features, valid, owners = file.read(paths.read_immutable(place, place.name))
-    except (StoreError, BadFeatures):
+    except (StoreError, BundleError):
         return None
     return CalibrationFeatures(tuple(features), valid, owners)
 

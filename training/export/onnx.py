@@ -15,7 +15,7 @@ from model.compare import Compare, CompareSpec
 from model.compare import CompareOutput as TorchComparison
 from model.student import Reconstruction, Student
 from model.teacher import Teacher
-from training.errors import ParityFailed
+from training.errors import TrainingError
 
 # The newest opset that ONNX Runtime's CUDA and TensorRT providers run in whole.
 OPSET = 20
@@ -146,10 +146,14 @@ def compare_with_networks(
 
 
 def check_parity(expected: TorchComparison, found: list[Comparison]) -> Parity:
-    """Return the largest differences of score and map. Raises ParityFailed above their tolerances."""
+    """Return the largest differences of score and map. Raises TrainingError above their tolerances."""
     score = max(abs(row.score - value) for row, value in zip(found, expected.score.tolist(), strict=True))
     map_ = float(np.abs(np.stack([row.map for row in found]) - expected.map.numpy()).max())
     for what, largest in (("score", score), ("map", map_)):
         if not largest <= TOLERANCES[what]:
-            raise ParityFailed(what=what, largest=largest, tolerance=TOLERANCES[what])
+            raise TrainingError(
+                f"the exported graphs differ from the network: {what} by {largest:.2e}, "
+                f"more than {TOLERANCES[what]:.0e}",
+                kind="parity-failed",
+            )
     return Parity(num_images=len(found), score=score, map=map_)

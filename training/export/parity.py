@@ -45,7 +45,7 @@ def verify_parity(
     reader: ImageReader,
     on_image: Callable[[int], None],
 ) -> ParityResult:
-    """Compare each image by the graphs and by the networks. Raises ParityFailed."""
+    """Compare each image by the graphs and by the networks. Raises TrainingError."""
     checked = []
     for number, image in enumerate(images):
         one = verify_image(image, networks, detector, reader=reader)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from model.standardise import Standardiser
-from training.errors import DiskTooSmall
+from training.errors import TrainingError
 
 GIB = 2**30
 
@@ -88,12 +88,16 @@ class StandardisedRows:
 
 
 def allocate_rows(num_images: int, likes: Sequence[Tensor], *, limit: MemoryLimit) -> tuple[Tensor | Float16File, ...]:
-    """Allocate rows like each of ``likes`` (batch, ...), all in memory or all on disk. Raises DiskTooSmall."""
+    """Allocate rows like each of ``likes`` (batch, ...), all in memory or all on disk. Raises TrainingError."""
     shapes = [(num_images, *like.shape[1:]) for like in likes]
     if sum(map(prod, shapes)) * 4 <= limit.memory_bytes:
         return tuple(torch.empty(shape) for shape in shapes)
     limit.folder.mkdir(parents=True, exist_ok=True)
     needed, free = 2 * sum(map(prod, shapes)), shutil.disk_usage(limit.folder).free
     if needed > free:
-        raise DiskTooSmall(limit.folder, needed_bytes=needed, free_bytes=free)
+        raise TrainingError(
+            f"the features take {needed / 2**30:.1f} GiB, and {limit.folder} has {free / 2**30:.1f} GiB left; "
+            "make room, or raise feature_memory_gib where there is more memory",
+            kind="disk-too-small",
+        )
     return tuple(Float16File(limit.folder / f"scale-{k + 1}.float16", shape) for k, shape in enumerate(shapes))

@@ -92,7 +92,7 @@ def extract_features(
     limit: MemoryLimit,
     on_images: Callable[[int], None],
 ) -> tuple[FeatureRows, ...]:
-    """Return features of scales 1..K, (images, channels, height, width), on the CPU. Raises BadImage, DiskTooSmall."""
+    """Return features of scales 1..K, (images, channels, height, width), on the CPU. Raises TrainingError."""
     device = teacher.mean.device
     images = reader.decode_all(paths)
     rows = None

@@ -26,7 +26,7 @@ class Networks:
 
 
 def create_networks(settings: TrainSettings) -> Networks:
-    """Create the teacher with its weights, a student with a random memory, and a comparison. Raises BadWeights."""
+    """Create the teacher with its weights, a student with a random memory, and a comparison. Raises TrainingError."""
     teacher = load_teacher(
         settings.teacher,
         weights=settings.teacher_weights,

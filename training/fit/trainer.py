@@ -12,10 +12,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from app.errors import SettingsError
 from model.student import Student
 from model.teacher import Teacher
 from training.data.dataset import Split
-from training.errors import BadSettings, NotLearned
+from training.errors import TrainingError
 from training.evaluation.synthetic import draw_defects
 from training.fit.distillation import Distillation, TrainingSet
 from training.fit.feature_store import GIB, FeatureRows, MemoryLimit, StandardisedRows
@@ -121,7 +122,7 @@ class Trainer:
         """Fit the student's statistics, and fill its memory or restore it from a checkpoint."""
         valid = resize_valid(self.reader.compute_valid(self.paths), features)
         if not all(scale.any() for scale in valid):
-            raise BadSettings("the region of interest is thinner than a feature: widen it, or take smaller strides")
+            raise SettingsError("the region of interest is thinner than a feature: widen it, or take smaller strides")
         student.to("cpu")
         some = torch.arange(min(features[0].shape[0], MAX_FOR_STATISTICS))
         student.fit_statistics(tuple(scale[some] for scale in features), tuple(scale[some] for scale in valid))
@@ -159,7 +160,7 @@ class Trainer:
     def _run_phase(
         self, name: str, phase: TrainingPhase, networks: Networks, dataset: FeatureDataset, saved: dict[str, Any]
     ) -> None:
-        """Run a phase to its end, with progress and checkpoints. Raises NotLearned, Stopped, StoreUnusable."""
+        """Run a phase to its end, with progress and checkpoints. Raises TrainingError, StoreUnusable."""
         if saved.get("phase") == name:
             phase.restore(saved["state"])
             self.generator.set_state(saved["generator"])
@@ -244,6 +245,6 @@ def restore_student(student: Student, saved: dict[str, Any]) -> ItemOrigins:
 
 
 def refuse_infinite(loss: float, *, step: int) -> None:
-    """Raise NotLearned where a loss is not finite."""
+    """Raise TrainingError where a loss is not finite."""
     if not math.isfinite(loss):
-        raise NotLearned(step=step)
+        raise TrainingError(f"the loss at step {step} is not a finite number; nothing was written", kind="not-learned")

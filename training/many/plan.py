@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from app.errors import SettingsError
 from app.validation import describe_error
 from model.bundle import NAME_PATTERN
-from training.errors import BadSettings
 from training.settings import TrainSettings, parse_settings, read_yaml
 
 ProductName = Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$")]
@@ -42,20 +42,20 @@ class Plan(BaseModel):
     products: dict[ProductName, PlanEntry] = Field(min_length=1)
 
     def get_settings(self, product: str) -> TrainSettings:
-        """Return a product's settings. Raises BadSettings."""
+        """Return a product's settings. Raises SettingsError."""
         try:
             return parse_settings(merge_settings(self.settings, self.products[product].settings))
-        except BadSettings as error:
-            raise BadSettings(f"{product}: {error}") from None
+        except SettingsError as error:
+            raise SettingsError(f"{product}: {error}") from None
 
 
 def read_plan(path: Path) -> Plan:
-    """Read a plan, with absolute paths and validated settings. Raises BadSettings."""
+    """Read a plan, with absolute paths and validated settings. Raises SettingsError."""
     folder = path.parent.absolute()
     try:
         plan = Plan.model_validate(read_yaml(path))
     except ValidationError as error:
-        raise BadSettings(f"{path}: {describe_error(error)}") from None
+        raise SettingsError(f"{path}: {describe_error(error)}") from None
     for product in plan.products:
         plan.get_settings(product)
     products = {

@@ -15,7 +15,7 @@ from app.api import problems, uploads
 from app.api.auth import ApiKeyAuth, KeyName
 from app.api.idempotency import IdempotencyCache, IdempotentRequest, Recorder
 from app.api.schemas import BatchResponse, InspectionResponse, ProblemResponse
-from app.errors import DeadlinePassed
+from app.errors import deadline_error
 from app.imaging.heatmap import HeatmapKind
 from app.inspection.pipeline import Inspection, InspectOptions, Timings
 from app.inspection.service import InspectionService, bind_log_context
@@ -195,8 +195,9 @@ def add_batch_route(
                     deadline = by or compute_deadline(None, default_ms=settings.deadline_ms)
                     inspection = await service.inspect(data, version, query.to_options(), deadline=deadline)
             except GoodpartError as error:
-                on_problem(problems.find_kind(error).slug)
-                return ProblemResponse.model_validate(problems.problem_from_error(error))
+                problem = problems.problem_from_error(error)
+                on_problem(error.kind)
+                return ProblemResponse.model_validate(problem)
             answer = ids.to_response(inspection)
             await deps.recorder.record(answer, data)
             return answer
@@ -210,13 +211,13 @@ def add_batch_route(
             )
 
 
-async def wait_for_answer(request: Request, answer: Awaitable[str], *, deadline: float) -> str:
-    """Wait for the answer to the same request. Raises DeadlinePassed, ClientGone."""
+async def wait_for_answer(request: Request, answer: Awaitable[str | None], *, deadline: float) -> str | None:
+    """Wait for the answer to the same request. Raises EngineError, RequestError."""
     try:
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
             return await cancel_on_disconnect(request, answer)
     except TimeoutError:
-        raise DeadlinePassed from None
+        raise deadline_error() from None
 
 
 def format_server_timing(timings: Timings) -> str:
@@ -225,13 +226,13 @@ def format_server_timing(timings: Timings) -> str:
 
 
 async def cancel_on_disconnect(request: Request, work: Awaitable[Result]) -> Result:
-    """Await ``work``, and cancel it where the client disconnects first. Raises ClientGone."""
+    """Await ``work``, and cancel it where the client disconnects first. Raises RequestError."""
     work = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(wait_for_disconnect(request))
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
-            raise problems.ClientGone
+            raise problems.client_gone_error()
         return await work
     finally:
         for task in (work, gone):

@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.api.auth import ApiKeyAuth
-from app.api.problems import NoHistory, NoImage, UnknownInspection
+from app.api.problems import RequestError
 from app.history.broadcast import EventBroadcaster
 from app.history.journal import Journal
 from app.history.records import InspectionRecord, Search, StoredImage, Verdict, to_json_fields
@@ -128,7 +128,7 @@ def add_record_routes(routes: APIRouter, journal: Journal | None, service: Inspe
         """One record."""
         record = await anyio.to_thread.run_sync(require_journal(journal).read_record, inspection_id)
         if record is None:
-            raise UnknownInspection(inspection_id)
+            raise unknown_inspection_error(inspection_id)
         return to_json_fields(record)
 
     @routes.get("/{inspection_id}/image", response_class=Response)
@@ -147,29 +147,41 @@ def add_record_routes(routes: APIRouter, journal: Journal | None, service: Inspe
         picture = await anyio.to_thread.run_sync(read_image, existing, inspection_id)
         record = await anyio.to_thread.run_sync(existing.read_record, inspection_id)
         if record is None:
-            raise UnknownInspection(inspection_id)
+            raise unknown_inspection_error(inspection_id)
         with one_at_a_time.slot():
             if not service.inspector.is_idle:
                 raise service.inspector.queue_full_error()
             version = await service.get_version(record.product, record.version)
             again = await service.inspector.inspect(picture.data, version, InspectOptions(heatmap="png"))
         if again.heatmap is None:
-            raise NoImage(inspection_id)
+            raise no_image_error(inspection_id)
         return Response(again.heatmap.data, media_type=again.heatmap.media_type)
 
 
 def read_image(journal: Journal, inspection_id: str) -> StoredImage:
-    """Return the image of a record. Raises NoImage, StoreUnusable."""
+    """Return the image of a record. Raises RequestError, StoreUnusable."""
     picture = journal.read_image(inspection_id)
     if picture is None:
-        raise NoImage(inspection_id)
+        raise no_image_error(inspection_id)
     return picture
 
 
+def unknown_inspection_error(inspection_id: str) -> RequestError:
+    """Return the error of an inspection that is not kept."""
+    return RequestError(f"no inspection '{inspection_id[:64]}' is kept", kind="unknown-inspection")
+
+
+def no_image_error(inspection_id: str) -> RequestError:
+    """Return the error of a record without its image."""
+    return RequestError(
+        f"the image of inspection '{inspection_id[:64]}' is not kept: see GOODPART_KEEP_IMAGES", kind="no-image"
+    )
+
+
 def require_journal(journal: Journal | None) -> Journal:
-    """Return the journal. Raises NoHistory."""
+    """Return the journal. Raises RequestError."""
     if journal is None:
-        raise NoHistory
+        raise RequestError("this service keeps no history: GOODPART_HISTORY_RECORDS is 0", kind="no-history")
     return journal
 
 

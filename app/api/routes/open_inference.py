@@ -189,7 +189,7 @@ async def inspect_all(
 
 
 def to_infer_response(inspections: list[Inspection], infer_input: InferInput) -> Response:
-    """Return inspections as the protocol's response. Raises BadTensors for an unknown output."""
+    """Return inspections as the protocol's response. Raises RequestError for an unknown output."""
     version = inspections[0].version
     answer: dict[str, object] = {
         "model_name": version.product,

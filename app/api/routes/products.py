@@ -14,7 +14,7 @@ from app.api.schemas import ProductResponse, ProductsResponse, VersionResponse, 
 from app.inference.registry import ModelRegistry, ProductStatus
 from app.inspection.drift import DriftMonitor
 from app.inspection.shadow import ShadowRunner
-from app.store.errors import Conflict, NothingActive, StoreError
+from app.store.errors import Conflict, StoreError, nothing_active_error
 from app.store.state import Decision, Override, ShadowDecision
 from model.bundle import BundleError
 
@@ -198,7 +198,7 @@ def override_from_request(decision: ThresholdRequest, status: ProductStatus, key
     """Return the override; a value applies to the version that serves, or will after a reload."""
     serving = status.serving.name if status.serving else status.activated
     if serving is None:
-        raise NothingActive(status.product)
+        raise nothing_active_error(status.product)
     if decision.version not in (None, serving):
         raise Conflict(status.product)
     return decision.to_override(serving, decision.to_decision(key))

@@ -1,6 +1,7 @@
 import pytest
 
-from app.api.keys import BadKeys, Keyring, compute_digest, generate_key, read_keys
+from app.api.keys import Keyring, compute_digest, generate_key, read_keys
+from app.errors import SettingsError
 
 
 def test_a_key_is_known_by_its_digest_alone(tmp_path):
@@ -33,13 +34,13 @@ def test_keys_of_the_file_and_of_the_setting_count_alike(tmp_path):
     ],
 )
 def test_lines_that_are_no_keys_are_named_without_showing_them(line, message):
-    with pytest.raises(BadKeys, match=message) as caught:
+    with pytest.raises(SettingsError, match=message) as caught:
         read_keys(file=None, lines=line)
     assert compute_digest("x") not in str(caught.value)
 
 
 def test_a_key_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(BadKeys, match="absent can't be read"):
+    with pytest.raises(SettingsError, match="absent can't be read"):
         read_keys(file=tmp_path / "absent", lines=None)
 
 

@@ -30,13 +30,13 @@ def test_every_accepted_format_decodes(file_format):
 
 
 def test_empty_bytes_are_named_so():
-    with pytest.raises(errors.EmptyImage):
+    with pytest.raises(errors.ImageError, match="is empty"):
         decode(b"", rule(), max_pixels=LIMIT)
 
 
 @pytest.mark.parametrize("data", [b"hello", b"\x00" * 5000, b"%PDF-1.7", b"GIF89a" + bytes(50)])
 def test_what_is_no_accepted_image_is_refused(data):
-    with pytest.raises(errors.NotAnImage):
+    with pytest.raises(errors.ImageError, match="not an image"):
         decode(data, rule(), max_pixels=LIMIT)
 
 
@@ -54,37 +54,37 @@ def test_an_image_cut_anywhere_is_an_image_error(file_format):
 
 def test_a_truncated_image_is_named_so():
     data = encode(good_part(0), "JPEG")
-    with pytest.raises(errors.TruncatedImage):
+    with pytest.raises(errors.ImageError, match="truncated or damaged"):
         decode(data[: len(data) // 2], rule(), max_pixels=LIMIT)
 
 
 def test_a_bomb_is_refused_by_its_header():
     data = make_png(30_000, 30_000)
     assert len(data) < 4000
-    with pytest.raises(errors.ImageTooLarge):
+    with pytest.raises(errors.ImageError, match="the limit is"):
         decode(data, rule(), max_pixels=LIMIT)
 
 
 def test_an_image_above_the_limit_is_refused_with_its_size():
-    with pytest.raises(errors.ImageTooLarge, match="96 x 80"):
+    with pytest.raises(errors.ImageError, match="96 x 80"):
         decode(encode(good_part(0)), rule(), max_pixels=96 * 80 - 1)
 
 
 def test_an_animation_is_refused():
     frames = [good_part(seed) for seed in range(3)]
     data = encode(frames[0], "TIFF", save_all=True, append_images=frames[1:])
-    with pytest.raises(errors.TooManyFrames, match="more than one frame"):
+    with pytest.raises(errors.ImageError, match="more than one frame"):
         decode(data, rule(), max_pixels=LIMIT)
 
 
 def test_sixteen_bits_are_refused_where_eight_were_learned():
     deep = Image.fromarray(np.full((20, 30), 4095, dtype=np.uint16))
-    with pytest.raises(errors.WrongBitDepth, match="16 bits"):
+    with pytest.raises(errors.ImageError, match="16 bits"):
         decode(encode(deep), rule(), max_pixels=LIMIT)
 
 
 def test_eight_bits_are_refused_where_twelve_were_learned():
-    with pytest.raises(errors.WrongBitDepth, match="4095"):
+    with pytest.raises(errors.ImageError, match="4095"):
         decode(encode(good_part(0)), rule(white_level=4095), max_pixels=LIMIT)
 
 
@@ -101,13 +101,13 @@ def png_with_deep_colour():
 
 
 def test_deep_colour_is_refused_and_not_cut_to_eight_bits():
-    with pytest.raises(errors.UnsupportedMode, match="16-bit colour"):
+    with pytest.raises(errors.ImageError, match="16-bit colour"):
         decode(png_with_deep_colour(), rule(), max_pixels=LIMIT)
 
 
 def test_cmyk_is_refused():
     data = encode(good_part(0).convert("CMYK"), "JPEG")
-    with pytest.raises(errors.UnsupportedMode, match="CMYK"):
+    with pytest.raises(errors.ImageError, match="CMYK"):
         decode(data, rule(), max_pixels=LIMIT)
 
 
@@ -128,7 +128,7 @@ def test_an_opaque_alpha_channel_changes_nothing():
 def test_a_transparent_image_is_refused():
     picture = good_part(0).convert("RGBA")
     picture.putalpha(128)
-    with pytest.raises(errors.UnsupportedMode, match="transparent"):
+    with pytest.raises(errors.ImageError, match="transparent"):
         decode(encode(picture), rule(), max_pixels=LIMIT)
 
 
@@ -194,11 +194,11 @@ def test_a_damaged_image_is_judged_or_is_an_image_error(file_format):
 
 def test_a_deep_image_beyond_the_white_level_is_refused():
     deep = Image.fromarray(np.full((20, 30), 60_000, dtype=np.uint16))
-    with pytest.raises(errors.WrongBitDepth):
+    with pytest.raises(errors.ImageError, match="16 bits"):
         decode(encode(deep), rule(white_level=4095), max_pixels=LIMIT)
 
 
 def test_thirty_two_bits_are_refused():
     deep = Image.fromarray(np.full((20, 30), 2_000_000, dtype=np.int32))
-    with pytest.raises(errors.UnsupportedMode):
+    with pytest.raises(errors.ImageError, match="mode I can't be inspected"):
         decode(encode(deep, "TIFF"), rule(white_level=4095), max_pixels=LIMIT)

@@ -3,7 +3,7 @@ import pytest
 from drawing import encode, good_part
 from PIL import Image, ImageFilter
 
-from app.errors import InvalidInput
+from app.errors import ImageError
 from app.imaging.decode import decode
 from app.imaging.input_check import check_input, measure, sharpness
 from training.data.input_ranges import MIN_IMAGES, compute_input_ranges
@@ -41,7 +41,7 @@ BAD_LOOKS = {
 def test_a_gross_fault_of_the_camera_is_named_with_how_far_it_is_off(look, expects, name):
     spoil, words = BAD_LOOKS[name]
     image = look(spoil(good_part(1000)))
-    with pytest.raises(InvalidInput, match="the image differs from the training images of this product") as caught:
+    with pytest.raises(ImageError, match="the image differs from the training images of this product") as caught:
         check_input(image, expects, "refuse")
     assert words in str(caught.value)
     assert any(words in warning for warning in check_input(image, expects, "warn"))

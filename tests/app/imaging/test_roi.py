@@ -5,9 +5,10 @@ import pytest
 from drawing import defective_part, encode, good_part
 
 from app.imaging.decode import Box, Image
-from app.imaging.roi import BadRegion, RegionOfInterest, region_from_png
+from app.imaging.roi import RegionOfInterest, region_from_png
 from app.inference.detector import valid_positions
 from app.inspection.pipeline import inspect
+from model.bundle import BundleError
 
 LEFT_HALF = RegionOfInterest(np.tile(np.arange(8) < 4, (6, 1)))
 
@@ -36,7 +37,7 @@ def test_a_region_survives_its_file():
 
 @pytest.mark.parametrize("data", [b"", b"hello", RegionOfInterest(np.zeros((4, 4), bool)).to_png()])
 def test_a_region_that_shows_nothing_is_refused(data):
-    with pytest.raises(BadRegion):
+    with pytest.raises(BundleError, match="the region"):
         region_from_png(data)
 
 

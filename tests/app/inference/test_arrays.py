@@ -9,7 +9,7 @@ import pytest
 from app.inference.arrays import ArrayFile, pack_arrays
 from model.bundle import BundleError
 
-FILE = ArrayFile("some.npz", {"a": np.float64, "b": np.int64}, error=BundleError)
+FILE = ArrayFile("some.npz", {"a": np.float64, "b": np.int64})
 
 
 def save(write, **arrays):

@@ -3,14 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.inference.calibration import (
-    BadCalibration,
-    compute_promise,
-    min_calibration_parts,
-    p_value,
-    pack_scores,
-    unpack_scores,
-)
+from app.inference.calibration import compute_promise, min_calibration_parts, p_value, pack_scores, unpack_scores
+from model.bundle import BundleError
 
 SCORES = st.lists(st.floats(-5, 5), min_size=1, max_size=60).map(lambda rows: np.array(sorted(rows)))
 
@@ -67,5 +61,5 @@ def test_scores_survive_the_file():
 
 @pytest.mark.parametrize("data", [b"", b"hello", pack_scores(np.array([np.nan])), pack_scores(np.array([]))])
 def test_a_calibration_that_is_none_is_refused(data):
-    with pytest.raises(BadCalibration):
+    with pytest.raises(BundleError, match=r"calibration\.npz"):
         unpack_scores(data)

@@ -5,8 +5,8 @@ import pytest
 
 from app.imaging.regions import Region
 from app.inference.detector import Comparison, RecalledItems
-from app.inference.explain import BadPatches, explain_region, pack_patches, unpack_patches
-from model.bundle import ScaleRecord
+from app.inference.explain import explain_region, pack_patches, unpack_patches
+from model.bundle import BundleError, ScaleRecord
 
 PICTURES = [b"first", b"second", b"third"]
 
@@ -76,7 +76,7 @@ def test_a_version_without_pictures_explains_by_scale_alone(manifest, comparison
     ids=["empty", "nonsense", "cut", "an item without a picture", "no item"],
 )
 def test_damaged_pictures_are_refused(data):
-    with pytest.raises(BadPatches, match=r"patches\.npz"):
+    with pytest.raises(BundleError, match=r"patches\.npz"):
         unpack_patches(data)
 
 

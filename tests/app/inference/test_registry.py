@@ -3,7 +3,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from app.inference.registry import RETRY_AFTER_S, ModelRegistry, VersionUnusable
+from app.errors import ModelError
+from app.inference.registry import RETRY_AFTER_S, ModelRegistry
 from app.inference.sessions import Device
 from app.inference.version import Loader
 from app.store.errors import UnknownProduct
@@ -90,7 +91,7 @@ def test_a_damaged_override_leaves_the_threshold_that_held_and_after_a_restart_n
     registry.refresh()
     assert registry.get_serving("disc").threshold == 9.0
     assert "override.json is damaged" in registry.get_status("disc").error
-    with pytest.raises(VersionUnusable, match=r"override\.json is damaged"):
+    with pytest.raises(ModelError, match=r"override\.json is damaged"):
         registry_over(store_folder).get_serving("disc")
 
 
@@ -98,7 +99,7 @@ def test_the_product_asked_for_least_recently_rests_and_wakes_when_asked(registr
     registry = registry_over(three_products, max_loaded=2)
     resting = [standing.product for standing in registry.list_statuses() if standing.is_evicted]
     assert resting == ["disc"]
-    with pytest.raises(VersionUnusable):
+    with pytest.raises(ModelError, match="can't serve"):
         registry.get_serving("disc")
     registry.get_serving("cone")
     registry.get_serving("bolt")
@@ -218,7 +219,7 @@ def test_a_broken_version_is_not_read_again_for_everybody_who_asks(registry_over
         with pytest.raises(Exception, match=r"student\.onnx is missing"):
             registry.get_or_load("disc", broken)
     path.write_bytes(kept)
-    with pytest.raises(VersionUnusable):
+    with pytest.raises(ModelError, match="can't serve"):
         registry.get_or_load("disc", broken)
     registry._clock.now += RETRY_AFTER_S
     assert registry.get_or_load("disc", broken).name == broken
@@ -229,7 +230,7 @@ def test_a_broken_product_without_room_is_faulty_and_not_resting(registry_over, 
     registry.get_serving("cone")
     (version,) = Store(three_products).list_versions("disc")
     (three_products / "products/disc/versions" / version / "student.onnx").unlink()
-    with pytest.raises(VersionUnusable):
+    with pytest.raises(ModelError, match="can't serve"):
         registry.reload("disc")
     registry._clock.now += RETRY_AFTER_S
     registry.refresh()

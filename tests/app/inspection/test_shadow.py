@@ -74,9 +74,9 @@ def test_live_images_that_wait_come_first(tiny_version, good_bytes):
 def test_a_candidate_that_fails_is_counted_and_disturbs_nobody(tiny_version, good_bytes):
     class Broken:
         def run(self, _):
-            from app.errors import NotFinite
+            from app.errors import ModelError
 
-            raise NotFinite("compare.onnx")
+            raise ModelError("compare.onnx returned a score that is not finite")
 
     tally = run_shadow([good_bytes], make_status(tiny_version, replace(tiny_version, name="nan", detector=Broken())))
     assert (tally.failed, tally.judged, tally.disagreement_rate) == (1, 0, None)

@@ -16,10 +16,11 @@ from pymodbus.constants import ExcCodes
 from pymodbus.exceptions import ModbusException
 from serving import Service, until
 
+from app.errors import SettingsError
 from app.sinks.modbus import Modbus, ModbusConnection
 from app.sinks.outbox import DeliveryError, Message
 from app.sinks.registers import MAP, NUM_WORDS, Panel, clamp_float32, parse_part_number
-from app.sinks.settings import BadSinks, read_sinks
+from app.sinks.settings import read_sinks
 from app.store.state import State
 from app.store.store import Store
 from model.bundle import make_file_records
@@ -355,5 +356,5 @@ def test_a_part_without_an_id_is_shown():
 def test_a_table_that_can_not_be_used_is_refused(tmp_path, line):
     path = tmp_path / "sinks.toml"
     path.write_text(f'[[modbus]]\nname = "plc"\n{line}\n')
-    with pytest.raises(BadSinks, match=f"modbus.0.{line.split()[0]}"):
+    with pytest.raises(SettingsError, match=f"modbus.0.{line.split()[0]}"):
         read_sinks(path, instance="line-1")

@@ -10,7 +10,8 @@ import pytest
 from receivers import MOSQUITTO, Broker, Receiver
 from serving import Service, until
 
-from app.sinks.settings import BadSinks, read_sinks
+from app.errors import SettingsError
+from app.sinks.settings import read_sinks
 
 URL = "/v1/products/disc/inspect"
 PNG = {"content-type": "image/png"}
@@ -197,7 +198,7 @@ def test_a_broker_that_goes_away_misses_nothing_and_knows_who_is_there(
     ],
 )
 def test_a_file_that_can_not_be_used_is_one_line(sinks_file, text, message):
-    with pytest.raises(BadSinks, match=message) as caught:
+    with pytest.raises(SettingsError, match=message) as caught:
         read_sinks(sinks_file(text), instance="line-1")
     assert "\n" not in str(caught.value)
 

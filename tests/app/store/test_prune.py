@@ -3,10 +3,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.store.errors import UnknownProduct
+from app.store.errors import StoreUnusable, UnknownProduct
 from app.store.labels import LabelDecision, LabelStore
 from app.store.locks import acquire_lock
-from app.store.prune import Pruner, StillServes, StillTrained
+from app.store.prune import Pruner
 from app.store.state import ShadowDecision, State
 
 LATER = datetime.now(UTC) + timedelta(days=30)
@@ -70,7 +70,7 @@ def test_a_training_folder_without_its_version_goes(store, pruner, republished):
 
 
 def test_a_product_is_removed_with_its_decisions_unless_it_serves(store, state, pruner):
-    with pytest.raises(StillServes, match="--yes"):
+    with pytest.raises(StoreUnusable, match="--yes"):
         list(pruner.remove("disc", even_if_active=False))
     assert store.list_products() == ["disc"]
     list(pruner.remove("disc", even_if_active=True))
@@ -98,7 +98,7 @@ def test_the_workplace_of_a_running_training_stays_however_old(store, pruner):
     work.mkdir(parents=True)
     with acquire_lock(work / "lock"):
         assert work.name not in names(pruner.prune(keep=5))
-        with pytest.raises(StillTrained, match="is running"):
+        with pytest.raises(StoreUnusable, match="is running"):
             list(pruner.remove("disc", even_if_active=True))
     assert store.list_products() == ["disc"]
     assert work.name in names(pruner.prune(keep=5))

@@ -16,18 +16,11 @@ from serving import until
 from app.bootstrap import open_store_at
 from app.store import paths
 from app.store import s3 as s3_module
-from app.store.errors import (
-    Conflict,
-    ObjectStorageMissing,
-    StorageUnreachable,
-    StoreUnusable,
-    UnknownProduct,
-    UnknownVersion,
-)
+from app.store.errors import Conflict, StorageUnreachable, StoreUnusable, UnknownProduct, UnknownVersion
 from app.store.labels import LabelDecision, LabelStore
 from app.store.prune import Pruner
 from app.store.state import Decision, Override, State
-from model.bundle import DigestMismatch, make_file_records, sha256_hex
+from model.bundle import BundleError, make_file_records, sha256_hex
 
 BY = {"at": datetime.now(UTC), "by": "test", "why": "because"}
 OTHER = "20260101t000000z-00000000"
@@ -331,7 +324,7 @@ def test_a_damaged_copy_is_refused_and_fetched_anew(remote, served, tmp_path):
     data = bytearray(copy.read_bytes())
     data[100] ^= 1
     copy.write_bytes(data)
-    with pytest.raises(DigestMismatch):
+    with pytest.raises(BundleError, match="has been changed"):
         remote.store.load_bundle("disc", served)
     assert remote.store.load_bundle("disc", served).version == served
 
@@ -410,7 +403,7 @@ def test_where_nobody_may_write_it_is_found_out_before_training(remote, monkeypa
 
 def test_without_the_package_it_says_which_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(ObjectStorageMissing, match=r"pip install 'goodpart\[s3\]'"):
+    with pytest.raises(StoreUnusable, match=r"pip install 'goodpart\[s3\]'"):
         open_store_at("s3://bucket/line", None, local=tmp_path)
 
 

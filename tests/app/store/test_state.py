@@ -3,7 +3,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from app.store.errors import DamagedState, NoTransition
+from app.store.errors import DamagedState, StoreError
 from app.store.state import State
 from model.bundle import BadName
 
@@ -51,7 +51,7 @@ def test_every_activation_leaves_an_audit_object(state):
 
 def test_there_is_nothing_before_the_first(state):
     activate(state, FIRST)
-    with pytest.raises(NoTransition):
+    with pytest.raises(StoreError, match="no earlier active version"):
         state.read_previous("disc")
 
 

@@ -3,9 +3,10 @@ import pytest
 from drawing import encode, good_part
 from PIL import Image, ImageDraw
 
+from app.errors import SettingsError
 from training.data.dataset import find_images
 from training.data.roi import SIZE, read_region_of_interest
-from training.errors import BadImage, BadSettings
+from training.errors import BadImage
 from training.settings import read_train_settings
 
 
@@ -42,7 +43,7 @@ def test_rectangles_and_pictures_add_up_and_what_is_ignored_is_taken_off(tmp_pat
 
 
 def test_ignoring_everything_is_refused(tmp_path):
-    with pytest.raises(BadSettings, match="every pixel is ignored"):
+    with pytest.raises(SettingsError, match="every pixel is ignored"):
         read_region_of_interest(tmp_path, settings("ignore=[{x: 0, y: 0, width: 1, height: 1}]"))
 
 

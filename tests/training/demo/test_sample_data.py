@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.errors import CommandError
 from training.data.dataset import find_images
 from training.demo.sample_data import (
     CONTRASTS,
     DEFECTS,
     KINDS,
     NUM_IMAGES,
-    FolderNotEmpty,
     choose_cuts,
     plan_items,
     render,
@@ -156,14 +156,14 @@ def test_the_fainter_a_missing_feature_the_smaller_it_is():
 def test_a_folder_with_something_in_it_is_refused_and_left_as_it_was(tmp_path):
     (tmp_path / "sample").mkdir()
     (tmp_path / "sample" / "notes.txt").write_text("mine")
-    with pytest.raises(FolderNotEmpty, match="sample already exists"):
+    with pytest.raises(CommandError, match="sample already exists"):
         write_sample_data(tmp_path / "sample", seed=SEED, on_image=pytest.fail)
     assert [path.read_text() for path in tmp_path.rglob("*.*")] == ["mine"]
 
 
 def test_a_file_in_the_folders_place_is_refused(tmp_path):
     (tmp_path / "sample").write_text("mine")
-    with pytest.raises(FolderNotEmpty):
+    with pytest.raises(CommandError, match="not an empty folder"):
         write_sample_data(tmp_path / "sample", seed=SEED, on_image=pytest.fail)
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.errors import DiskTooSmall
+from training.errors import TrainingError
 from training.fit.feature_store import Float16File, MemoryLimit, StandardisedRows, allocate_rows
 
 LIKES = [torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 8, 8)]
@@ -25,7 +25,7 @@ def test_a_file_gives_back_what_was_put_in_to_half_precision(tmp_path):
 
 
 def test_features_that_the_disk_has_no_room_for_are_refused_before_the_first(tmp_path):
-    with pytest.raises(DiskTooSmall, match="GiB left"):
+    with pytest.raises(TrainingError, match="GiB left"):
         allocate_rows(10**9, LIKES, limit=MemoryLimit(0, tmp_path))
     assert list(tmp_path.iterdir()) == []
 

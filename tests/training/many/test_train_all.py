@@ -8,9 +8,9 @@ import yaml
 from drawing import write_mvtec
 from serving import GOODPART
 
+from app.errors import SettingsError
 from app.store.state import State
 from app.store.store import Store
-from training.errors import BadSettings
 from training.many.plan import merge_settings, read_plan
 
 SETTINGS = {"height": 64, "width": 64, "num_recall_items": 200, "false_alarm_rate": 0.06, "quick": True}
@@ -60,13 +60,13 @@ def test_a_product_overrides_a_setting_of_the_plan_by_either_name(folder):
 def test_a_plan_is_looked_at_before_anything_is_trained(folder):
     bad = {"setting": {"data": "disc", "settings": {"num_recal_items": 3}}, "member": {"dat": "disc"}}
     for product, entry in bad.items():
-        with pytest.raises(BadSettings) as raised:
+        with pytest.raises(SettingsError) as raised:
             read_plan(write_plan(folder, **{product: entry}))
         assert product in str(raised.value)
-    with pytest.raises(BadSettings, match="Upper"):
+    with pytest.raises(SettingsError, match="Upper"):
         read_plan(write_plan(folder, Upper={"data": "disc"}))
     (folder / "plan.yaml").write_text("products: [1")
-    with pytest.raises(BadSettings):
+    with pytest.raises(SettingsError):
         read_plan(folder / "plan.yaml")
 
 

@@ -265,7 +265,7 @@ def test_what_a_client_awaited_is_cancelled_when_it_hangs_up():
 
     async def hang_up():
         judging = asyncio.get_running_loop().create_future()
-        with pytest.raises(problems.ClientGone):
+        with pytest.raises(problems.RequestError, match="the client disconnected"):
             await cancel_on_disconnect(Gone(), judging)
         return judging.cancelled()
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.api.problems import BadTensors
+from app.api.problems import RequestError
 from app.api.tensors import InferInput, TensorOut, parse_request, serialise_response, split_elements
 from app.inspection.pipeline import inspect
 
@@ -126,35 +126,35 @@ BAD_REQUESTS = {
 @pytest.mark.parametrize("name", BAD_REQUESTS)
 def test_a_request_that_can_not_be_read_says_why(name):
     body, length, words = BAD_REQUESTS[name]
-    with pytest.raises(BadTensors, match=words):
+    with pytest.raises(RequestError, match=words):
         parse_request(body, json_length=length, max_images=5)
 
 
 @pytest.mark.parametrize("data", [b"\x01", b"\xff\xff\xff\xffabc", b"\x05\x00\x00\x00abc"])
 def test_elements_that_are_cut_off_are_refused(data):
-    with pytest.raises(BadTensors):
+    with pytest.raises(RequestError, match="can't be read"):
         list(split_elements(data))
 
 
 @pytest.mark.parametrize("shape", [[5], [2, 2, 4], [0, 2, 2, 3], [2, 2, 2, 2, 3], [3, 2, 3], [2**31, 2**31, 2**31, 3]])
 def test_pixels_that_do_not_fill_their_shape_are_refused(shape):
     tensor = {"name": "image", "datatype": "UINT8", "shape": shape, "data": [0] * 12}
-    with pytest.raises(BadTensors):
+    with pytest.raises(RequestError, match="can't be read"):
         parse_request(json.dumps({"inputs": [tensor]}).encode(), json_length=None, max_images=5)
 
 
 def test_too_many_images_are_refused():
     tensor = {**IMAGE, "shape": [6], "data": ["QQ=="] * 6}
-    with pytest.raises(BadTensors, match="1 to 5"):
+    with pytest.raises(RequestError, match="1 to 5"):
         parse_request(json.dumps({"inputs": [tensor]}).encode(), json_length=None, max_images=5)
 
 
 def test_much_json_is_refused_before_it_is_parsed():
-    with pytest.raises(BadTensors, match="as binary data"):
+    with pytest.raises(RequestError, match="as binary data"):
         parse_request(b" " * 4_000_001, json_length=None, max_images=5)
 
 
 def test_an_output_that_there_is_not_is_named():
     outputs = [TensorOut("score", "FP32", np.zeros(1, np.float32))]
-    with pytest.raises(BadTensors, match="no output 'scores'; there are score"):
+    with pytest.raises(RequestError, match="no output 'scores'; there are score"):
         serialise_response({}, outputs, InferInput(None, (b"",), {"scores": True}, all_as_bytes=False))
