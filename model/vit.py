@@ -30,7 +30,7 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch tokens channels"]:
         """Return what each token reads from all."""
-        split = self.qkv(tokens).unflatten(-1, (3, self.num_heads, HEAD_CHANNELS)).permute(2, 0, 3, 1, 4)
+        split = torch.unflatten(self.qkv(tokens), -1, (3, self.num_heads, HEAD_CHANNELS)).permute(2, 0, 3, 1, 4)
         query, key, value = split.unbind(0)  # (batch, heads, tokens, channels of a head)
         read = functional.scaled_dot_product_attention(query, key, value)
         joined: Tensor = self.proj(read.transpose(1, 2).flatten(2))
@@ -115,13 +115,13 @@ class VisionTransformer(nn.Module):
         """Return the class token and one token a patch, with their positions."""
         grid = self.patch_embed(pixels)
         size = (grid.shape[-2], grid.shape[-1])
-        tokens = torch.cat([self.cls_token.expand(len(grid), -1, -1), grid.flatten(2).mT], dim=1)
+        tokens = torch.cat([self.cls_token.expand(grid.shape[0], -1, -1), grid.flatten(2).mT], dim=1)
         return tokens + self.resize_positions(size)
 
     def resize_positions(self, size: tuple[int, int]) -> Float[Tensor, "1 tokens channels"]:
         """Return the position embedding at a grid of another size than the trained one."""
         first, others = self.pos_embed[:, :1], self.pos_embed[:, 1:]
-        trained = others.mT.unflatten(-1, (TRAINED_GRID, TRAINED_GRID))
+        trained = torch.unflatten(others.mT, -1, (TRAINED_GRID, TRAINED_GRID))
         resized = functional.interpolate(trained, size=size, mode="bicubic", align_corners=False)
         return torch.cat([first, resized.flatten(2).mT], dim=1)
 
@@ -136,7 +136,7 @@ class VisionTransformer(nn.Module):
         for index, block in enumerate(self.blocks[: max(taps) + 1]):
             tokens = block(tokens)
             if index in taps:
-                outputs[index] = self.norm(tokens)[:, 1:].mT.unflatten(-1, (rows, columns))
+                outputs[index] = torch.unflatten(self.norm(tokens)[:, 1:].mT, -1, (rows, columns))
         return tuple(outputs[tap] for tap in taps)
 
     def truncate(self, last_tap: int) -> None:
