@@ -45,7 +45,8 @@ Level = Literal["bad", "look"]
 WATCHED: tuple[MeasureName, ...] = ("brightness", "contrast", "sharpness")
 # Beyond so many robust spreads from the median, an image's light or focus is odd.
 ODD_SPREADS = 6.0
-# Whatever teacher the training takes: this one sees outliers best of those that come as packages (`docs/log.md`).
+# Independent of the teacher of the training: of the packaged teachers this one detects outliers best
+# (`docs/history/log-2026-11-25.md`).
 TEACHER, STRIDE = "efficientnet_lite2", 16
 # Above this share of suspects there are more than good data have.
 MAX_SUSPECT_SHARE = 0.15

@@ -2,7 +2,7 @@
 
 A defect that occurs twice explains itself, so the oddest parts are left out of the memory and all are scored again,
 twice. On ``magnetic_tile`` with 5 % defects mixed in, four in five are found so, and one good part in ten is suspected
-(`docs/log.md`).
+(`docs/history/log-2026-11-25.md`).
 """
 
 from collections.abc import Callable
