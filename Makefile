@@ -49,7 +49,7 @@ check: $(READY) audit ## Check format, lint, types, import rules, dead code, spe
 	$(BIN)/docker-compose --file docker-compose.yml --profile train config --quiet
 	$(BIN)/docker-compose --file docker-compose.yml --file docker/compose.gpu.yaml --profile train config --quiet
 
-audit: $(READY) ## Look for known vulnerabilities in the locked packages; says so where nobody can be asked.
+audit: $(READY) ## Look for known vulnerabilities in the locked packages; says so without access to the database.
 	@found=$$($(BIN)/pip-audit --requirement requirements/constraints.txt --no-deps --disable-pip 2>&1); code=$$?; \
 	if [ $$code -ne 0 ] && echo "$$found" | grep --quiet '^Found '; then echo "$$found"; exit 1; fi; \
 	if [ $$code -ne 0 ] || echo "$$found" | grep --quiet 'could not be audited'; \

@@ -63,7 +63,7 @@ STORAGE_WORDS = {
     "taken_up": "of them taken up by the first and by the second service",
     "requests": "requests meanwhile, one client a service",
     "failed": "of them failed",
-    "half": "versions that nobody published, or that gave one part two scores",
+    "half": "versions that were never published, or that gave one part two scores",
     "storage_away_s": "then the storage was away, s",
     "requests_while_away": "requests in that time, none of which failed",
     "requests_to_storage": "requests to the storage, all in all",
@@ -93,7 +93,7 @@ IMAGE_WORDS = {
 OUTBOX_WORDS = {
     "inspections": "parts judged",
     "kills": "kills of the service meanwhile",
-    "broker_away": "times that the broker was away",
+    "broker_away": "times that the broker was stopped",
     "missing": "parts that did not arrive",
     "out_of_order": "out of order",
     "parts_twice": "parts with two sequence numbers",

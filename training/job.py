@@ -127,8 +127,8 @@ class TrainingJob:
                 )
             self.copy_confirmed(run_directory)
             trained = self.build_version(run_directory, checked.expects, checked.digest)
-            told = {"training_s": round(time.monotonic() - began, 1), KEY: checked.key}
-            trained = replace(trained, metrics={**trained.metrics, **told})
+            added = {"training_s": round(time.monotonic() - began, 1), KEY: checked.key}
+            trained = replace(trained, metrics={**trained.metrics, **added})
             done = Publisher(self.request, self.settings, self.reporter).publish(trained, self.select_images())
         self.track_run(done)
         return done
@@ -186,9 +186,9 @@ class TrainingJob:
             for line in skipped:
                 self.reporter.print_line(f"left out: {line}")
         elif not settings.allow_odd_sizes:
-            trouble = find_odd_sizes(dataset.good, max_pixels=settings.max_pixels)
-            if trouble is not None:
-                raise trouble
+            odd_sizes = find_odd_sizes(dataset.good, max_pixels=settings.max_pixels)
+            if odd_sizes is not None:
+                raise odd_sizes
         return dataset
 
     def split_dataset(self, *, without: Sequence[Path] = ()) -> Split:
@@ -208,11 +208,11 @@ class TrainingJob:
             looks = dict(zip(good, self.measure_all(good, advance), strict=True))
             known = dict(zip(confirmed, self.measure_all(confirmed, advance), strict=True))
             samples = {sample: self.check_sample(sample, advance) for sample in test}
-        trouble = [*looks.values(), *samples.values()]
-        first = next((one for one in trouble if isinstance(one, BadImage)), None)
+        checked = [*looks.values(), *samples.values()]
+        first = next((one for one in checked if isinstance(one, BadImage)), None)
         if first is not None and not self.options.skip_bad:
             raise first
-        for one in (*trouble, *known.values()):
+        for one in (*checked, *known.values()):
             if isinstance(one, BadImage):
                 self.reporter.print_line(f"left out: {one}")
         self.dataset = Dataset(
@@ -353,9 +353,9 @@ def translate_memory_errors() -> Iterator[None]:
         raise OutOfMemory(str(error).splitlines()[0]) from error
 
 
-def choose_torch_device(asked: str) -> torch.device:
+def choose_torch_device(requested: str) -> torch.device:
     """Return the device to train on. Raises DeviceMissing."""
     has_cuda = torch.cuda.is_available()
-    if asked == "cuda" and not has_cuda:
+    if requested == "cuda" and not has_cuda:
         raise DeviceMissing
-    return torch.device("cuda" if has_cuda and asked != "cpu" else "cpu")
+    return torch.device("cuda" if has_cuda and requested != "cpu" else "cpu")

@@ -39,7 +39,7 @@ class WatchFailed(GoodpartError):
 
 @dataclass(frozen=True)
 class FileMark:
-    """Size and time of a file, which tell its contents apart without reading them."""
+    """Size and time of a file, which identify its content without reading it."""
 
     size: int
     changed_ns: int
@@ -134,8 +134,8 @@ class Watcher:
         """Whether this content has its result, from this run or one before."""
         if name not in self._done:
             with suppress(OSError, ValueError, KeyError):
-                told = json.loads(self._result_path(name).read_bytes())["judged"]
-                self._done[name] = FileMark(told["size"], told["changed_ns"])
+                judged = json.loads(self._result_path(name).read_bytes())["judged"]
+                self._done[name] = FileMark(judged["size"], judged["changed_ns"])
         return self._done.get(name) == mark
 
     def _result_path(self, name: str) -> Path:

@@ -185,13 +185,13 @@ class DataCheck:
 
     def find_odd_sizes(self, good: Sequence[Path]) -> list[Finding]:
         """Find images of another size than the rest."""
-        trouble = None if self.settings.allow_odd_sizes else find_odd_sizes(good, max_pixels=self.settings.max_pixels)
-        if trouble is None:
+        found = None if self.settings.allow_odd_sizes else find_odd_sizes(good, max_pixels=self.settings.max_pixels)
+        if found is None:
             return []
-        usual = f"{trouble.usual[0]} x {trouble.usual[1]}"
+        usual = f"{found.usual[0]} x {found.usual[1]}"
         return [
             Finding(path, "odd size", f"{width} x {height} pixels, the rest have {usual}", "bad")
-            for path, (width, height) in trouble.odd.items()
+            for path, (width, height) in found.odd.items()
         ]
 
     def find_copies(self, looks: Sequence[ImageSummary]) -> list[Finding]:
@@ -245,13 +245,13 @@ class DataCheck:
 
     def check_promise(self, num_good: int) -> Finding | None:
         """Check whether the number of images supports the requested false-alarm rate."""
-        asked = self.settings.false_alarm_rate
-        num_calibrate, needed = count_held_out(num_good)[1], min_calibration_parts(asked)
+        rate = self.settings.false_alarm_rate
+        num_calibrate, needed = count_held_out(num_good)[1], min_calibration_parts(rate)
         if num_calibrate >= needed:
             return None
         says = (
             f"{num_good} good images leave {num_calibrate} to calibrate, which support {1 / (num_calibrate + 1):.2%}; "
-            f"{asked:.2%} takes {needed}, of {min_good_images(needed)} good images in all"
+            f"{rate:.2%} takes {needed}, of {min_good_images(needed)} good images in all"
         )
         return Finding(self.folder, "too few", says)
 
