@@ -268,7 +268,7 @@ def load_base_version(request: PublishRequest) -> BaseVersion:
         raise NothingActive(request.product)
     bundle = request.store.load_bundle(request.product, current.version)
     if bundle.manifest.format < FORMAT:
-        raise CanNotAdapt(f"version {current.version} was trained by an earlier release; train it again")
+        raise CanNotAdapt(f"version {current.version} was trained by an earlier release; train it anew")
     folder = request.store.training_folder(request.product, current.version)
     kept = read_calibration_features(folder / CALIBRATION_FEATURES, num_scales=bundle.manifest.num_features)
     try:

@@ -186,9 +186,9 @@ class TrainingJob:
             for line in skipped:
                 self.reporter.print_line(f"left out: {line}")
         elif not settings.allow_odd_sizes:
-            odd_sizes = find_odd_sizes(dataset.good, max_pixels=settings.max_pixels)
-            if odd_sizes is not None:
-                raise odd_sizes
+            trouble = find_odd_sizes(dataset.good, max_pixels=settings.max_pixels)
+            if trouble is not None:
+                raise trouble
         return dataset
 
     def split_dataset(self, *, without: Sequence[Path] = ()) -> Split:
@@ -353,9 +353,9 @@ def translate_memory_errors() -> Iterator[None]:
         raise OutOfMemory(str(error).splitlines()[0]) from error
 
 
-def choose_torch_device(requested: str) -> torch.device:
+def choose_torch_device(asked: str) -> torch.device:
     """Return the device to train on. Raises DeviceMissing."""
     has_cuda = torch.cuda.is_available()
-    if requested == "cuda" and not has_cuda:
+    if asked == "cuda" and not has_cuda:
         raise DeviceMissing
-    return torch.device("cuda" if has_cuda and requested != "cpu" else "cpu")
+    return torch.device("cuda" if has_cuda and asked != "cpu" else "cpu")

@@ -115,8 +115,8 @@ class IdempotencyCache:
         ``wait`` bounds the wait for a request in progress. Raises KeyReused, and what ``compute`` and ``wait`` raise.
         """
         while (known := self._answers.get(request.key)) is not None:
-            fingerprint, answer = known
-            if fingerprint != request.fingerprint:
+            asked, answer = known
+            if asked != request.fingerprint:
                 raise KeyReused
             with suppress(RequestAbandoned):
                 return await wait(asyncio.shield(answer)), True

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions, opened from verified bytes on the requested provider."""
+"""ONNX Runtime sessions, opened from verified bytes on the provider that was asked for."""
 
 import base64
 import math
@@ -54,14 +54,14 @@ def read_cpu_quota(quota_file: Path) -> int | None:
     return None if quota == "max" else max(1, math.ceil(int(quota) / int(period)))
 
 
-def choose_device(requested: Provider, *, num_threads: int) -> Device:
+def choose_device(asked: Provider, *, num_threads: int) -> Device:
     """Return the requested device; ``auto`` takes CUDA where it is. Raises ProviderMissing, never falls back."""
     available = ort.get_available_providers()
-    if requested == "auto":
+    if asked == "auto":
         return Device("cuda" if has_device("cuda") else "cpu", num_threads)
-    if not has_device(requested):
-        raise ProviderMissing(asked=requested, got=", ".join(available))
-    return Device(requested, num_threads)
+    if not has_device(asked):
+        raise ProviderMissing(asked=asked, got=", ".join(available))
+    return Device(asked, num_threads)
 
 
 def has_device(provider: Literal["cuda", "tensorrt", "cpu"]) -> bool:

@@ -81,7 +81,7 @@ def check_signature(
 ) -> None:
     """Raise BadSignature unless one of the trusted keys signed this manifest."""
     if signature is None:
-        raise BadSignature(version, "is not signed, and this service requires a signature")
+        raise BadSignature(version, "is not signed, and this service asks for a signature")
     for key in trusted:
         try:
             key.verify(signature, PURPOSE + manifest)

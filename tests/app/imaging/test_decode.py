@@ -77,13 +77,13 @@ def test_an_animation_is_refused():
         decode(data, rule(), max_pixels=LIMIT)
 
 
-def test_sixteen_bits_are_refused_after_training_on_eight():
+def test_sixteen_bits_are_refused_where_eight_were_learned():
     deep = Image.fromarray(np.full((20, 30), 4095, dtype=np.uint16))
     with pytest.raises(errors.WrongBitDepth, match="16 bits"):
         decode(encode(deep), rule(), max_pixels=LIMIT)
 
 
-def test_eight_bits_are_refused_after_training_on_twelve():
+def test_eight_bits_are_refused_where_twelve_were_learned():
     with pytest.raises(errors.WrongBitDepth, match="4095"):
         decode(encode(good_part(0)), rule(white_level=4095), max_pixels=LIMIT)
 
