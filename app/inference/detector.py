@@ -42,10 +42,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class RecalledItems:
-    """The items that the recall memory read at each position of the first scale, and their weights.
-
-    (positions, read).
-    """
+    """The items that the recall memory read at each position of the first scale, and their weights: (positions, read)."""
 
     items: NDArray[np.int64]
     weights: Floats
