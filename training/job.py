@@ -53,7 +53,7 @@ from training.tracking import check_tracking, track
 
 # What a version's metrics call all that it was trained from.
 KEY = "training_key"
-# The exporter must see more than one image, or it takes the batch for fixed.
+# With a single image the exporter would make the batch size fixed.
 NUM_TRACED = 2
 # How torch's messages name a lack of memory, on the CPU and on CUDA.
 MEMORY_MESSAGES = ("allocate memory", "out of memory", "ALLOC_FAILED")

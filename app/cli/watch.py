@@ -116,7 +116,7 @@ class Watcher:
         now = time.monotonic()
         try:
             names = sorted(path.name for path in self.folder.iterdir() if path.suffix.lower() in SUFFIXES)
-        except OSError as error:  # a share that is away comes back
+        except OSError as error:  # a network share may be available again later
             self._report_error(f"{self.folder}: {error.strerror}")
             return
         self._seen = {name: self._seen[name] for name in names if name in self._seen}

@@ -37,7 +37,7 @@ GOOD_GOLDEN = f"{GOLDEN}/good_"
 
 @dataclass(frozen=True)
 class Check:
-    """One condition. ``says``: what was found, as a sentence with its figures."""
+    """One condition. ``says``: the result as a sentence with its figures."""
 
     name: str
     passed: bool
