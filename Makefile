@@ -17,7 +17,7 @@ PEERS := bench/peers
 SOURCES := app model training tests bench requirements clients
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check audit fix serve bench load speed quality demo demo-stop picture screenshots contrast lock sbom image-test
+.PHONY: help setup test check audit fix serve bench load speed quality pages demo demo-stop picture screenshots contrast lock sbom image-test
 
 help: ## Print these targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,7 +49,7 @@ check: $(READY) audit ## Check format, lint, types, import rules, dead code, spe
 	$(BIN)/docker-compose --file docker-compose.yml --profile train config --quiet
 	$(BIN)/docker-compose --file docker-compose.yml --file docker/compose.gpu.yaml --profile train config --quiet
 
-audit: $(READY) ## Look for known vulnerabilities in the locked packages; says so where nobody can be asked.
+audit: $(READY) ## Look for known vulnerabilities in the locked packages; says so without access to the database.
 	@found=$$($(BIN)/pip-audit --requirement requirements/constraints.txt --no-deps --disable-pip 2>&1); code=$$?; \
 	if [ $$code -ne 0 ] && echo "$$found" | grep --quiet '^Found '; then echo "$$found"; exit 1; fi; \
 	if [ $$code -ne 0 ] || echo "$$found" | grep --quiet 'could not be audited'; \
@@ -85,6 +85,9 @@ quality: $(READY) ## Measure the method beside its baselines on the data sets in
 	$(BIN)/python bench/quality.py --data $(SETS) --split shipped \
 		--methods goodpart goodpart_fast
 	$(BIN)/python bench/ablations.py --data $(DATA)/magnetic_tile $(DATA)/casting $(DATA)/metal_nut
+
+pages: $(READY) ## Write the tables of docs/ anew from the settings and from bench/results.
+	$(BIN)/python bench/pages.py
 
 demo: $(READY) ## Draw a product, learn it, serve it, and judge one good and one defective part.
 	$(BIN)/goodpart demo demo

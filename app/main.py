@@ -187,5 +187,5 @@ async def refresh_forever(service: InspectionService, *, interval_s: float) -> N
         try:
             await anyio.to_thread.run_sync(service.registry.refresh)
             await service.probe_device()
-        except Exception:  # whatever it was, the versions in memory go on judging, and the next look may succeed
+        except Exception:  # after any error the versions in memory keep serving, and the next refresh may succeed
             log.exception("the registry could not be refreshed")

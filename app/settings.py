@@ -184,7 +184,7 @@ class Settings(BaseSettings):
 
     @property
     def has_keys(self) -> bool:
-        """Whether API keys are given; then they are asked for, on every address."""
+        """Whether API keys are given; they are then required on every address."""
         return self.api_keys_file is not None or self.api_keys is not None
 
     @model_validator(mode="after")

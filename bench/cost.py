@@ -1,7 +1,7 @@
 """Where the time of an inspection goes: each graph beside what the machine can do, by operator; then a whole request.
 
 The peak is what is measured here in the same run: a product of two large matrices, and a copy of an array that no cache
-holds. Everything runs at one thread, so that shares can be told.
+holds. Everything runs at one thread, so that shares can be compared.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def parts(version: Version, graphs: Graphs, data: bytes, peak: Mapping[str, floa
     image = decode(data, manifest.input, max_pixels=MAX_PIXELS)
     batch = make_batch([image], map_size=manifest.map_size, roi=version.roi)
     feeds: dict[str, Any] = {"image": batch.pixels, "valid": batch.valid}
-    told = {}
+    costs = {}
     for name, graph in (("teacher", graphs.teacher), ("student", graphs.student), ("comparison", graphs.compare)):
         session = profile(graph)
         given = {one.name: feeds[one.name] for one in session.get_inputs()}
@@ -97,7 +97,7 @@ def parts(version: Version, graphs: Graphs, data: bytes, peak: Mapping[str, floa
         moved_bytes = (
             len(graph) + sum(array.nbytes for array in given.values()) + sum(feeds[one].nbytes for one in names)
         )
-        told[name] = {
+        costs[name] = {
             "multiply_adds": macs[name],
             "bytes": moved_bytes,
             "ms": round(spent_ms, 2),
@@ -105,7 +105,7 @@ def parts(version: Version, graphs: Graphs, data: bytes, peak: Mapping[str, floa
             "share_of_copy": round(moved_bytes / peak["bytes_per_s"] / (spent_ms / 1000), 3),
             "operators_ms": operators(session),
         }
-    return told
+    return costs
 
 
 def profile(graph: bytes) -> ort.InferenceSession:

@@ -32,7 +32,7 @@ Features = dict[int, Tensor]
 
 @dataclass(frozen=True)
 class Evidence:
-    """A data set as the teacher sees it. ``masks``: (test images, 256, 256), or None where nobody has marked any."""
+    """A data set as the teacher sees it. ``masks``: (test images, 256, 256), or None without masks."""
 
     name: str
     good: tuple[Path, ...]

@@ -3,7 +3,7 @@
     bench/gpu.sh
 
 Each form is the three graphs bound to the device, so that features stay there (``DeviceDetector``). One that does not
-run is told with its reason and not left out. With ``--provider cpu`` the program itself can be tried without a GPU.
+run is reported with its reason and not left out. With ``--provider cpu`` the program itself can be tried without a GPU.
 """
 
 import argparse
@@ -129,7 +129,7 @@ def rows(form: Form, graphs: Graphs, manifest: Manifest, batches: Sequence[int])
     """A row a batch size."""
     try:
         detector = open_detector(form, graphs)
-    except Exception as error:  # noqa: BLE001  # whatever a provider says, it is told
+    except Exception as error:  # noqa: BLE001  # any error of a provider is reported
         yield {"form": form.name, "fault": in_one_line(error)}
         return
     for size in batches:
@@ -164,7 +164,7 @@ def open_detector(form: Form, graphs: Graphs) -> DeviceDetector:
         model = half(graph) if form.is_half else graph
         session = ort.InferenceSession(model, providers=chain)
         if session.get_providers()[0] != form.provider:
-            raise RuntimeError(f"asked for {form.provider}, got {session.get_providers()[0]}")
+            raise RuntimeError(f"requested {form.provider}, got {session.get_providers()[0]}")
         return session
 
     device = "cpu" if form.provider == CPU else "cuda"

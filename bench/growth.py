@@ -73,7 +73,7 @@ def main() -> None:
     ]
     for growth in growths:
         draw(growth)
-    told = {
+    laws = {
         one.name: {
             "by": one.by,
             "cost": one.cost,
@@ -83,7 +83,7 @@ def main() -> None:
         }
         for one in growths
     }
-    text = json.dumps({"processors": available_cpus(), "growth": told}, indent=1) + "\n"
+    text = json.dumps({"processors": available_cpus(), "growth": laws}, indent=1) + "\n"
     replace_file(given.json, text.encode())
     print(text)
 

@@ -109,9 +109,9 @@ def build(stage: str, *, base: str, torch: str, work: Path) -> None:
 
 
 def pip_volumes(work: Path) -> list[str]:
-    """What pip is told on this machine, for builds on it: its settings as a file, and the files that these name."""
-    told = run(sys.executable, "-m", "pip", "config", "list")
-    settings = dict(re.findall(r"^[\w:]*\.([\w-]+)='(.*)'$", told, re.MULTILINE))
+    """Pip's configuration on this machine, for builds on it: its settings as a file, and the files that these name."""
+    listed = run(sys.executable, "-m", "pip", "config", "list")
+    settings = dict(re.findall(r"^[\w:]*\.([\w-]+)='(.*)'$", listed, re.MULTILINE))
     config = work / "pip.conf"
     config.write_text("\n".join(["[global]", *(f"{name} = {value}" for name, value in settings.items())]) + "\n")
     words = [word.removeprefix("file://") for value in settings.values() for word in value.split()]

@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """What was asked for on the command line."""
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="shorter phases; ends within five minutes")
     parser.add_argument("--store", type=Path, help="a store with an active version of the product")
@@ -186,7 +186,7 @@ async def measure_recovery(plan: Plan, service: Served, *, rate: float) -> Figur
 
 
 def recovery_s(outcomes: Sequence[Outcome]) -> float | None:
-    """The start of the first window that, like each after it, has 99 % of what was asked answered well; None: never."""
+    """The start of the first window from which on 99 % of the requests are answered well, or None."""
     starts_s = np.arange(0, max(outcome.due_s for outcome in outcomes) - WINDOW_S, WINDOW_S)
     shares = [
         np.mean([one.is_good for one in outcomes if start_s <= one.due_s < start_s + WINDOW_S] or [True])

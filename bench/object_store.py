@@ -60,7 +60,7 @@ def measure(storage: s3.Storage, work: Path, *, num_versions: int, away_s: float
             delays.append(taken_up(loads, versions[-1]))
             print(f"{seed + 1} of {num_versions}: {versions[-1]}, taken up after {delays[-1]:.1f} s", flush=True)
         began = time.monotonic()
-        with storage.in_trouble(off=True):
+        with storage.inject(off=True):
             time.sleep(away_s)
         during = [sum(began <= one.at <= began + away_s for one in load.answers) for load in loads]
         until(lambda: all(not service.client.get("/readyz").json()["reasons"] for service in (one, two)))
@@ -75,7 +75,7 @@ def measure(storage: s3.Storage, work: Path, *, num_versions: int, away_s: float
         "requests": sum(load.num_requests for load in loads),
         "failed": sum(len(load.failed) for load in loads),
         "failures": [*{failure for load in loads for failure in load.failed}][:5],
-        # A version that nobody published, or one that gave the same part two scores.
+        # A version that was never published, or one that gave the same part two scores.
         "half": len(scores) - len(set(versions)) if set.union(*names) <= set(versions) else len(scores),
         "storage_away_s": away_s,
         "requests_while_away": sum(during),

@@ -52,21 +52,21 @@ def measure(folder: Path, products: list[str]) -> dict[str, object]:
     """Measure everything."""
     for product in products:
         write_mvtec(folder / product, num_train=60, num_test=1)
-    plan, told = folder / "plan.yaml", folder / "told.json"
+    plan, report = folder / "plan.yaml", folder / "report.json"
     entries = {product: {"data": product, "settings": {"seed": seed}} for seed, product in enumerate(products)}
     plan.write_text(yaml.safe_dump({"store": "store", "settings": SETTINGS, "products": entries}))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     second = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     began = time.monotonic()
-    command = [GOODPART, "train-all", plan, "--ray", cluster.address, "--json", told]
+    command = [GOODPART, "train-all", plan, "--ray", cluster.address, "--json", report]
     with subprocess.Popen(command) as training:
         checkpoints = until(lambda: two_checkpoints(folder / "store" / "work"), within_s=PATIENCE_S)
         killed_after_s = time.monotonic() - began
         cluster.remove_node(second, allow_graceful=False)
         training.wait(PATIENCE_S)
     cluster.shutdown()
-    outcomes = json.loads(told.read_text())
+    outcomes = json.loads(report.read_text())
     return {
         "nodes": 2,
         "products": len(products),

@@ -1,4 +1,4 @@
-"""A client that posts a part, reads the answer, and posts the next, until it is told to end."""
+"""A client that posts a part, reads the answer, and posts the next, until it is stopped."""
 
 import threading
 import time
@@ -36,15 +36,15 @@ class Load:
         return thread
 
     def run(self) -> None:
-        """Until told to end."""
+        """Post until stopped."""
         url = f"/v1/products/{self.product}/inspect"
         with httpx2.Client(base_url=f"http://{self.address}", timeout=30, trust_env=False) as client:
             while not self.ends.is_set():
                 try:
                     answer = client.post(url, content=self.image, headers={"content-type": "image/png"})
                     answer.raise_for_status()
-                    told = answer.json()
-                    self.answers.append(Answer(time.monotonic(), told["version"], told["score"]))
+                    body = answer.json()
+                    self.answers.append(Answer(time.monotonic(), body["version"], body["score"]))
                 except Exception as error:  # noqa: BLE001  # whatever it is, it is a request that failed
                     self.failed.append(f"{type(error).__name__}: {error}")
                 time.sleep(PAUSE_S)

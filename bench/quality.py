@@ -212,7 +212,7 @@ def compute_first_region_hit(judged: Judged, evidence: Evidence) -> float | None
 
 
 def rates(calibration: np.ndarray, judged: Judged, defective: np.ndarray) -> list[Row]:
-    """At each asked rate: what is promised, and what the test set says of it, with 95 % intervals."""
+    """For each requested rate: the promised and the measured one, with 95 % intervals."""
     rows = []
     for asked in ASKED:
         made = compute_promise(calibration, asked=asked)

@@ -19,13 +19,13 @@ def main() -> None:
     parser.add_argument("--into", type=Path, default=Path("docs/images"))
     given = parser.parse_args()
     given.into.mkdir(parents=True, exist_ok=True)
-    told = json.loads((given.demo / "service.json").read_text())
+    service = json.loads((given.demo / "service.json").read_text())
     parts = list_parts(given.demo / "data" / "test")
-    judge(told["url"], parts)
+    judge(service["url"], parts)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for name, take in {"console": console, "console-tablet": tablet, "console-versions": versions}.items():
-            page = take(browser, told["url"], parts)
+            page = take(browser, service["url"], parts)
             page.screenshot(path=given.into / f"{name}.png", full_page=True)
             print(given.into / f"{name}.png")
         browser.close()

@@ -23,9 +23,9 @@ def locked(extras: str, folder: Path) -> list[str]:
     constraints = HERE / "constraints.txt"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
     torch = f"torch=={version('torch')}"  # the build that is installed: another one has other needs
-    asked = [f"{HERE.parent}[{extras}]", *([torch] if "train" in extras.split(",") else [])]
+    required = [f"{HERE.parent}[{extras}]", *([torch] if "train" in extras.split(",") else [])]
     subprocess.run(  # noqa: S603  # our own command
-        [*command, "--report", report, "--constraint", constraints, *asked], check=True
+        [*command, "--report", report, "--constraint", constraints, *required], check=True
     )
     found = [one["metadata"] for one in json.loads(report.read_text())["install"]]
     lines = [f"{one['name']}=={one['version']}" for one in found if one["name"].lower() not in OUTSIDE]

@@ -45,7 +45,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Images are built only where they are asked for by name."""
+    """Images are built only with `-m images`."""
     if "images" not in config.getoption("-m"):
         left_out = [item for item in items if item.get_closest_marker("images")]
         items[:] = [item for item in items if item not in left_out]

@@ -16,13 +16,13 @@ class Receiver:
     """A webhook. ``status``: what it answers; ``hangs_s``: how long it takes; ``taken``: what it answered well."""
 
     def __init__(self):
-        self.status, self.hangs_s, self.taken, self.asked = 200, 0.0, [], []
+        self.status, self.hangs_s, self.taken, self.requests = 200, 0.0, [], []
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["content-length"]))
-                receiver.asked.append((dict(self.headers), body))
+                receiver.requests.append((dict(self.headers), body))
                 time.sleep(receiver.hangs_s)
                 if receiver.status == 200:
                     receiver.taken.append(json.loads(body))

@@ -1,4 +1,4 @@
-"""An S3 server in a process of its own, and a proxy before it that can be told to be in trouble."""
+"""An S3 server in a process of its own, and a proxy before it that can inject faults."""
 
 import asyncio
 import contextlib
@@ -24,8 +24,8 @@ CHUNK = 65536
 
 
 @dataclass
-class Trouble:
-    """What goes wrong. ``off``: connections end at once; ``hung``: nobody answers.
+class Faults:
+    """Faults to inject. ``off``: connections end at once; ``hung``: no answer.
 
     ``cut_after``: bytes of an answer before the connection ends; ``cut_upload_after``: the same of a request.
     ``lost``: so many answers to PUTs never arrive, the writes having been done; ``bytes_per_s``: how slow answers are.
@@ -46,7 +46,7 @@ class Storage:
     """The server and its proxy; ``environment`` is what reaches it through the proxy."""
 
     def __init__(self):
-        self.trouble = Trouble()
+        self.faults = Faults()
         self.num_requests = 0
         self.tasks = set()
         self.server = subprocess.Popen(
@@ -74,12 +74,12 @@ class Storage:
             return f"s3://{name}"
 
     @contextlib.contextmanager
-    def in_trouble(self, **trouble):
-        self.trouble = Trouble(**trouble)
+    def inject(self, **faults):
+        self.faults = Faults(**faults)
         try:
-            yield self.trouble
+            yield self.faults
         finally:
-            self.trouble = Trouble()
+            self.faults = Faults()
 
     def close(self):
         self.server.kill()
@@ -104,9 +104,9 @@ class Storage:
         self.tasks.add(task)  # the loop holds them weakly
         task.add_done_callback(self.tasks.discard)
         try:
-            if self.trouble.off:
+            if self.faults.off:
                 return
-            while self.trouble.hung:  # noqa: ASYNC110  # the trouble is told by another thread
+            while self.faults.hung:  # noqa: ASYNC110  # another thread sets the faults
                 await asyncio.sleep(0.05)
             upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self.port)
             try:
@@ -116,18 +116,18 @@ class Storage:
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
-            writer.transport.abort() if self.trouble.off else writer.close()
+            writer.transport.abort() if self.faults.off else writer.close()
 
     async def _passed(self, reader, writer, upstream_reader, upstream_writer):
-        trouble = self.trouble
+        faults = self.faults
         head = await reader.readuntil(b"\r\n\r\n")
-        if trouble.answers is not None and head.split()[0].decode() in trouble.to:
-            writer.write(refusal(*trouble.answers))
+        if faults.answers is not None and head.split()[0].decode() in faults.to:
+            writer.write(refusal(*faults.answers))
             await writer.drain()
             return
         upstream_writer.write(head)
-        sending = asyncio.create_task(self._upload(reader, upstream_writer, trouble))
-        is_lost = head.startswith(b"PUT") and trouble.lost > 0
+        sending = asyncio.create_task(self._upload(reader, upstream_writer, faults))
+        is_lost = head.startswith(b"PUT") and faults.lost > 0
         num_sent = 0
         try:
             while chunk := await upstream_reader.read(CHUNK):
@@ -135,28 +135,28 @@ class Storage:
                     writer.write(chunk)
                     continue
                 if is_lost:
-                    trouble.lost -= 1
+                    faults.lost -= 1
                     return
-                if trouble.cut_after is not None:
-                    chunk = chunk[: trouble.cut_after - num_sent]
+                if faults.cut_after is not None:
+                    chunk = chunk[: faults.cut_after - num_sent]
                 writer.write(chunk)
                 await writer.drain()
                 num_sent += len(chunk)
-                if trouble.cut_after is not None and num_sent >= trouble.cut_after:
+                if faults.cut_after is not None and num_sent >= faults.cut_after:
                     return
-                if trouble.bytes_per_s:
-                    await asyncio.sleep(len(chunk) / trouble.bytes_per_s)
+                if faults.bytes_per_s:
+                    await asyncio.sleep(len(chunk) / faults.bytes_per_s)
         finally:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
 
-    async def _upload(self, reader, upstream_writer, trouble):
+    async def _upload(self, reader, upstream_writer, faults):
         num_sent = 0
         while chunk := await reader.read(CHUNK):
             upstream_writer.write(chunk)
             await upstream_writer.drain()
             num_sent += len(chunk)
-            if trouble.cut_upload_after is not None and num_sent >= trouble.cut_upload_after:
+            if faults.cut_upload_after is not None and num_sent >= faults.cut_upload_after:
                 upstream_writer.transport.abort()
                 return
 

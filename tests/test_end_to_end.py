@@ -88,7 +88,7 @@ def test_no_path_of_the_training_machine_is_in_a_bundle(trained, data):
         assert str(Path.cwd()).encode() not in content, name
 
 
-def test_metrics_tell_of_the_test_set_and_the_parity(trained):
+def test_metrics_contain_test_set_and_parity(trained):
     store, _, full = trained
     metrics = json.loads(store.load_bundle("disc", full).files["metrics.json"])
     assert len(metrics["test_scores"]) == 8
@@ -125,7 +125,7 @@ def test_every_region_is_explained_by_good_patches(trained, data):
                 assert (picture.format, picture.size) == ("JPEG", (48, 48))
 
 
-def test_metrics_tell_what_synthetic_defects_are_found(trained):
+def test_metrics_contain_the_synthetic_defects_found(trained):
     store, _, full = trained
     files = store.load_bundle("disc", full).files
     cells = json.loads(files["metrics.json"])["sensitivity"]
@@ -196,7 +196,7 @@ def test_a_killed_service_comes_back_as_it_was(trained, data):
     assert answers[0]["threshold"] == answers[1]["threshold"]
 
 
-def test_a_service_told_to_end_is_not_ready_still_judges_and_exits_with_0(trained, data):
+def test_after_sigterm_a_service_is_not_ready_still_inspects_and_exits_with_0(trained, data):
     image = {"image": (data / "test/good/000.png").read_bytes()}
     with Service(trained[0].root, drain_s="60") as service:
         assert service.client.get("/readyz").status_code == 200
@@ -245,7 +245,7 @@ BAD_FOLDERS = {
 
 
 @pytest.mark.parametrize("name", BAD_FOLDERS)
-def test_a_folder_that_can_not_be_learned_from_is_one_line_and_writes_nothing(name, tmp_path):
+def test_an_unusable_data_folder_is_one_line_and_writes_nothing(name, tmp_path):
     files, message = BAD_FOLDERS[name]
     data = tmp_path / "data"
     data.mkdir()
@@ -259,7 +259,7 @@ def test_a_folder_that_can_not_be_learned_from_is_one_line_and_writes_nothing(na
     assert not (tmp_path / "store").exists()
 
 
-def test_cuda_that_is_asked_for_and_absent_is_one_line(data, trained, tmp_path):
+def test_missing_cuda_is_one_line(data, trained, tmp_path):
     import torch
 
     if torch.cuda.is_available():

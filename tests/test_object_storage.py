@@ -65,7 +65,7 @@ def test_two_services_take_up_what_is_published_and_go_on_while_the_storage_is_a
         answer = one.client.post(f"/v1/products/disc/versions/{second}/activate", json={"by": "test", "why": "new"})
         assert answer.status_code == 200, answer.text
         until(lambda: train_version(two, good_bytes) == second)
-        with storage.in_trouble(off=True):
+        with storage.inject(off=True):
             reasons = until(lambda: two.client.get("/readyz").json()["reasons"])
             assert "the object storage does not answer" in reasons[0]
             assert two.client.get("/readyz").status_code == 200

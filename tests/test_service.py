@@ -161,9 +161,9 @@ def ask_on(connection, request):
 def test_a_client_that_does_not_read_its_answers_loses_its_connection(service, good_bytes):
     with socket.create_connection(("127.0.0.1", service.port), 20) as connection:
         connection.settimeout(20)
-        asked = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+        request = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
-            ask_on(connection, asked)
+            ask_on(connection, request)
     assert judges(service, good_bytes)
 
 
@@ -200,8 +200,8 @@ def test_tritons_client_inspects_images_unchanged(service, good_bytes, defective
         pixels = np.asarray(Image.open(io.BytesIO(good_bytes)).convert("RGB"))
         tensor = http.InferInput("image", pixels.shape, "UINT8")
         tensor.set_data_from_numpy(pixels)
-        asked = [http.InferRequestedOutput("score", binary_data=False)]
-        by_pixels = client.infer("disc", [tensor], outputs=asked, model_version=tiny_version.name)
+        requested = [http.InferRequestedOutput("score", binary_data=False)]
+        by_pixels = client.infer("disc", [tensor], outputs=requested, model_version=tiny_version.name)
         assert by_pixels.as_numpy("score")[0] == result.as_numpy("score")[0]
         with pytest.raises(http.InferenceServerException, match="no product is called 'cup'"):
             client.infer("cup", [images])
@@ -239,7 +239,7 @@ def test_tls_and_keys_let_in_who_has_one(store_folder, tmp_path, good_bytes):
     made = subprocess.run([GOODPART, "key", "line-3"], capture_output=True, text=True, check=True)
     presented = made.stderr.split()[-1]
     trust = ssl.create_default_context(cafile=cert)
-    settings = {"tls_cert": cert, "tls_key": key, "api_keys": made.stdout, "host": "0.0.0.0"}  # noqa: S104  # keys are asked
+    settings = {"tls_cert": cert, "tls_key": key, "api_keys": made.stdout, "host": "0.0.0.0"}  # noqa: S104  # keys are required
     with Service(store_folder, scheme="https", verify=trust, **settings) as service:
         service.client.base_url = f"https://127.0.0.1:{service.port}"
         until(lambda: service.client.get("/readyz").status_code == 200)
@@ -260,7 +260,7 @@ def test_a_certificate_that_is_none_is_one_line(store_folder, tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_only_signed_versions_serve_where_that_is_asked(store_folder, tmp_path, good_bytes):
+def test_only_signed_versions_serve_if_signatures_are_required(store_folder, tmp_path, good_bytes):
     from app.store.signing import read_private_key
 
     subprocess.run([GOODPART, "keygen", tmp_path / "key"], check=True, capture_output=True)
@@ -281,7 +281,7 @@ def test_only_signed_versions_serve_where_that_is_asked(store_folder, tmp_path, 
         assert (refused.status_code, "is not signed" in refused.json()["detail"]) == (409, True)
 
 
-def test_a_trace_of_each_request_goes_where_it_is_told(store_folder, good_bytes):
+def test_a_trace_of_each_request_is_exported(store_folder, good_bytes):
     received = []
 
     class Collector(BaseHTTPRequestHandler):

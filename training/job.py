@@ -53,7 +53,7 @@ from training.tracking import check_tracking, track
 
 # What a version's metrics call all that it was trained from.
 KEY = "training_key"
-# The exporter must see more than one image, or it takes the batch for fixed.
+# With a single image the exporter would make the batch size fixed.
 NUM_TRACED = 2
 # How torch's messages name a lack of memory, on the CPU and on CUDA.
 MEMORY_MESSAGES = ("allocate memory", "out of memory", "ALLOC_FAILED")
@@ -127,8 +127,8 @@ class TrainingJob:
                 )
             self.copy_confirmed(run_directory)
             trained = self.build_version(run_directory, checked.expects, checked.digest)
-            told = {"training_s": round(time.monotonic() - began, 1), KEY: checked.key}
-            trained = replace(trained, metrics={**trained.metrics, **told})
+            added = {"training_s": round(time.monotonic() - began, 1), KEY: checked.key}
+            trained = replace(trained, metrics={**trained.metrics, **added})
             done = Publisher(self.request, self.settings, self.reporter).publish(trained, self.select_images())
         self.track_run(done)
         return done
@@ -208,11 +208,11 @@ class TrainingJob:
             looks = dict(zip(good, self.measure_all(good, advance), strict=True))
             known = dict(zip(confirmed, self.measure_all(confirmed, advance), strict=True))
             samples = {sample: self.check_sample(sample, advance) for sample in test}
-        trouble = [*looks.values(), *samples.values()]
-        first = next((one for one in trouble if isinstance(one, BadImage)), None)
+        checked = [*looks.values(), *samples.values()]
+        first = next((one for one in checked if isinstance(one, BadImage)), None)
         if first is not None and not self.options.skip_bad:
             raise first
-        for one in (*trouble, *known.values()):
+        for one in (*checked, *known.values()):
             if isinstance(one, BadImage):
                 self.reporter.print_line(f"left out: {one}")
         self.dataset = Dataset(

@@ -18,18 +18,18 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interruption:
-    """Whether the training was asked to stop; a second signal ends it at once."""
+    """Whether the training should stop; a second signal ends it at once."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
 
     @property
     def is_requested(self) -> bool:
-        """Whether it was asked to stop."""
+        """Whether a signal has requested the stop."""
         return self.signal is not None
 
     def check(self) -> None:
-        """Raise Stopped where it was asked to stop."""
+        """Raise Stopped if a stop is requested."""
         if self.signal is not None:
             raise Stopped(self.signal)
 
@@ -59,7 +59,7 @@ class ProgressReporter:
         self.interruption = interruption or Interruption()
 
     def is_stopping(self) -> bool:
-        """Whether the training was asked to stop; the next advance raises Stopped."""
+        """Whether a stop is requested; the next advance raises Stopped."""
         return self.interruption.is_requested
 
     @contextmanager

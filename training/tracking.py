@@ -35,9 +35,9 @@ def track(published: Published, request: PublishRequest, settings: TrainSettings
         if isinstance(value, float):
             client.log_metric(run, name, value)
     for name, points in published.metrics["curves"].items():
-        told = [make_metric(name.replace(": ", "/"), loss, step) for step, loss in points]
-        for first in range(0, len(told), MAX_BATCH):
-            client.log_batch(run, metrics=told[first : first + MAX_BATCH])
+        metrics = [make_metric(name.replace(": ", "/"), loss, step) for step, loss in points]
+        for first in range(0, len(metrics), MAX_BATCH):
+            client.log_batch(run, metrics=metrics[first : first + MAX_BATCH])
     for name in (METRICS, REPORT):
         place = request.store.version_folder(request.product, published.version) / name
         client.log_artifact(run, str(ensure_local_file(place, name)))

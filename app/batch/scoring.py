@@ -69,7 +69,7 @@ class Scorer:
         readable = path.encode("utf-8", "replace").decode()
         try:
             data = (source / path).read_bytes()
-        except PermissionError as error:  # anything else ends the run, a share that is gone say
+        except PermissionError as error:  # any other error ends the run, such as a network share that is not available
             return {"path": readable, "error": error.strerror}
         try:
             inspection = inspect(data, self.version, max_pixels=self.max_pixels, guard=self.guard)

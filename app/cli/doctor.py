@@ -97,7 +97,7 @@ def check_stores(settings: Settings) -> Iterator[Diagnosis]:
 def check_folder(what: str, folder: Path) -> Diagnosis:
     """Check a folder."""
     name = str(folder.resolve())
-    if not os.path.isdir(folder):  # noqa: PTH112  # says no where pathlib raises for want of permission
+    if not os.path.isdir(folder):  # noqa: PTH112  # returns False where pathlib raises PermissionError
         return Diagnosis(what, name, "no such folder, or no access; `goodpart train --store` creates one")
     if not os.access(folder, os.R_OK | os.X_OK):
         return Diagnosis(what, name, "is not readable by this user: change its owner or mode")

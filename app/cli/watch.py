@@ -35,7 +35,7 @@ POLL_INTERVAL_S = 0.2
 
 @dataclass(frozen=True)
 class FileMark:
-    """Size and time of a file, which tell its contents apart without reading them."""
+    """Size and time of a file, which identify its content without reading it."""
 
     size: int
     changed_ns: int
@@ -112,7 +112,7 @@ class Watcher:
         now = time.monotonic()
         try:
             names = sorted(path.name for path in self.folder.iterdir() if path.suffix.lower() in SUFFIXES)
-        except OSError as error:  # a share that is away comes back
+        except OSError as error:  # a network share may be available again later
             self._report_error(f"{self.folder}: {error.strerror}")
             return
         self._seen = {name: self._seen[name] for name in names if name in self._seen}
@@ -130,8 +130,8 @@ class Watcher:
         """Whether this content has its result, from this run or one before."""
         if name not in self._done:
             with suppress(OSError, ValueError, KeyError):
-                told = json.loads(self._result_path(name).read_bytes())["judged"]
-                self._done[name] = FileMark(told["size"], told["changed_ns"])
+                judged = json.loads(self._result_path(name).read_bytes())["judged"]
+                self._done[name] = FileMark(judged["size"], judged["changed_ns"])
         return self._done.get(name) == mark
 
     def _result_path(self, name: str) -> Path:

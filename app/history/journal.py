@@ -271,7 +271,7 @@ class Journal:
                 self.error = None
                 with suppress(sqlite3.Error):  # what is too much may go later
                     self._prune(database)
-            except Exception as error:  # noqa: BLE001  # whatever the disk says, the next record is tried again
+            except Exception as error:  # noqa: BLE001  # after any error the next record is tried
                 self._drop_batch(together, str(error))
                 if database is not None:
                     with suppress(sqlite3.Error):

@@ -27,7 +27,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Grid:
-    """How map positions lie on the posted image: position ``(row, column)`` begins at ``(y, x)`` in pixels."""
+    """The map's grid on the posted image: position ``(row, column)`` begins at ``(y, x)`` in pixels."""
 
     x0: float
     y0: float

@@ -15,7 +15,7 @@ WHITE_8_BIT = 255
 
 @dataclass(frozen=True)
 class RegionOfInterest:
-    """``inside``: bool (rows, columns) over the whole image, upright, whatever the image's own size is.
+    """``inside``: bool (rows, columns) over the whole image, upright, independent of the image's size.
 
     ``is_blanked``: whether pixels outside are made grey before the teacher sees them, so that they reach no feature.
     Versions of format 1 do not.

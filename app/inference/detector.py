@@ -42,10 +42,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class RecalledItems:
-    """The items that the recall memory read at each position of the first scale, and their weights.
-
-    (positions, read).
-    """
+    """Items that the recall memory read at each position of the first scale, and their weights (positions, read)."""
 
     items: NDArray[np.int64]
     weights: Floats
@@ -75,7 +72,7 @@ def make_batch(images: Sequence[Image], *, map_size: tuple[int, int], roi: Regio
 
 
 def blank_outside(image: Image, roi: RegionOfInterest | None) -> NDArray[np.uint8]:
-    """Return an image's pixels, uint8 (height, width, 3), grey outside the region of interest where it says so."""
+    """Return an image's pixels, uint8 (height, width, 3), grey outside the region of interest if that is set."""
     if roi is None or not roi.is_blanked:
         return image.pixels
     height, width = image.pixels.shape[:2]

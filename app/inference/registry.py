@@ -197,7 +197,7 @@ class ModelRegistry:
             return status
 
     def _check_listed(self, product: str, version: str) -> None:
-        """Raise UnknownVersion where the store does not list the version, whatever copies exist. Raises StoreError."""
+        """Raise UnknownVersion if the store does not list the version, even if copies exist. Raises StoreError."""
         if version not in self.store.list_versions(product):
             raise UnknownVersion(product, check_version(version))
 

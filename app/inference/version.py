@@ -93,7 +93,7 @@ def read_region(bundle: Bundle) -> RegionOfInterest | None:
 
 
 class Loader:
-    """Loads versions from verified bytes. Products with the same teacher share its session while one of them lives."""
+    """Loads versions from verified bytes. Loaded products with the same teacher share its session."""
 
     def __init__(self, device: Device) -> None:
         self.device = device

@@ -113,7 +113,7 @@ class Batcher:
         while True:
             try:
                 self._run_until_closed()
-            except Exception as error:  # noqa: BLE001  # whatever it was, its waiters must hear of it
+            except Exception as error:  # noqa: BLE001  # every error is passed to the waiting requests
                 if self._handle_crash(error):
                     return
             else:

@@ -1,4 +1,4 @@
-"""Labelling of images, for command line and service alike."""
+"""Labelling of images, for command line and service."""
 
 from app.imaging.decode import decode, load_upright, open_image
 from app.store.errors import UnknownProduct

@@ -288,7 +288,7 @@ class InspectionTask:
         self, renderers: Executor, preprocessed: PreprocessedImage, comparison: "Future[Comparison]"
     ) -> None:
         if comparison.cancelled() or comparison.exception() is not None:
-            self._run_step(comparison.result)  # it raises at once, and needs no thread to be told
+            self._run_step(comparison.result)  # the result is an error, so no rendering thread is needed
         else:
             renderers.submit(self._run_step, partial(self._postprocess, preprocessed, comparison))
 

@@ -78,4 +78,4 @@ def configure_logging(log_format: LogFormat, *, level: str) -> None:
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
-    logging.getLogger("uvicorn.access").disabled = True  # the envelope tells of each request, with its ids
+    logging.getLogger("uvicorn.access").disabled = True  # RequestContextMiddleware logs each request, with its ids

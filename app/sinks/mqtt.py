@@ -13,7 +13,7 @@ AT_LEAST_ONCE = 1
 
 @dataclass(frozen=True)
 class Mqtt:
-    """A broker. ``instance`` tells services apart that share it."""
+    """A broker. ``instance`` distinguishes the services that share it."""
 
     name: str
     host: str

@@ -153,7 +153,7 @@ class Outbox:
                     while True:
                         if await self._deliver_batch(connection):
                             pause_s = MIN_PAUSE_S
-            except Exception as error:  # noqa: BLE001  # whatever it is, it is told, and tried again
+            except Exception as error:  # noqa: BLE001  # every error is reported, and delivery is retried
                 self._set_error(str(error) or type(error).__name__)
                 await asyncio.sleep(max(pause_s, getattr(error, "retry_after_s", None) or 0.0))
                 pause_s = min(2 * pause_s, self.sink.max_pause_s)
@@ -186,7 +186,7 @@ class Outbox:
             await asyncio.gather(written, lost, return_exceptions=True)
 
     async def _send(self, connection: Connection, records: Sequence[InspectionRecord], cursor: DeliveryCursor) -> None:
-        """Send records in order, and mark those that were taken, whatever ends it."""
+        """Send records in order, and mark the accepted ones, also after an error."""
         last: int | None = None
         source = Source(self.instance, cursor.journal)
         try:

@@ -2,7 +2,7 @@
 
 The service shows a result and sets ``results_valid``; the PLC takes it and sets ``acknowledged``; the service clears
 ``results_valid``; the PLC clears ``acknowledged``, and may be shown the next. So a write that is repeated, early or
-late never takes a result that was not read, and a PLC needs no memory beside the two registers.
+late never takes a result that was not read, and a PLC needs no state in addition to the two registers.
 """
 
 import asyncio
@@ -116,7 +116,7 @@ def pack_words(value: Value, kind: RegisterKind) -> tuple[int, ...]:
 
 
 def to_register_values(fields: dict[str, Any]) -> dict[str, Value]:
-    """Return the register values of a result; ``told``: the fields of its message."""
+    """Return the register values of a result; ``fields``: the fields of its message."""
     part_id = fields["part_id"] or ""
     return {
         "verdict": VERDICTS[fields["verdict"]],

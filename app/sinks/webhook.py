@@ -53,7 +53,7 @@ class WebhookConnection:
                 if not answer.is_success:
                     retry_after_s = parse_retry_after(answer.headers.get("retry-after"))
                     raise DeliveryError(f"it answers {answer.status_code}", retry_after_s=retry_after_s)
-        except self.errors as error:  # the address may hold a secret, so it is told nowhere
+        except self.errors as error:  # the URL may contain a secret, so it is not reported
             raise DeliveryError(f"it does not answer: {type(error).__name__}") from error
 
     async def wait_until_lost(self) -> None:

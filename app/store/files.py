@@ -1,4 +1,4 @@
-"""Atomic files: written beside, synced, renamed, so that a reader never sees half."""
+"""Atomic files: written under a temporary name, synced, renamed, so that a reader never sees an incomplete file."""
 
 import os
 import shutil

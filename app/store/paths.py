@@ -1,4 +1,4 @@
-"""Storage paths: local folders or keys of a bucket, read and written alike.
+"""Storage paths: local folders or keys of a bucket, with one interface for both.
 
 These functions add what ``pathlib`` does not offer for both; each raises StoreUnusable where the storage can't be used.
 """

@@ -120,7 +120,7 @@ class Bucket:
             self._write_patiently(
                 "pipe_file", key, data, timeout_s=LARGE_TIMEOUT_S + len(data) / MIN_BYTES_PER_S, **condition
             )
-        except (FileExistsError, FileNotFoundError) as error:  # the latter: what was to be replaced is gone
+        except (FileExistsError, FileNotFoundError) as error:  # the latter: the object to replace is missing
             # A write whose response was lost is retried and then conflicts with itself.
             if instead_of is None or not self._holds(key, data):
                 raise FileExistsError(errno.EEXIST, "another client wrote it at the same time", key) from error

@@ -130,7 +130,7 @@ class State:
         """Raise StoreUnusable where this user can't activate a version."""
         paths.check_writable(self.root / check_product(product))
 
-    def activate(  # a decision says who, when and why
+    def activate(  # a decision records who, when and why
         self,
         product: str,
         version: str,
@@ -230,5 +230,5 @@ def make_swap(path: StoragePath, decision: Decision, *, instead_of: str) -> Call
 
 
 def summarise_override(override: Override | None) -> dict[str, object] | None:
-    """Return what an override says of the threshold, for the audit."""
+    """Return the threshold of an override, for the audit."""
     return override.model_dump(include={"false_alarm_rate", "threshold", "version"}) if override else None

@@ -6,7 +6,7 @@ import * as service from "./service.js";
 import { number, percent, t } from "./words.js";
 
 const MOST_BROUGHT = 24;
-// The line is told of a part before its record is written, so its image may come a moment later.
+// The live event is sent before the record is written, so the image may be available a moment later.
 const TRIES = 3;
 const PAUSE_MS = 300;
 
@@ -52,7 +52,7 @@ export async function showRecord(answer) {
   show(image, await service.picture(`${path}/heatmap`).catch(() => null)); // the picture says that there is none
 }
 
-/** The image of an inspection; of one that is told of as it is made, with some patience. */
+/** The image of an inspection; for a live one, with retries. */
 async function imageOf(path, { inspection_id, at }) {
   if (brought.has(inspection_id)) return null;
   for (let tries = at === undefined ? TRIES : 1; tries > 0; tries -= 1) {

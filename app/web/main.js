@@ -49,7 +49,7 @@ function turn() {
   lookAtView();
 }
 
-/** Look at the service now, and again and again while somebody looks at this page. */
+/** Refresh the state of the service now, and periodically while this page is visible. */
 async function look() {
   if (!document.hidden) {
     await refresh();
@@ -63,7 +63,7 @@ async function lookAtView() {
   if (view === "health") await health.refresh();
 }
 
-/** Which products there are, and how they stand; what was asked before a decision says nothing of what came of it. */
+/** The products and their status; responses from before a decision are discarded. */
 async function refresh() {
   const before = versions.numDecisions();
   try {

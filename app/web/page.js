@@ -16,7 +16,7 @@ export function h(tag, properties = {}, ...children) {
   return element;
 }
 
-/** Put children into an element, unless the same are there: then the focus stays, and nobody is told twice. */
+/** Put children into an element if they differ from the present ones, so that the focus stays and a screen reader does not repeat. */
 export function put(element, ...children) {
   const made = h(element.tagName, {}, ...children);
   if (made.innerHTML === element.innerHTML) return;
@@ -25,7 +25,7 @@ export function put(element, ...children) {
   if (focused) element.querySelector(`[data-focus="${CSS.escape(focused)}"]`)?.focus();
 }
 
-/** A button that does its work once at a time; what goes wrong is told. `name` finds it again after it was made anew. */
+/** A button that runs one action at a time and shows its error. `name` identifies it after it was rendered again. */
 export function button(label, work, { name, ...properties } = {}) {
   return h("button", { type: "button", "data-focus": name, onclick: (event) => once(event.currentTarget, work), ...properties }, label);
 }
@@ -48,7 +48,7 @@ export const known = {
   failure: null, // why the last image has no verdict
   isFollowing: false, // whether the newest of the line is shown
   isAway: false, // whether the service does not answer, and so what is shown may be old
-  refusal: null, // why the service tells nothing: it asks for a key
+  refusal: null, // why the service refuses: it requires a key
   previewed: null, // what a threshold would have done
 };
 
@@ -84,7 +84,7 @@ export function renderAll() {
 /** How the chosen product stands, if there is one. */
 export const standing = () => known.products.find(({ product }) => product === known.product);
 
-/** Do something; what goes wrong is told on top of the page. */
+/** Run an action; an error is shown at the top of the page. */
 export async function attempt(work) {
   const trouble = by("trouble");
   try {

@@ -30,7 +30,7 @@ function begun() {
   fill();
 }
 
-/** Watch the line while somebody watches this page: a browser has few connections, and a service few places to watch. */
+/** Receive live results while this page is visible: a browser has few connections, and a service few subscribers. */
 async function follow() {
   for (;;) {
     await visible();

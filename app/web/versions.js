@@ -7,7 +7,7 @@ import { moment, number, percent, t } from "./words.js";
 const SHADOW_SHARE = 0.1;
 const DIGITS = 6;
 
-// Raised by every decision, and by every question about a threshold: what was asked before says nothing any more.
+// Increased by every decision and by every preview of a threshold: earlier responses are outdated.
 let decisions = 0;
 let questions = 0;
 

@@ -71,7 +71,7 @@ class Line:
             return Outcome(due_s=due - began, latency_s=time.perf_counter() - due, status=0)
 
     async def post_until_judged(self, number: int, *, due: float, began: float) -> Outcome:
-        """Post one image again and again, as told by ``Retry-After``, until it is judged or has been tried often."""
+        """Post one image, and retry it after ``Retry-After``, until it is judged or the tries are used up."""
         generator = np.random.default_rng(number)
         outcome = await self.post(number, due=due, began=began)
         for _ in range(5):
@@ -84,7 +84,7 @@ class Line:
 
 @asynccontextmanager
 async def line_to(address: str, product: str, images: Sequence[bytes]) -> AsyncIterator[Line]:
-    """A line with as many connections as it needs; heat-maps are not asked for."""
+    """A line with as many connections as it needs; heat-maps are not requested."""
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=30)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:

@@ -19,7 +19,7 @@ FOLDER = HERE / ".venv"
 def main() -> None:
     """Make it anew."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--torch", default="torch==2.13.0", help="what pip is asked for first")
+    parser.add_argument("--torch", default="torch==2.13.0", help="requirement that pip installs first")
     given = parser.parse_args()
     venv.create(FOLDER, clear=True, with_pip=True)
     install(*shlex.split(given.torch))

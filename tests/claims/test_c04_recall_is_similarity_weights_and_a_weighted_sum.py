@@ -22,13 +22,13 @@ def slow_direction(feature, regularisation):
 
 
 def slow_recall(memory, query):
-    """Position by position, item by item, as claim 4 tells it; of all items the most alike are read, and fade in."""
+    """Position by position, item by item, as in claim 4; the most similar items are read, with weights from 0 on."""
     keys, values = memory.keys.detach().numpy(), memory.values.detach().numpy()
     recalled = np.zeros_like(query)
     expected = np.zeros((query.shape[0], 2, *query.shape[2:]))
     for batch, y, x in np.ndindex(query.shape[0], *query.shape[2:]):
-        asked = slow_direction(query[batch, :, y, x], memory.regularisation)
-        similarity = [asked @ slow_direction(key, memory.regularisation) for key in keys]
+        direction = slow_direction(query[batch, :, y, x], memory.regularisation)
+        similarity = [direction @ slow_direction(key, memory.regularisation) for key in keys]
         logits = np.array(similarity) / memory.temperature
         *_, first_not_read = [-np.inf, *np.sort(logits)[: -memory.num_read]]
         fade = np.clip((logits - first_not_read) / FADE, MIN_FADE, 1)

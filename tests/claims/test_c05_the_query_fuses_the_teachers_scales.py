@@ -51,7 +51,7 @@ def test_every_scale_of_the_teacher_changes_the_query(view, fusion, features, sc
 
 
 def test_the_projection_keeps_what_varies_most(fusion):
-    """Features that vary along three directions are told apart by three channels, others are not."""
+    """Features that vary along three directions are distinguished by three channels, others are not."""
     torch.manual_seed(1)
     directions = torch.linalg.qr(torch.randn(15, 15)).Q
     fused = torch.randn(200, 3) @ directions[:, :3].mT + 0.001 * torch.randn(200, 15)

@@ -47,7 +47,7 @@ def test_it_is_awaited_alike(service, good_bytes):
     assert [one.part_id for one in asyncio.run(ask())] == [str(n) for n in range(5)]
 
 
-def test_a_problem_is_told_at_once(service, good_bytes):
+def test_a_problem_is_raised_at_once(service, good_bytes):
     with Client(url(service)) as client:
         with pytest.raises(ProblemError, match="no product is called 'cup'") as caught:
             client.inspect("cup", good_bytes)
@@ -57,7 +57,7 @@ def test_a_problem_is_told_at_once(service, good_bytes):
         assert caught.value.slug == "not-an-image"
 
 
-def test_a_crowd_is_sent_away_and_comes_again_until_everybody_is_judged(store_folder, good_bytes):
+def test_refused_requests_are_retried_until_all_are_inspected(store_folder, good_bytes):
     with Service(store_folder, max_in_hand=1) as service:
         found = []
 
@@ -75,7 +75,7 @@ def test_a_crowd_is_sent_away_and_comes_again_until_everybody_is_judged(store_fo
     assert 'goodpart_refusals_total{reason="queue-full"}' in refused
 
 
-def test_a_service_that_comes_back_is_asked_again_and_it_stays_one_inspection(store_folder, tmp_path, good_bytes):
+def test_a_request_is_repeated_after_a_restart_and_stays_one_inspection(store_folder, tmp_path, good_bytes):
     with Service(store_folder) as first:
         port = first.port
     answers = []
@@ -106,7 +106,7 @@ def test_every_try_carries_one_key_and_the_time_that_is_left():
     with Client(receiver.url.removesuffix("/results"), key="secret") as client, pytest.raises(NoAnswerError):
         client.inspect("disc", b"x", deadline_s=1.0)
     receiver.close()
-    tries = [headers for headers, _ in receiver.asked]
+    tries = [headers for headers, _ in receiver.requests]
     assert len(tries) > 1
     assert len({one["Idempotency-Key"] for one in tries}) == 1
     assert {one["Authorization"] for one in tries} == {"Bearer secret"}

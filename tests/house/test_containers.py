@@ -110,8 +110,8 @@ def list_packages(image):
 def list_requirements(*extras):
     """What the project asks for, with these extras."""
     project = PROJECT["project"]
-    asked = [*project["dependencies"], *(one for extra in extras for one in project["optional-dependencies"][extra])]
-    return [Requirement(one) for one in asked]
+    required = [*project["dependencies"], *(one for extra in extras for one in project["optional-dependencies"][extra])]
+    return [Requirement(one) for one in required]
 
 
 EXTRAS = {
@@ -168,7 +168,7 @@ def test_the_dockerfiles_torch_is_the_one_that_the_makefile_names_for_machines_w
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_nobody_is_root(stage):
+def test_no_stage_runs_as_root(stage):
     assert last(stage, "USER") == f"{USER_ID}:{USER_ID}"
 
 
@@ -179,7 +179,7 @@ def test_the_command_is_goodpart_without_a_shell(stage):
 
 def test_the_service_serves_to_outside_its_container_and_training_explains_itself():
     for stage in SERVICE_STAGES:
-        assert json.loads(last(stage, "CMD")) == ["serve", "--host", "0.0.0.0"]  # noqa: S104  # nobody without a port
+        assert json.loads(last(stage, "CMD")) == ["serve", "--host", "0.0.0.0"]  # noqa: S104  # the container's port
     assert json.loads(last("training", "CMD")) == ["train", "--help"]
 
 

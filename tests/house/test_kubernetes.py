@@ -181,11 +181,11 @@ def test_on_object_storage_service_and_trainer_share_addresses_and_no_volume():
     found = render("s3")
     names = {one["metadata"]["name"] for one in found if one["kind"] == "PersistentVolumeClaim"}
     assert names == {"goodpart-data", "goodpart-trainer"}
-    told = [one["data"] for one in found if one["kind"] == "ConfigMap" and "GOODPART_STORE" in one["data"]]
+    maps = [one["data"] for one in found if one["kind"] == "ConfigMap" and "GOODPART_STORE" in one["data"]]
     (train,) = find_pod(of_kind(found, "CronJob"))["spec"]["containers"]
     variables = {one["name"]: one["value"] for one in train["env"]}
     for name in ("GOODPART_STORE", "GOODPART_STATE"):
-        assert [told[0][name]] == [variables[name]]
+        assert [maps[0][name]] == [variables[name]]
         assert variables[name].startswith("s3://")
     for workload in (of_kind(found, "Deployment"), of_kind(found, "CronJob")):
         (container,) = find_pod(workload)["spec"]["containers"]
@@ -218,7 +218,7 @@ def seconds_to_leave(container):
     return hook, float(settings["GOODPART_DRAIN_S"]), float(settings["GOODPART_GRACE_S"])
 
 
-def test_the_grace_period_covers_hook_drain_and_what_is_in_hand(container):
+def test_the_grace_period_covers_hook_drain_and_requests_in_flight(container):
     given = documents("deployment.yaml")[0]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert given >= sum(seconds_to_leave(container)) + 5
 

@@ -1,4 +1,4 @@
-"""What README and docs say must be so, and what they tell to type must work."""
+"""Statements of README and docs are true, and their commands work."""
 
 import json
 import re
@@ -26,7 +26,7 @@ SMALL = tuple(
 
 
 def list_commands(text):
-    """Every line that a page tells to type."""
+    """Every command line of a page."""
     return [line for block in CONSOLE.findall(text) for line in block.splitlines() if line]
 
 

@@ -105,7 +105,7 @@ def test_a_stride_without_a_tap_is_refused():
         Teacher.with_weights("efficientnet_lite0", make_state("efficientnet_lite0"), strides=(2,))
 
 
-def test_a_teacher_is_frozen_even_when_told_to_train():
+def test_a_teacher_stays_frozen_in_training_mode():
     teacher = Teacher.with_weights("efficientnet_lite0", make_state("efficientnet_lite0"), strides=(8,))
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     teacher.train()

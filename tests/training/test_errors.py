@@ -1,4 +1,4 @@
-"""Every trouble that a person can cause ends in one line that says what is wrong, and nothing is left behind."""
+"""Every error that a user can cause ends in one line that says what is wrong, and leaves no files."""
 
 import os
 import resource

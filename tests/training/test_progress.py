@@ -20,12 +20,12 @@ def test_where_there_is_no_terminal_a_step_is_a_line_now_and_then(monkeypatch):
 
 def test_a_signal_ends_a_run_at_the_next_piece_and_a_second_one_at_once():
     interruption = Interruption()
-    told = ProgressReporter(Console(file=io.StringIO()), interruption)
+    reporter = ProgressReporter(Console(file=io.StringIO()), interruption)
     before = signal.getsignal(signal.SIGTERM)
-    with interruption.handle_signals(), told.step("learning", total=3) as advance:
+    with interruption.handle_signals(), reporter.step("learning", total=3) as advance:
         advance(1)
         signal.raise_signal(signal.SIGTERM)
-        assert told.is_stopping()
+        assert reporter.is_stopping()
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         with pytest.raises(Stopped) as caught:
             advance(1)

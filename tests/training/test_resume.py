@@ -90,9 +90,9 @@ def test_resume_after_a_signal_which_ends_it_in_one_line(number, data, undisturb
     process = start(data, tmp_path, "--resume")  # of nothing: it begins at the beginning
     until(lambda: read_step(tmp_path, "learning") >= 3)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert told.splitlines()[-2:] == [
+    assert output.splitlines()[-2:] == [
         "a checkpoint is kept: the same command with --resume goes on from it",
         f"goodpart: error: stopped by {number.name}",
     ]

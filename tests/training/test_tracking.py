@@ -12,7 +12,7 @@ from training.tracking import check_tracking, track
 METRICS = {"image_auroc": 0.97, "num_train": 72, "curves": {"learning: loss": [(1, 0.5), (2, 0.4)]}}
 
 
-def test_a_run_is_told_to_mlflow_with_settings_curves_figures_and_report(store, republished):
+def test_a_run_is_logged_to_mlflow_with_settings_curves_metrics_and_report(store, republished):
     mlflow = pytest.importorskip("mlflow")
     version = republished(files={"metrics.json": b"{}", "report.html": b"<html>"})
     order = PublishRequest("disc", store, State(store.root / "state"))
@@ -27,12 +27,12 @@ def test_a_run_is_told_to_mlflow_with_settings_curves_figures_and_report(store, 
     assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"metrics.json", "report.html"}
 
 
-def test_nothing_is_told_where_nobody_asked(store):
+def test_nothing_is_logged_without_tracking(store):
     track(None, PublishRequest("disc", store, State(store.root / "state")), read_train_settings(None))
     assert not (store.root / "mlflow").exists()
 
 
-def test_mlflow_that_is_asked_for_and_absent_is_found_out_at_once(monkeypatch):
+def test_missing_mlflow_is_reported_at_once(monkeypatch):
     monkeypatch.setattr("training.tracking.find_spec", lambda _: None)
     with pytest.raises(SettingsError, match=r"pip install 'goodpart\[mlflow\]'"):
         check_tracking(read_train_settings(None, ["tracking=mlflow"]))

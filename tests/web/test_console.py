@@ -43,8 +43,8 @@ def opened(browser):
     def make(service, size="desktop", view="", **options):
         context = browser.new_context(viewport=SIZES[size], locale="en-GB", **options)
         page = context.new_page()
-        page.asked, page.wrong = [], []
-        page.on("request", lambda request: page.asked.append(request.url))
+        page.requests_seen, page.wrong = [], []
+        page.on("request", lambda request: page.requests_seen.append(request.url))
         page.on("pageerror", lambda error: page.wrong.append(str(error)))
         page.on("console", lambda message: message.type == "error" and page.wrong.append(message.text))
         page.goto(f"http://{service.address}/{view}")
@@ -54,7 +54,7 @@ def opened(browser):
     yield make
     for page, address in pages:
         own = (f"http://{address}/", f"blob:http://{address}/", "data:")
-        assert [url for url in page.asked if not url.startswith(own)] == []
+        assert [url for url in page.requests_seen if not url.startswith(own)] == []
         assert [text for text in page.wrong if "status of 4" not in text] == []
         page.context.close()
 
@@ -97,10 +97,10 @@ def test_a_good_and_a_defective_part_are_dropped_and_judged(service, opened, goo
     expect(page.locator("#reasons")).to_contain_text("score this high")
     choose(page, defective_bytes, f"{size}.png")
     expect(page.locator("#verdict")).to_contain_text("DEFECTIVE")
-    (told,) = until(lambda: service.client.get("/v1/inspections", params={"part_id": size}).json()["items"])
-    expect(page.locator("#verdict")).to_contain_text(f"Part {size} · Score {told['score']:,.2f}")
-    expect(page.locator("#reasons")).to_contain_text(f"of {told['promise']['num_calibration']} good parts")
-    assert page.locator("#stage rect").count() == len(told["regions"]) > 0
+    (record,) = until(lambda: service.client.get("/v1/inspections", params={"part_id": size}).json()["items"])
+    expect(page.locator("#verdict")).to_contain_text(f"Part {size} · Score {record['score']:,.2f}")
+    expect(page.locator("#reasons")).to_contain_text(f"of {record['promise']['num_calibration']} good parts")
+    assert page.locator("#stage rect").count() == len(record["regions"]) > 0
     assert measure_size(page.locator("#verdict .word")) >= 50
     expect(page.locator("#strip button").first).to_contain_text(size)
     page.locator("#strip button").nth(1).click()
@@ -208,7 +208,7 @@ def test_the_page_follows_the_line(service, opened, good_bytes, defective_bytes)
     expect(page.locator("#verdict")).to_contain_text("Part second")
 
 
-def test_a_line_that_is_gone_is_told_and_what_came_meanwhile_is_there_again(store_folder, opened, good_bytes, tmp_path):
+def test_a_lost_connection_is_shown_and_missed_results_appear_afterwards(store_folder, opened, good_bytes, tmp_path):
     settings = {"local": tmp_path / "local", "port": find_free_port()}
     with Service(store_folder, **settings) as service:
         page = opened(service)
@@ -261,7 +261,7 @@ def test_everything_is_said_in_chinese_too(service, opened, good_bytes):
     expect(page.locator("nav")).to_contain_text("检测")
 
 
-def test_health_drift_and_throughput_are_told(service, opened, good_bytes):
+def test_health_drift_and_throughput_are_shown(service, opened, good_bytes):
     page = opened(service, view="#health")
     expect(page.locator("#readiness")).to_contain_text("Ready")
     expect(page.locator("#drift")).to_contain_text("of 200 scores collected for the next check.")
@@ -270,7 +270,7 @@ def test_health_drift_and_throughput_are_told(service, opened, good_bytes):
     expect(page.locator("#took")).to_contain_text("ms")
 
 
-def test_keys_are_asked_for_and_what_a_key_may_not_is_told(store_folder, opened, good_bytes):
+def test_keys_are_requested_and_missing_scopes_are_shown(store_folder, opened, good_bytes):
     keys = {scope: generate_key(scope, [scope]) for scope in ("inspect", "operate")}
     both, line = generate_key("both", ["inspect", "operate"])
     lines = "\n".join([*(key.to_line() for _, key in keys.values()), line.to_line()])

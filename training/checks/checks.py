@@ -45,7 +45,8 @@ Level = Literal["bad", "look"]
 WATCHED: tuple[MeasureName, ...] = ("brightness", "contrast", "sharpness")
 # Beyond so many robust spreads from the median, an image's light or focus is odd.
 ODD_SPREADS = 6.0
-# Whatever teacher the training takes: this one sees outliers best of those that come as packages (`docs/log.md`).
+# Independent of the teacher of the training: of the packaged teachers this one detects outliers best
+# (`docs/history/log-2026-11-25.md`).
 TEACHER, STRIDE = "efficientnet_lite2", 16
 # Above this share of suspects there are more than good data have.
 MAX_SUSPECT_SHARE = 0.15
@@ -184,13 +185,13 @@ class DataCheck:
 
     def find_odd_sizes(self, good: Sequence[Path]) -> list[Finding]:
         """Find images of another size than the rest."""
-        trouble = None if self.settings.allow_odd_sizes else find_odd_sizes(good, max_pixels=self.settings.max_pixels)
-        if trouble is None:
+        found = None if self.settings.allow_odd_sizes else find_odd_sizes(good, max_pixels=self.settings.max_pixels)
+        if found is None:
             return []
-        usual = f"{trouble.usual[0]} x {trouble.usual[1]}"
+        usual = f"{found.usual[0]} x {found.usual[1]}"
         return [
             Finding(path, "odd size", f"{width} x {height} pixels, the rest have {usual}", "bad")
-            for path, (width, height) in trouble.odd.items()
+            for path, (width, height) in found.odd.items()
         ]
 
     def find_copies(self, looks: Sequence[ImageSummary]) -> list[Finding]:
@@ -244,13 +245,13 @@ class DataCheck:
 
     def check_promise(self, num_good: int) -> Finding | None:
         """Check whether the number of images supports the requested false-alarm rate."""
-        asked = self.settings.false_alarm_rate
-        num_calibrate, needed = count_held_out(num_good)[1], min_calibration_parts(asked)
+        rate = self.settings.false_alarm_rate
+        num_calibrate, needed = count_held_out(num_good)[1], min_calibration_parts(rate)
         if num_calibrate >= needed:
             return None
         says = (
             f"{num_good} good images leave {num_calibrate} to calibrate, which support {1 / (num_calibrate + 1):.2%}; "
-            f"{asked:.2%} takes {needed}, of {min_good_images(needed)} good images in all"
+            f"{rate:.2%} takes {needed}, of {min_good_images(needed)} good images in all"
         )
         return Finding(self.folder, "too few", says)
 

@@ -1,7 +1,7 @@
 """Near duplicates: copies, and pictures of one part taken twice.
 
-A perceptual hash selects candidate pairs; since parts that lie alike have similar hashes, their differences from the
-median image must correlate as well.
+A perceptual hash selects candidate pairs; since parts in similar positions have similar hashes, their differences from
+the median image must correlate as well.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from scipy.ndimage import gaussian_filter
 
-# Bits of a hash's side, and how many of its 256 may differ. Copies that were encoded anew, made smaller or brighter
+# Bits of a hash's side, and how many of its 256 may differ. Copies that were encoded again, made smaller or brighter
 # differ by 16 at most in 95 of 100 cases on the three data sets.
 SIDE_BITS, MAX_DIFFERENT_BITS = 16, 16
 # Pictures are compared at this size, their light left out; of copies the details correlate by 0.95 in 95 of 100 cases.

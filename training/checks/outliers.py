@@ -2,7 +2,7 @@
 
 A defect that occurs twice explains itself, so the oddest parts are left out of the memory and all are scored again,
 twice. On ``magnetic_tile`` with 5 % defects mixed in, four in five are found so, and one good part in ten is suspected
-(`docs/log.md`).
+(`docs/history/log-2026-11-25.md`).
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from training.settings import TrainSettings
 NUM_TRIMS, KEPT_SHARE = 2, 0.85
 # A part is suspected from so many robust spreads above the median of the logarithms on.
 LIMIT_SPREADS = 1.5
-# The share of a part's positions, the oddest ones, whose mean says how odd it is; a score looks at fewer (top_share).
+# The share of a part's positions, the oddest ones, whose mean is its outlier score; the score uses fewer (top_share).
 ODDEST_SHARE = 0.08
 # The measure with which four in five defects were found; the judgement has its own setting.
 REGULARISATION = 1.0

@@ -14,7 +14,7 @@ from app.imaging.decode import SUFFIXES, Image, decode, open_image
 from model.bundle import InputRecord
 from training.errors import BadImage, TrainingError
 
-# Pictures of where to look, beside the data; see training.data.roi.
+# Image files of the region of interest; see training.data.roi.
 INSPECT_FILE, IGNORE_FILE = "region.png", "ignore.png"
 GREY_MODES = {"1", "L", "LA", "I;16", "I;16B", "I;16L"}
 USUAL_SHARE = 0.8

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from model.bundle import MEASURES, ExpectsRecord, MeasureName, RangeRecord
 
-# From fewer images a range says little: of ten magnetic tiles, every tenth other one would lie outside.
+# A range of fewer images is too narrow: with ten magnetic tiles, every tenth other one would be outside.
 MIN_IMAGES = 30
 # How much wider than what was seen: grey levels for the brightness, factors for the rest.
 BRIGHTNESS_MARGIN = 25.0

@@ -203,7 +203,7 @@ def get_middle(cut: Cut) -> tuple[float, float]:
 
 
 def distance_to_cut(cut: Cut, coordinates: PartCoordinates, near: tuple[slice, slice], *, scale: float = 1.0) -> Array:
-    """Return pixels to a cut's border, negative inside; ``scale`` above 1 asks for a greater depth."""
+    """Return pixels to a cut's border, negative inside; ``scale`` above 1 gives a greater depth."""
     angle = math.radians(cut.angle_deg)
     x, y = scale * coordinates.x[near], scale * coordinates.y[near]
     outwards = x * math.cos(angle) + y * math.sin(angle) - cut.distance

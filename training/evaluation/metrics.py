@@ -14,7 +14,7 @@ EIGHT_CONNECTED = np.ones((3, 3))
 
 @dataclass(frozen=True)
 class ImageMetrics:
-    """How well scores tell defective parts from good ones, each in 0 to 1."""
+    """How well scores separate defective parts from good ones, each in 0 to 1."""
 
     image_auroc: float
     average_precision: float

@@ -20,7 +20,7 @@ SIZES = (0.02, 0.04, 0.08, 0.16, 0.32)
 CONTRASTS = (0.25, 0.5, 1.0)
 # Good parts that every kind, size and contrast is put onto.
 NUM_PARTS = 6
-# Larger parts are tried at this size: the network sees them smaller still, and time goes with the pixels.
+# Larger images are reduced to this size: the network's input is smaller still, and the time grows with the pixels.
 MAX_SIDE_PX = 1024
 # A size is found if this share of its defects is judged ng.
 FOUND_SHARE = 0.9

@@ -137,7 +137,7 @@ def to_png(picture: Pillow.Image) -> bytes:
 def place_defect(
     picture: Pillow.Image, defect: Defect, *, inside: Mask, generator: np.random.Generator
 ) -> tuple[Pillow.Image, Mask]:
-    """Return an image with a defect of which half lies ``inside``, bool (height, width), if that can be had."""
+    """Return an image with a defect of which half is ``inside``, bool (height, width), if possible."""
     for _ in range(MAX_TRIES):
         defective, mask = add_defect(picture, defect, generator=generator)
         if inside[mask].mean() >= MIN_INSIDE_SHARE:

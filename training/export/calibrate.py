@@ -10,7 +10,7 @@ from app.inference.calibration import compute_promise
 from app.inference.detector import Comparison
 from model.bundle import AffineRecord, PromiseRecord
 
-# So that parts which are all alike, or a test with very few, don't divide by zero.
+# Prevents division by zero for identical parts or a test with very few.
 MIN_SPREAD = 1e-6
 
 

@@ -12,7 +12,7 @@ from model.bundle import InputRecord
 from training.data.dataset import decode_image
 from training.fit.memory import ItemOrigins
 
-# A patch shows what lies around its position: this many strides across, drawn as a square of so many pixels.
+# Width of the area that a patch shows, in strides, and of its picture, in pixels.
 SHOWN_STRIDES, SIDE_PX, JPEG_QUALITY = 4, 48, 70
 
 

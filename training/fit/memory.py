@@ -23,9 +23,9 @@ BATCH_SIZE = 8
 PRIOR_READINGS = 5.0
 MIN_EXPECTED_DISTANCE = 1e-4
 # An item is not added where the nearest key has at least this cosine. At 0.95 and 0.97 fewer items are added and fewer
-# defects are found afterwards (docs/log.md).
+# defects are found afterwards (docs/history/log-2026-11-25.md).
 EXPLAINED_COSINE = 0.99
-# The owner of items that no image at hand gave.
+# The owner of items that come from none of the images.
 NO_IMAGE = -1
 
 

@@ -37,7 +37,7 @@ GOOD_GOLDEN = f"{GOLDEN}/good_"
 
 @dataclass(frozen=True)
 class Check:
-    """One condition. ``says``: what was found, as a sentence with its figures."""
+    """One condition. ``says``: the result as a sentence with its figures."""
 
     name: str
     passed: bool
@@ -223,7 +223,7 @@ def check_promise(promise: PromiseRecord) -> Check:
         "promise",
         promise.supported <= promise.asked,
         f"{promise.num_calibration} calibration parts support a false-alarm rate of {promise.supported:.2%}, "
-        f"{promise.asked:.2%} was asked",
+        f"{promise.asked:.2%} was requested",
     )
 
 

@@ -42,7 +42,7 @@ from training.report.examples import NUM_SHOWN, render_examples
 from training.report.report import ReportContent
 from training.settings import TrainSettings
 
-# Good parts that the version in service is asked about, and among which the report looks for the oddest.
+# Good parts that the version in service inspects, and from which the report selects the oddest.
 MAX_COMPARED_PARTS = 400
 # How long a version that took an hour waits for a storage that does not answer.
 WRITE_PATIENCE_S = 600.0

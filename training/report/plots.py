@@ -51,7 +51,7 @@ def render_histogram(calibration: Sequence[float], test: Sequence[Mapping[str, o
     bad = [float(str(row["score"])) for row in test if row["kind"] != "good"]
     figure, axes = make_figure(WIDE)
     everything = [*calibration, *good, *bad, threshold]
-    # Defects may be a hundred spreads off; what matters lies around the threshold.
+    # Scores of defects may be a hundred spreads away; the plot shows the range around the threshold.
     right = min(max(everything), threshold + 4 * (threshold - min(everything)))
     bins = [min(everything) + (right - min(everything)) * i / 40 for i in range(41)]
     for scores, label, colour in (

@@ -50,7 +50,7 @@ def router(*, registry: ModelRegistry, settings: Settings, auth: ApiKeyAuth) -> 
     async def feedback(
         product: str, request: Request, query: Annotated[FeedbackQuery, Query()], key: KeyName
     ) -> FeedbackResponse:
-        """Keep an image and what a person says that it shows; the next training uses it."""
+        """Store an image with its label; the next training uses it."""
         status = registry.get_status(product)
         data = await uploads.read_image(request, limit_bytes=settings.max_upload_bytes)
         keep = partial(

@@ -218,8 +218,8 @@ def stream_csv(journal: Journal, search: Search) -> Iterator[str]:
 def to_row(record: InspectionRecord) -> Sequence[object]:
     """Return the cells of a record."""
     at = datetime.fromtimestamp(record.at).astimezone().isoformat(timespec="milliseconds")
-    told = {**to_json_fields(record), "at": at}
-    return [escape_cell(told.get(column)) for column in CSV_COLUMNS]
+    fields = {**to_json_fields(record), "at": at}
+    return [escape_cell(fields.get(column)) for column in CSV_COLUMNS]
 
 
 def format_rows(rows: Iterable[Sequence[object]]) -> str:

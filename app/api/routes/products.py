@@ -136,7 +136,7 @@ def activation_router(registry: ModelRegistry, monitors: ProductMonitors, auth: 
     async def activate(
         product: str, version: str, key: KeyName, decision: DecisionRequest | None = None
     ) -> ProductResponse:
-        """Make a version serve; it is loaded and proven first, and if that fails the old one goes on."""
+        """Activate a version. It is loaded and verified first; if that fails, the old version keeps serving."""
         return await apply_activation(product, version, decision or DecisionRequest(), key)
 
     @routes.post("/{product}/rollback")
@@ -181,7 +181,7 @@ def shadow_router(registry: ModelRegistry, monitors: ProductMonitors, auth: ApiK
 
     @routes.put("/{product}/shadow")
     async def shadow(product: str, decision: ShadowRequest, key: KeyName) -> ProductResponse:
-        """Let a candidate judge a share of the live images too; answers stay those of the version that serves."""
+        """Run a candidate on a share of the live images; responses stay those of the serving version."""
         order = ShadowDecision(**decision.to_decision(key).model_dump(), version=decision.version, share=decision.share)
         return monitors.to_response(await anyio.to_thread.run_sync(registry.set_shadow, product, order))
 
@@ -205,7 +205,7 @@ def override_from_request(decision: ThresholdRequest, status: ProductStatus, key
 
 
 def to_version_response(registry: ModelRegistry, product: str, version: str, serving: str | None) -> VersionResponse:
-    """Return what the store knows of a version, or the error."""
+    """Return a version as the store describes it, or the error."""
     is_serving = version == serving
     try:
         manifest = registry.store.load_manifest(product, version)

@@ -14,7 +14,7 @@ from goodpart_client.answers import Inspection
 from goodpart_client.errors import NoAnswerError, ProblemError
 
 Kind = Literal["png", "overlay", "raw", "none"]
-# To send these again may be answered otherwise: too full, not ready yet, too slow a network, a proxy in trouble.
+# To send these again may be answered otherwise: too full, not ready yet, too slow a network, a failing proxy.
 WORTH_TRYING = {408, 425, 429, 502, 503, 504}
 MIN_PAUSE_S, MAX_PAUSE_S = 0.1, 5.0
 
@@ -26,7 +26,7 @@ def read_image(image: bytes | str | Path) -> bytes:
 
 @dataclass
 class Call:
-    """An inspection that is asked for until ``deadline_s`` have passed."""
+    """An inspection that is requested until ``deadline_s`` have passed."""
 
     product: str
     image: bytes

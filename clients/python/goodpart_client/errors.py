@@ -1,4 +1,4 @@
-"""What can go wrong when a service is asked."""
+"""Errors of a request to a service."""
 
 from collections.abc import Mapping
 from typing import Any

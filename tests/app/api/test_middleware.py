@@ -55,13 +55,13 @@ def test_an_id_that_is_none_is_replaced(given):
         ("", False),
     ],
 )
-def test_a_trace_goes_on_where_it_is_valid_and_else_begins_anew(given, is_kept):
+def test_a_valid_trace_continues_and_an_invalid_one_is_replaced(given, is_kept):
     found = get_trace_id(Headers({"traceparent": given}))
     assert (found == TRACE) == is_kept
     assert len(found) == 32
 
 
-def test_a_request_is_told_in_one_line_with_its_ids_and_its_judgement(client, good_bytes):
+def test_a_request_is_logged_in_one_line_with_ids_and_verdict(client, good_bytes):
     with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
         client.post(
             "/v1/products/disc/inspect?part_id=P7",
@@ -79,10 +79,10 @@ def test_a_request_is_told_in_one_line_with_its_ids_and_its_judgement(client, go
     assert line["spent_ms"] > 0
 
 
-def test_server_timing_tells_the_steps(client, good_bytes):
+def test_server_timing_lists_the_steps(client, good_bytes):
     response = client.post("/v1/products/disc/inspect", content=good_bytes, headers={"content-type": "image/png"})
-    told = dict(part.split(";dur=") for part in response.headers["server-timing"].split(", "))
-    assert {step: float(spent) for step, spent in told.items()} == response.json()["timings_ms"]
+    durations = dict(part.split(";dur=") for part in response.headers["server-timing"].split(", "))
+    assert {step: float(spent) for step, spent in durations.items()} == response.json()["timings_ms"]
 
 
 def collect(messages, *, limit_s):
@@ -122,7 +122,7 @@ def test_a_body_is_counted_as_it_arrives():
         asyncio.run(run())
 
 
-def test_a_client_that_hangs_up_while_it_sends_is_no_failure_of_the_service():
+def test_a_client_that_disconnects_while_sending_is_no_server_error():
     async def receive():
         return {"type": "http.disconnect"}
 
@@ -152,7 +152,7 @@ def test_a_client_is_waited_for_once_its_body_is_there():
     assert collect([whole, gone], limit_s=0.0001 + 60) == [whole, gone]
 
 
-def test_health_has_a_door_of_its_own_where_one_is_set():
+def test_health_is_served_only_on_its_own_port_if_one_is_set():
     async def app(_scope, _receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
@@ -166,8 +166,8 @@ def test_health_has_a_door_of_its_own_where_one_is_set():
         await RequestContextMiddleware(app, MiddlewareSettings(health_port=9000))(scope, None, send)
         return sent[0]["status"]
 
-    asked = [("/livez", 9000), ("/livez", 8000), ("/v1/products", 8000), ("/v1/products", 9000), ("/metrics", 9000)]
-    assert [asyncio.run(get_status(*one)) for one in asked] == [200, 404, 200, 404, 200]
+    requests = [("/livez", 9000), ("/livez", 8000), ("/v1/products", 8000), ("/v1/products", 9000), ("/metrics", 9000)]
+    assert [asyncio.run(get_status(*one)) for one in requests] == [200, 404, 200, 404, 200]
 
 
 def test_an_unexpected_error_shows_nothing_of_itself(client):
@@ -180,7 +180,7 @@ def test_an_unexpected_error_shows_nothing_of_itself(client):
     assert response.headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_log_that_nobody_reads_holds_nobody_up():
+def test_a_blocked_log_does_not_block_requests():
     from queue import Queue
 
     handler = DroppingHandler(Queue(1))

@@ -141,7 +141,7 @@ def test_a_body_without_a_key_is_not_read_for_ever(guarded):
     assert 400 <= response.status_code < 500
 
 
-def test_names_that_nobody_has_make_no_metric(client, tiny_version):
+def test_unknown_names_create_no_metric(client, tiny_version):
     for number in range(3):
         client.post(f"/v1/products/cup-{number}/versions/{tiny_version.name}/activate")
     assert "cup-" not in client.get("/metrics").text

@@ -1,4 +1,4 @@
-"""Pages of other sites: with the browser of somebody who is let in, they may look at nothing and change nothing."""
+"""Pages of other sites: requests from the browser of an authorised user are refused."""
 
 import pytest
 

@@ -85,7 +85,7 @@ def test_what_is_killed_goes_on_and_ends_with_the_same_files(source, tmp_path, u
     assert tables(tmp_path) == undisturbed[0]
 
 
-def test_what_has_changed_is_judged_anew_and_what_is_gone_goes(source, tmp_path):
+def test_changed_images_are_scored_again_and_results_of_deleted_ones_are_removed(source, tmp_path):
     images, target = tmp_path / "images", tmp_path / "target"
     shutil.copytree(source, images)
     score(images, target)

@@ -35,11 +35,11 @@ def test_where_nothing_listens_it_is_one_line():
     assert said == "goodpart: error: nothing answers at 127.0.0.1:9: [Errno 111] Connection refused\n"
 
 
-def test_the_port_of_health_is_asked_where_there_is_one():
+def test_the_health_port_is_used_if_it_is_set():
     assert check(port=8, GOODPART_HEALTH_PORT="9")[1].startswith("goodpart: error: nothing answers at 127.0.0.1:9:")
 
 
-def test_what_nobody_knows_is_told(store_folder):
+def test_unknown_arguments_are_reported(store_folder):
     code, said = check("--livly", port=9)
     assert (code, said) == (2, "usage: goodpart health [--ready]\n")
     assert store_folder.is_dir()

@@ -78,7 +78,7 @@ def test_files_that_are_written_slowly_and_at_once_each_give_one_result_of_the_w
     assert sorted(row["file"] for row in rows(folder)) == sorted(files)
 
 
-def test_a_file_that_is_written_anew_is_judged_anew(store_folder, folder, good_bytes, defective_bytes):
+def test_a_rewritten_file_is_inspected_again(store_folder, folder, good_bytes, defective_bytes):
     (folder / "latest.png").write_bytes(good_bytes)
     watch(store_folder, folder, "--once")
     (folder / "latest.png").write_bytes(defective_bytes)

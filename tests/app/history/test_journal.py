@@ -103,7 +103,7 @@ def test_what_a_sink_was_not_given_yet_is_kept_beyond_every_bound(opened, tmp_pa
 def test_records_of_one_request_are_one(opened):
     journal = opened()
     first, second = (replace(record(number), idempotency_key="k") for number in (1, 2))
-    replays = [StoredAnswer("asked", "first"), StoredAnswer("asked", "second")]
+    replays = [StoredAnswer("digest", "first"), StoredAnswer("digest", "second")]
     sequences = [
         journal.add(one, None, replay).result(10) for one, replay in zip((first, second), replays, strict=True)
     ]

@@ -52,7 +52,7 @@ def three_products(store_folder):
     return store_folder
 
 
-def test_a_rate_is_derived_anew_for_each_version_and_named(registry_over, store_folder, tiny_version):
+def test_a_rate_is_applied_to_the_calibration_of_each_version(registry_over, store_folder, tiny_version):
     registry = registry_over(store_folder)
     standing = registry.set_override("disc", Override(**BY, false_alarm_rate=0.5))
     version = standing.serving
@@ -95,7 +95,7 @@ def test_a_damaged_override_leaves_the_threshold_that_held_and_after_a_restart_n
         registry_over(store_folder).get_serving("disc")
 
 
-def test_the_product_asked_for_least_recently_rests_and_wakes_when_asked(registry_over, three_products):
+def test_the_least_recently_used_product_is_evicted_and_reloaded_on_demand(registry_over, three_products):
     registry = registry_over(three_products, max_loaded=2)
     resting = [standing.product for standing in registry.list_statuses() if standing.is_evicted]
     assert resting == ["disc"]
@@ -109,7 +109,7 @@ def test_the_product_asked_for_least_recently_rests_and_wakes_when_asked(registr
     assert [standing.product for standing in registry.list_statuses() if standing.is_evicted] == ["cone"]
 
 
-def test_a_resting_product_follows_what_is_activated_meanwhile(registry_over, three_products, republished):
+def test_an_evicted_product_follows_activations(registry_over, three_products, republished):
     registry = registry_over(three_products, max_loaded=2)
     second = republished()
     registry.state.activate("disc", second, **BY)
@@ -164,7 +164,7 @@ def test_a_store_or_state_that_is_gone_leaves_everything_as_it_was(registry_over
     assert (registry.error, registry.get_status("disc").error) == (None, None)
 
 
-def test_a_version_that_fails_in_a_way_nobody_thought_of_stops_no_other_product(three_products):
+def test_a_version_that_fails_unexpectedly_stops_no_other_product(three_products):
     def prepare(bundle):
         if bundle.manifest.product == "bolt":
             raise ZeroDivisionError("in a foreign file")
@@ -225,7 +225,7 @@ def test_a_broken_version_is_not_read_again_for_everybody_who_asks(registry_over
     assert registry.get_or_load("disc", broken).name == broken
 
 
-def test_a_broken_product_without_room_is_faulty_and_not_resting(registry_over, three_products):
+def test_a_broken_product_without_room_is_faulty_and_not_evicted(registry_over, three_products):
     registry = registry_over(three_products, max_loaded=2)
     registry.get_serving("cone")
     (version,) = Store(three_products).list_versions("disc")
@@ -238,13 +238,13 @@ def test_a_broken_product_without_room_is_faulty_and_not_resting(registry_over, 
     assert registry.get_serving("bolt").product == "bolt"  # it was not sent to rest for one that can't be loaded
 
 
-def test_reloads_are_told_with_their_outcome(registry_over, store_folder, republished):
+def test_reloads_are_reported_with_their_outcome(registry_over, store_folder, republished):
     registry = registry_over(store_folder)
-    told = []
-    registry.on_reload = lambda product, outcome: told.append((product, outcome))
+    events = []
+    registry.on_reload = lambda product, outcome: events.append((product, outcome))
     registry.activate("disc", republished(), by="ann", why="")
     broken = republished(mark="2")
     (store_folder / "products/disc/versions" / broken / "compare.onnx").unlink()
     registry.state.activate("disc", broken, **BY)
     registry.refresh()
-    assert told == [("disc", "loaded"), ("disc", "refused")]
+    assert events == [("disc", "loaded"), ("disc", "refused")]

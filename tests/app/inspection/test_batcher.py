@@ -129,7 +129,7 @@ def test_an_image_that_fails_does_not_fail_its_neighbours(make_worker):
         bad.result(10)
 
 
-def test_a_worker_that_dies_fails_its_waiters_and_is_started_again(make_worker):
+def test_a_worker_that_dies_fails_its_jobs_and_is_restarted(make_worker):
     version = make_version(FakeDetector(poison=7, error=ZeroDivisionError))
     worker = make_worker(max_restarts=2)
     with pytest.raises(ModelError, match="ZeroDivisionError"):
@@ -148,7 +148,7 @@ def test_only_deaths_in_a_row_count(make_worker):
     assert worker.error is None
 
 
-def test_waiting_for_company_never_costs_an_image_its_deadline():
+def test_waiting_for_a_batch_to_fill_never_exceeds_a_deadline():
     version, worker = make_version(FakeDetector()), Batcher(BatchLimits(max_batch=4, max_delay_s=30.0))
     assert worker.submit(job(version, 3, deadline=time.monotonic() + 0.2)).result(10) == 3
     worker.close()
@@ -184,12 +184,12 @@ def test_room_is_promised_by_the_rate_of_the_last_batches():
     assert worker.reserve_retry_after_s() == 18  # behind the first, at a quarter of the rate
     now[0] = 12.0
     assert worker.reserve_retry_after_s() == 16
-    assert [worker.reserve_retry_after_s() for _ in range(50)][-1] == 300  # nobody is sent away for longer
+    assert [worker.reserve_retry_after_s() for _ in range(50)][-1] == 300  # the upper bound
     detector.gate.set()
     worker.close()
 
 
-def test_a_device_that_fails_again_and_again_is_in_trouble_until_a_run_succeeds():
+def test_a_device_that_fails_repeatedly_is_unhealthy_until_a_run_succeeds():
     detector = FakeDetector(poison=9, error=lambda _: RunFailed("out of memory"))
     version, worker = make_version(detector), Batcher(BatchLimits())
     for number in range(3):

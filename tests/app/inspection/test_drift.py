@@ -51,7 +51,7 @@ def test_each_score_is_tested_once_in_full_windows(tiny_version):
     assert drift.get_window("nothing") is None
 
 
-def test_another_version_begins_anew(tiny_version):
+def test_another_version_starts_a_new_window(tiny_version):
     drift = DriftMonitor(DriftRule(window=20))
     for _ in range(25):
         drift.add(inspection(tiny_version, 0.0))

@@ -198,7 +198,7 @@ def test_a_bound_graph_that_can_not_run_says_so(tiny_version):
         bound.run(Batch(np.zeros((1, 3, 3, 3), np.uint8), np.ones((1, 2, 2), np.float32)))
 
 
-def test_what_is_judged_is_told_before_the_crowd_is_decoded(tiny_version, good_bytes, monkeypatch):
+def test_finished_results_are_returned_before_waiting_images_are_decoded(tiny_version, good_bytes, monkeypatch):
     """One decoder, held at its second image: the first one's answer comes all the same."""
     import threading
 

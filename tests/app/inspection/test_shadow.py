@@ -71,7 +71,7 @@ def test_live_images_that_wait_come_first(tiny_version, good_bytes):
     assert (tally.seen, tally.judged, tally.skipped) == (1, 0, 1)
 
 
-def test_a_candidate_that_fails_is_counted_and_disturbs_nobody(tiny_version, good_bytes):
+def test_a_candidate_that_fails_is_counted_and_affects_no_request(tiny_version, good_bytes):
     class Broken:
         def run(self, _):
             from app.errors import ModelError
@@ -82,7 +82,7 @@ def test_a_candidate_that_fails_is_counted_and_disturbs_nobody(tiny_version, goo
     assert (tally.failed, tally.judged, tally.disagreement_rate) == (1, 0, None)
 
 
-def test_another_pair_is_tallied_anew(tiny_version, strict):
+def test_another_pair_has_new_statistics(tiny_version, strict):
     shadows = ShadowRunner(inspector=None)
     standing = make_status(tiny_version, strict)
     shadows.get_stats(standing).seen = 5

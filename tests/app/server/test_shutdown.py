@@ -17,12 +17,12 @@ def ticks(server):
     return asyncio.run(server.on_tick(0))
 
 
-def test_a_server_that_nobody_told_to_end_stays(server):
+def test_a_server_without_a_signal_keeps_running(server):
     assert server.shutdown_state.reason is None
     assert not ticks(server)
 
 
-def test_sigterm_is_known_at_once_and_the_door_closes_after_the_wait(server):
+def test_sigterm_is_visible_at_once_and_the_listener_closes_after_the_drain_time(server):
     server.handle_exit(signal.SIGTERM, None)
     assert server.shutdown_state.reason == "the service is shutting down"
     assert not ticks(server)

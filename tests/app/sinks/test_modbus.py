@@ -1,4 +1,4 @@
-"""Results as registers: a PLC that goes by the page gets every one, in order, whoever is killed or away."""
+"""Results as registers: a PLC that follows the docs gets every one, in order, despite kills and lost connections."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ class Plc:
         self.taken = []
 
     def read(self):
-        """The registers by name, None where nobody answers."""
+        """The registers by name, None without an answer."""
         try:
             if not self.client.connect():
                 return None
@@ -52,16 +52,16 @@ class Plc:
         except (ModbusException, OSError):
             self.client.close()
             return None
-        told = dict(zip(NAMES, struct.unpack(LAYOUT, struct.pack(">77H", *words)), strict=True))
-        return {name: text(value) if isinstance(value, bytes) else value for name, value in told.items()}
+        fields = dict(zip(NAMES, struct.unpack(LAYOUT, struct.pack(">77H", *words)), strict=True))
+        return {name: text(value) if isinstance(value, bytes) else value for name, value in fields.items()}
 
     def turn(self):
         """Take a result, or ask for the next."""
-        told = self.read()
-        if told and told["valid"]:
-            self.taken.append(told)
+        fields = self.read()
+        if fields and fields["valid"]:
+            self.taken.append(fields)
             self.client.write_register(ACKNOWLEDGED, 1)
-        elif told and told["acknowledged"]:
+        elif fields and fields["acknowledged"]:
             self.client.write_register(ACKNOWLEDGED, 0)
 
     def take(self, number):
@@ -74,10 +74,10 @@ class Plc:
         """Ask for the next result and read it, without acknowledging it."""
 
         def read_shown():
-            told = self.read()
-            if told and told["acknowledged"]:
+            fields = self.read()
+            if fields and fields["acknowledged"]:
                 self.client.write_register(ACKNOWLEDGED, 0)
-            return told if told and told["valid"] else None
+            return fields if fields and fields["valid"] else None
 
         return until(read_shown)
 
@@ -106,8 +106,8 @@ def judge(service, image, part_id, product="disc"):
 
 
 def message(part_id="p1", key="one", **more):
-    told = {"verdict": "ok", "score": 1.5, "threshold": 2.5, "sequence": 7, "repeated": False, "product": "disc"}
-    return Message(key, "disc", json.dumps({**told, "part_id": part_id, **more}).encode())
+    fields = {"verdict": "ok", "score": 1.5, "threshold": 2.5, "sequence": 7, "repeated": False, "product": "disc"}
+    return Message(key, "disc", json.dumps({**fields, "part_id": part_id, **more}).encode())
 
 
 def read_values(panel):
@@ -146,8 +146,8 @@ def plc(service, port):  # noqa: ARG001  # it is there
 
 
 def test_results_of_two_products_are_shown_and_taken_in_order(service, plc, good_bytes, defective_bytes):
-    asked = [(good_bytes, "4711", "disc"), (defective_bytes, "Teil-Ä", "disc"), (good_bytes, "x" * 70, "plate")]
-    answers = [judge(service, image, part_id, product) for image, part_id, product in asked]
+    posted = [(good_bytes, "4711", "disc"), (defective_bytes, "Teil-Ä", "disc"), (good_bytes, "x" * 70, "plate")]
+    answers = [judge(service, image, part_id, product) for image, part_id, product in posted]
     taken = plc.take(3)
     assert [one["part_id"] for one in taken] == ["4711", "Teil-?", "x" * 64]
     assert [(one["product"], one["sequence"]) for one in taken] == [("disc", 1), ("disc", 2), ("plate", 1)]
@@ -183,8 +183,8 @@ def test_a_disk_that_hangs_stops_no_heartbeat(service, plc, good_bytes):
     plc.look()
     with sqlite3.connect(f"{service.local}/journal.db") as other:
         other.execute("BEGIN EXCLUSIVE")
-        (told,) = plc.take(1)
-        until(lambda: plc.read()["heartbeat"] != told["heartbeat"], within_s=3)
+        (fields,) = plc.take(1)
+        until(lambda: plc.read()["heartbeat"] != fields["heartbeat"], within_s=3)
         other.rollback()
 
 
@@ -236,7 +236,7 @@ def test_what_is_shown_when_the_service_is_killed_is_shown_again(store_folder, t
     plc.client.close()
 
 
-def test_a_port_that_is_taken_is_told_and_tried_again():
+def test_a_port_in_use_is_reported_and_retried():
     sink = Modbus(name="plc", host="127.0.0.1", port=free_port(), timeout_s=1)
 
     async def reach():
@@ -253,7 +253,7 @@ def test_a_port_that_is_taken_is_told_and_tried_again():
     assert f"can't listen on 127.0.0.1:{sink.port}" in asyncio.run(story())
 
 
-def test_an_acknowledgement_that_comes_while_nobody_waits_counts():
+def test_an_early_acknowledgement_counts():
     async def story():
         panel = Panel()
         showing = ModbusConnection(panel, asyncio.current_task())
@@ -316,7 +316,7 @@ def test_what_is_not_owed_any_more_is_not_taken_for_what_is():
     assert text(read_values(panel)["part_id"]) == "p2"
 
 
-def test_the_heartbeat_begins_anew():
+def test_the_heartbeat_wraps_around():
     panel = Panel()
     panel.words[0] = 65_535
     panel.beat()

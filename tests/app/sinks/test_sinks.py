@@ -69,17 +69,17 @@ def test_a_result_is_posted_signed_and_named(store_folder, tmp_path, receiver, s
     with Service(store_folder, sinks_file=path, instance="line-1") as service:
         answer = judge(service, good_bytes, "p1")
         until(lambda: receiver.taken)
-    (headers, body), (told,) = receiver.asked[0], receiver.taken
-    assert (told["instance"], told["sequence"], told["repeated"]) == ("line-1", 1, False)
-    assert {name: told[name] for name in ("inspection_id", "part_id", "verdict", "score", "threshold")} == {
+    (headers, body), (message,) = receiver.requests[0], receiver.taken
+    assert (message["instance"], message["sequence"], message["repeated"]) == ("line-1", 1, False)
+    assert {name: message[name] for name in ("inspection_id", "part_id", "verdict", "score", "threshold")} == {
         name: answer[name] for name in ("inspection_id", "part_id", "verdict", "score", "threshold")
     }
-    assert "heatmap" not in told
+    assert "heatmap" not in message
     at, digest = (one.split("=")[1] for one in headers["Goodpart-Signature"].split(","))
     assert digest == hmac.new(b"hush", at.encode() + b"." + body, hashlib.sha256).hexdigest()
     assert abs(time.time() - int(at)) < 60
     assert headers["Idempotency-Key"] == answer["inspection_id"]
-    assert told["journal"]
+    assert message["journal"]
 
 
 def test_what_is_refused_is_sent_again_until_it_is_taken_in_order(store_folder, receiver, sinks_file, good_bytes):
@@ -109,7 +109,7 @@ def test_a_sink_that_hangs_delays_no_verdict(store_folder, receiver, sinks_file,
         for number in range(10):
             judge(service, good_bytes, f"p{number}")
         assert time.monotonic() - began < 1.5
-        until(lambda: receiver.asked)
+        until(lambda: receiver.requests)
 
 
 def test_nothing_is_lost_by_kills_and_order_is_kept(store_folder, tmp_path, receiver, sinks_file, good_bytes):

@@ -47,7 +47,7 @@ def test_orphaned_teachers_and_leftovers_go_once_they_are_old(store, pruner):
     left.mkdir()
     work = store.root / "work/disc/0123"
     work.mkdir(parents=True)
-    assert names(Pruner(store, pruner.state, datetime.now(UTC)).prune(keep=5)) == set(), "somebody may be at work"
+    assert names(Pruner(store, pruner.state, datetime.now(UTC)).prune(keep=5)) == set(), "a trainer may be writing"
     assert names(pruner.prune(keep=5)) == {orphan.name, left.name, work.name}
     assert len(list((store.root / "teachers").iterdir())) == 1
 

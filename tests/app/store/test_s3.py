@@ -87,7 +87,7 @@ def test_what_is_not_there_is_named(remote):
         remote.store.load_bundle("disc", OTHER)
 
 
-def test_a_version_is_asked_for_only_once(remote, served, storage):
+def test_a_version_is_fetched_only_once(remote, served, storage):
     again = remote.again("other")
     again.store.load_bundle("disc", served)
     before = storage.num_requests
@@ -106,7 +106,7 @@ def test_a_version_without_its_manifest_is_not_seen_and_goes_when_it_is_old(remo
 
 
 def test_an_upload_that_is_cut_leaves_no_version_and_can_be_said_again(remote, served, bundle, storage):
-    with storage.in_trouble(cut_upload_after=2000), pytest.raises(StoreUnusable):
+    with storage.inject(cut_upload_after=2000), pytest.raises(StoreUnusable):
         publish(remote, bundle, mark="2")
     time.sleep(s3_module.BACKOFF_S)
     assert remote.again("other").store.list_versions("disc") == [served]
@@ -114,24 +114,24 @@ def test_an_upload_that_is_cut_leaves_no_version_and_can_be_said_again(remote, s
     assert remote.again("other").store.load_bundle("disc", version).files == bundle.files
 
 
-def test_an_answer_that_is_cut_is_asked_for_again_or_refused(remote, served, storage):
+def test_a_truncated_response_is_requested_again_or_refused(remote, served, storage):
     again = remote.again("other")
-    with storage.in_trouble(cut_after=600), pytest.raises(StoreUnusable):
+    with storage.inject(cut_after=600), pytest.raises(StoreUnusable):
         again.store.load_bundle("disc", served)
     time.sleep(s3_module.BACKOFF_S)
     assert again.store.load_bundle("disc", served).version == served
 
 
 def test_a_slow_answer_is_waited_for(remote, served, storage, bundle):
-    with storage.in_trouble(bytes_per_s=2_000_000):
+    with storage.inject(bytes_per_s=2_000_000):
         assert remote.again("other").store.load_bundle("disc", served).files == bundle.files
 
 
 def test_a_write_whose_answer_was_lost_counts_once(remote, served, bundle, storage):
     version = publish(remote, bundle, mark="2")
-    with storage.in_trouble(lost=1) as trouble:
+    with storage.inject(lost=1) as faults:
         remote.state.activate("disc", version, **BY)
-    assert trouble.lost == 0
+    assert faults.lost == 0
     assert remote.again("other").state.read_current("disc").previous == served
 
 
@@ -150,7 +150,7 @@ def test_a_storage_that_is_away_leaves_what_was_seen_last_also_after_a_restart(r
     remote.store.load_bundle("disc", served)
     remote.store.list_products()
     again = remote.again()
-    with storage.in_trouble(**AWAY[mode]):
+    with storage.inject(**AWAY[mode]):
         assert again.store.list_products() == ["disc"]
         orders = again.state.read("disc")
         assert (orders.current.version, orders.override) == (served, None)
@@ -165,7 +165,7 @@ def test_a_storage_that_is_away_leaves_what_was_seen_last_also_after_a_restart(r
 def test_a_threshold_that_was_never_looked_at_is_not_taken_for_none(remote, storage):
     again = remote.again("other")
     again.state.read_current("disc")
-    with storage.in_trouble(off=True), pytest.raises(StoreUnusable):
+    with storage.inject(off=True), pytest.raises(StoreUnusable):
         again.state.read("disc")
 
 
@@ -175,7 +175,7 @@ def test_a_threshold_that_was_lifted_does_not_come_back_while_the_storage_is_awa
     assert remote.state.read("disc").override.false_alarm_rate == 0.1
     remote.again("other").state.clear_override("disc", Decision(**BY))
     assert remote.state.read("disc").override is None
-    with storage.in_trouble(off=True):
+    with storage.inject(off=True):
         assert remote.state.read("disc").override is None
 
 
@@ -184,7 +184,7 @@ def test_what_was_decided_here_holds_here_while_the_storage_is_away(remote, serv
     remote.state.read("disc")
     remote.state.activate("disc", second, **BY)
     remote.state.set_override("disc", Override(**BY, false_alarm_rate=0.1))
-    with storage.in_trouble(off=True):
+    with storage.inject(off=True):
         orders = remote.state.read("disc")
     assert (orders.current.version, orders.current.previous) == (second, served)
     assert orders.override.false_alarm_rate == 0.1
@@ -194,7 +194,7 @@ def test_what_was_decided_here_holds_here_while_the_storage_is_away(remote, serv
 def test_a_busy_storage_is_no_absent_threshold(remote, storage):
     remote.state.read("disc")
     remote.again("other").state.set_override("disc", Override(**BY, false_alarm_rate=0.1))
-    with storage.in_trouble(answers=(503, "SlowDown")):
+    with storage.inject(answers=(503, "SlowDown")):
         assert remote.state.read("disc").override is None  # what it saw last, and it says so
         assert "SlowDown" in remote.state.error
     time.sleep(s3_module.BACKOFF_S)
@@ -208,19 +208,19 @@ def test_nothing_is_taken_out_by_what_was_seen_some_time_ago(remote, served, bun
     publish(remote, bundle, mark="2")
     other.store.list_versions("disc")
     late = datetime.now(UTC) + timedelta(days=2)
-    with storage.in_trouble(answers=(503, "SlowDown"), to=("GET",)), pytest.raises(StorageUnreachable):
+    with storage.inject(answers=(503, "SlowDown"), to=("GET",)), pytest.raises(StorageUnreachable):
         list(Pruner(other.store, other.state, late).prune(keep=1))
     assert served in remote.again("third").store.list_versions("disc")
 
 
 @pytest.mark.parametrize("code", ["ConditionalRequestConflict", "PreconditionFailed"])
-def test_who_loses_a_race_is_told_so_and_the_audit_too(remote, served, bundle, storage, code):
+def test_the_loser_of_a_race_gets_a_conflict_and_the_audit_records_it(remote, served, bundle, storage, code):
     version = publish(remote, bundle, mark="2")
     status = 409 if code == "ConditionalRequestConflict" else 412
 
     def refuse(key, data, **options):
         if "current.json" in key:
-            with storage.in_trouble(answers=(status, code), to=("PUT",)):
+            with storage.inject(answers=(status, code), to=("PUT",)):
                 return pipe_file(key, data, **options)
         return pipe_file(key, data, **options)
 
@@ -241,9 +241,9 @@ def test_a_write_waits_for_a_storage_that_is_away_where_it_has_patience(remote, 
 
     def come_back():
         time.sleep(1.5)
-        storage.trouble = s3.Trouble()
+        storage.faults = s3.Faults()
 
-    storage.trouble = s3.Trouble(off=True)
+    storage.faults = s3.Faults(off=True)
     threading.Thread(target=come_back).start()
     version = publish(remote, bundle, mark="2")
     assert remote.again("other").store.load_bundle("disc", version).version == version
@@ -318,7 +318,7 @@ def test_an_address_that_is_none_is_no_folder(tmp_path):
         open_store_at(Path("s3:/bucket/line"), None, local=tmp_path)
 
 
-def test_a_damaged_copy_is_refused_and_fetched_anew(remote, served, tmp_path):
+def test_a_damaged_copy_is_refused_and_fetched_again(remote, served, tmp_path):
     remote.store.load_bundle("disc", served)
     (copy,) = (tmp_path / "local").rglob("student.onnx")
     data = bytearray(copy.read_bytes())
@@ -392,7 +392,7 @@ def test_old_versions_and_products_can_be_taken_out(remote, bundle):
 
 
 @pytest.mark.usefixtures("served")
-def test_where_nobody_may_write_it_is_found_out_before_training(remote, monkeypatch):
+def test_missing_write_access_is_found_before_training(remote, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Access Denied")
 
@@ -407,7 +407,7 @@ def test_without_the_package_it_says_which_to_install(tmp_path, monkeypatch):
         open_store_at("s3://bucket/line", None, local=tmp_path)
 
 
-def test_an_address_nobody_listens_at_is_one_line(tmp_path, monkeypatch):
+def test_an_address_without_a_listener_is_one_line(tmp_path, monkeypatch):
     for name, value in {**s3_variables(), "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(StoreUnusable) as caught:

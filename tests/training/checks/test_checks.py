@@ -67,7 +67,7 @@ def test_what_stops_a_training_is_named_with_exit_code_1(data, name, content, ki
         ("blurred.png", good_part(906).filter(ImageFilter.GaussianBlur(4)), "odd sharpness"),
     ],
 )
-def test_what_somebody_should_look_at_has_exit_code_3(data, name, picture, kind):
+def test_findings_to_review_give_exit_code_3(data, name, picture, kind):
     (data / "train/good" / name).write_bytes(encode(picture))
     found = check(data)
     assert (name, kind) in kinds(found)
@@ -87,7 +87,7 @@ def test_copies_within_the_good_ones_and_among_the_test_images_are_named(data):
     assert kinds(check(data)) == {("000.png", "near twin"), ("again.png", "test twin")}
 
 
-def test_too_few_images_for_the_promise_are_told_with_how_many_it_takes(data):
+def test_too_few_images_for_the_promise_are_reported_with_the_number_needed(data):
     settings = SETTINGS.model_copy(update={"false_alarm_rate": 0.01})
     found = check(data, settings=settings)
     assert found.promise.says == (

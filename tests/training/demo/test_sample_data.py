@@ -172,15 +172,15 @@ def test_an_empty_folder_is_filled(tmp_path):
     assert set(write(tmp_path / "sample", plan_items()[:1])) == {"train/good/000.png", DEFECTS}
 
 
-def test_each_image_is_told_of_and_what_breaks_off_leaves_nothing(tmp_path):
-    told = []
+def test_progress_is_reported_and_an_interrupted_run_leaves_nothing(tmp_path):
+    advances = []
 
     def on_image(more):
-        told.append(more)
-        if len(told) == 3:
+        advances.append(more)
+        if len(advances) == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         write_sample_data(tmp_path / "sample", seed=SEED, on_image=on_image)
-    assert told == [1, 1, 1]
+    assert advances == [1, 1, 1]
     assert list(tmp_path.iterdir()) == []

@@ -29,7 +29,7 @@ def test_a_fainter_defect_changes_less(part, kind):
 
 
 @pytest.mark.parametrize("kind", ["spot", "pasted patch", "texture patch", "missing area"])
-def test_a_defect_is_as_large_as_was_asked(part, kind):
+def test_a_defect_has_the_requested_size(part, kind):
     _, mask = add_defect(part, Defect(kind, size=0.2, contrast=1.0), generator=np.random.default_rng(0))
     rows, columns = np.nonzero(mask)
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (24, 24)
@@ -63,7 +63,7 @@ def test_drawn_defects_cover_small_and_large_areas():
     assert max(areas) > 0.05
 
 
-def test_every_image_gets_as_many_defects_as_asked_one_at_a_time():
+def test_every_image_gets_the_requested_number_of_defects_one_at_a_time():
     from training.evaluation.synthetic import draw_defects
 
     pixels = np.stack([np.asarray(good_part(seed, size=(64, 64)).convert("RGB")) for seed in range(3)])

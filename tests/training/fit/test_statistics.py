@@ -57,7 +57,7 @@ def test_defects_that_no_map_sees_leave_the_weights_as_they_were(compare):
     assert (compare.map_weights - make_prior_weights(compare.spec)).abs().max() < 0.2
 
 
-def test_what_lies_outside_the_region_of_interest_teaches_nothing(compare):
+def test_positions_outside_the_region_of_interest_have_no_effect(compare):
     maps, valid = make_maps(seen_by=0, extent=8), torch.ones(90, SIZE, SIZE)
     valid[:, :8, :8] = 0
     fit_weights(compare, maps, valid, num_good=30)

@@ -76,7 +76,7 @@ def test_the_first_version_of_a_product_needs_a_promise_alone(version):
 def test_a_promise_that_the_calibration_parts_do_not_support_fails(version):
     made, _ = ruling(at(version, 1.0, supported=0.05, asked=0.01), None, evidence([]))
     assert not made.passed
-    assert "support a false-alarm rate of 5.00%, 1.00% was asked" in made.reasons[0]
+    assert "support a false-alarm rate of 5.00%, 1.00% was requested" in made.reasons[0]
 
 
 def test_old_golden_parts_that_would_be_ng_fail(version):

@@ -6,7 +6,7 @@ def promise(asked, supported, num_calibration):
     return PromiseRecord(asked=asked, supported=supported, num_calibration=num_calibration, threshold=1.0)
 
 
-def test_a_promise_that_holds_is_said_as_asked():
+def test_a_supported_promise_is_reported_as_requested():
     assert describe_promise(promise(0.05, 0.05, 40)).endswith("of 5.00%, as asked.")
 
 

@@ -49,7 +49,7 @@ def test_images_of_a_batch_are_counted(client, read, good_bytes):
     assert found["goodpart_refusals_total", (("reason", "not-an-image"),)] == 1
 
 
-def test_the_version_that_serves_and_its_provider_are_told(read, tiny_version):
+def test_metrics_name_the_serving_version_and_its_provider(read, tiny_version):
     facts = {
         "product": "disc",
         "version": tiny_version.name,

@@ -75,7 +75,7 @@ def test_no_heatmap_is_drawn_where_none_is_wanted(client, good_bytes):
     assert client.post(URL, content=good_bytes, headers=PNG, params={"heatmap": "none"}).json()["heatmap"] is None
 
 
-def test_nothing_is_explained_unless_it_is_asked_for(client, defective_bytes):
+def test_nothing_is_explained_without_explain(client, defective_bytes):
     answer = client.post(URL, content=defective_bytes, headers=PNG).json()
     assert [region["explanation"] for region in answer["regions"]] == [None] * len(answer["regions"])
 
@@ -94,7 +94,7 @@ def test_small_regions_can_be_left_out(client, defective_bytes):
     assert client.post(URL, content=defective_bytes, headers=PNG, params=params).json()["regions"] == []
 
 
-def test_another_version_can_be_asked_for_by_name(client, good_bytes, tiny_version):
+def test_another_version_can_be_requested_by_name(client, good_bytes, tiny_version):
     answer = client.post(URL, content=good_bytes, headers=PNG, params={"version": tiny_version.name})
     assert answer.json()["version"] == tiny_version.name
     unknown = client.post(URL, content=good_bytes, headers=PNG, params={"version": "20000101t000000z-00000000"})
@@ -218,7 +218,7 @@ def test_a_batch_has_a_limit_of_images(client, good_bytes):
     assert (response.status_code, slug(response)) == (413, "too-many-images")
 
 
-def test_a_full_house_refuses_with_503_and_says_when_to_come_again(tiny_version, good_bytes):
+def test_a_full_queue_refuses_with_503_and_retry_after(tiny_version, good_bytes):
     async def three_at_once():
         with Inspector(max_pixels=10**6, num_decoders=2, limits=AdmissionLimits(max_in_flight=1)) as inspector:
             judging = (inspector.inspect(good_bytes, tiny_version, InspectOptions()) for _ in range(3))
@@ -258,7 +258,7 @@ def test_a_deadline_that_is_none_is_named(client, good_bytes, value):
     assert "x-deadline-ms" in response.json()["detail"]
 
 
-def test_what_a_client_awaited_is_cancelled_when_it_hangs_up():
+def test_a_request_is_cancelled_when_its_client_disconnects():
     class Gone:
         async def receive(self):
             return {"type": "http.disconnect"}

@@ -107,7 +107,7 @@ def test_a_service_without_history_says_so(client_over, store_folder, good_bytes
 
 
 @pytest.mark.parametrize(("keeps", "kept"), [("none", []), ("ng", ["ng"]), ("all", ["ng", "ok"])])
-def test_images_are_kept_as_they_came_where_that_is_asked(
+def test_images_are_kept_unchanged_if_the_setting_requires_it(
     client_over, store_folder, good_bytes, defective_bytes, keeps, kept
 ):
     client = client_over(store_folder, keep_images=keeps)
@@ -144,8 +144,8 @@ def test_a_request_that_is_sent_again_gets_the_first_answer_and_one_record(clien
     again = client.post(URL, content=good_bytes, headers=headers)
     assert first.text == again.text
     assert first.json()["heatmap"] is not None
-    told = [one.headers["idempotency-replayed"] for one in (first, again)]
-    assert told == ["false", "true"]
+    replayed = [one.headers["idempotency-replayed"] for one in (first, again)]
+    assert replayed == ["false", "true"]
     last = inspect_part(client, good_bytes)
     until(lambda: list_records(client)[0]["inspection_id"] == last["inspection_id"])
     assert len(list_records(client)) == 2
@@ -203,8 +203,8 @@ def test_who_watches_sees_inspections_as_they_are_made_and_the_end(store_folder,
             assert next(lines) == ": watching"
             answer = inspect_part(service.client, good_bytes, part_id="seen")
             data = next(line for line in lines if line.startswith("data: "))
-            told = json.loads(data.removeprefix("data: "))
-            assert (told["inspection_id"], told["part_id"]) == (answer["inspection_id"], "seen")
+            event = json.loads(data.removeprefix("data: "))
+            assert (event["inspection_id"], event["part_id"]) == (answer["inspection_id"], "seen")
             began = time.monotonic()
             service.process.terminate()
             for _ in lines:

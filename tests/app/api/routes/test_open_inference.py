@@ -87,7 +87,7 @@ def test_pixels_are_judged_as_the_image_they_came_from(client, good_bytes):
     assert read_outputs(by_pixels)["score"] == read_outputs(in_json)["score"] == read_outputs(by_image)["score"]
 
 
-def test_outputs_come_as_bytes_where_that_is_asked(client, good_bytes):
+def test_outputs_are_binary_on_request(client, good_bytes):
     tensor = {"name": "image", "datatype": "BYTES", "shape": [1]}
     request = binary_request(element(good_bytes), tensor, parameters={"binary_data_output": True})
     response = client.post(INFER, **request)

@@ -29,22 +29,22 @@ def preview(client, **query):
 def test_a_value_is_held_against_the_last_parts(client, scores):
     now = client.get(DISC).json()["threshold"]
     chosen = sorted(scores)[3] + 1e-9
-    told = preview(client, threshold=chosen, parts=10).json()
-    assert (told["threshold_now"], told["threshold"], told["scores"]) == (now, chosen, scores[:10])
-    assert told["num_ng_now"] == sum(score > now for score in scores[:10])
-    assert told["num_ng"] == sum(score > chosen for score in scores[:10])
+    body = preview(client, threshold=chosen, parts=10).json()
+    assert (body["threshold_now"], body["threshold"], body["scores"]) == (now, chosen, scores[:10])
+    assert body["num_ng_now"] == sum(score > now for score in scores[:10])
+    assert body["num_ng"] == sum(score > chosen for score in scores[:10])
     ids = [one["inspection_id"] for one in list_items(client)][:10]
     becoming = [one for one, score in zip(ids, scores, strict=False) if chosen < score <= now]
-    assert (told["become_ng"], told["become_ok"]) == (becoming, [])
+    assert (body["become_ng"], body["become_ok"]) == (becoming, [])
     assert becoming
 
 
 @pytest.mark.usefixtures("scores")
 def test_a_rate_gives_the_threshold_that_it_would_give_if_it_held(client):
-    told = preview(client, false_alarm_rate=0.2).json()
+    body = preview(client, false_alarm_rate=0.2).json()
     held = client.put(f"{DISC}/threshold", json={"false_alarm_rate": 0.2}).json()
-    assert (told["threshold"], told["promise"]) == (held["threshold"], held["promise"])
-    assert told["num_parts"] == 12
+    assert (body["threshold"], body["promise"]) == (held["threshold"], held["promise"])
+    assert body["num_parts"] == 12
 
 
 @pytest.mark.usefixtures("scores")
@@ -58,8 +58,8 @@ def test_it_changes_nothing(client):
 def test_parts_that_another_version_judged_say_nothing_of_this_one(client, republished):
     version = republished()
     assert client.post(f"{DISC}/versions/{version}/activate").is_success
-    told = preview(client, threshold=0.0).json()
-    assert (told["version"], told["num_parts"], told["scores"]) == (version, 0, [])
+    body = preview(client, threshold=0.0).json()
+    assert (body["version"], body["num_parts"], body["scores"]) == (version, 0, [])
 
 
 @pytest.mark.parametrize(
