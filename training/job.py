@@ -98,6 +98,8 @@ class TrainingJob:
         self.reporter = reporter
         self.options = options
         self.device = choose_torch_device(settings.device)
+        # torch counts the processors of the machine, not those of the container's quota.
+        torch.set_num_threads(min(torch.get_num_threads(), available_cpus()))
         check_tracking(settings)
         request.check_writable()
         self.dataset = self.find_dataset()

@@ -15,7 +15,7 @@ from training.fit.memory import BATCH_SIZE, FeatureDataset, recall_batch
 from training.settings import LearningSettings
 
 # Passes over the images where the settings give no number of steps, and the bounds of the steps then.
-NUM_PASSES, MIN_STEPS, MAX_STEPS = 12, 400, 2000
+NUM_PASSES, MIN_STEPS, MAX_STEPS = 12, 1000, 2000
 # Adam's decay rates as in reverse distillation: a short memory of gradients suits a short one-cycle schedule.
 BETAS = (0.5, 0.999)
 # Weight of the expected distances' loss; its gradient reaches nothing but the decoder.
