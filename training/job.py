@@ -98,8 +98,7 @@ class TrainingJob:
         self.reporter = reporter
         self.options = options
         self.device = choose_torch_device(settings.device)
-        # torch counts the processors of the machine, not those of the container's quota.
-        torch.set_num_threads(min(torch.get_num_threads(), available_cpus()))
+        limit_threads()
         check_tracking(settings)
         request.check_writable()
         self.dataset = self.find_dataset()
@@ -360,6 +359,11 @@ def memory_error(why: str) -> TrainingError:
     return TrainingError(
         f"out of memory: {why}; lower feature_memory_gib, learning.batch_size or num_candidates", kind="out-of-memory"
     )
+
+
+def limit_threads() -> None:
+    """Use no more threads than the container's quota has processors; torch counts those of the machine."""
+    torch.set_num_threads(min(torch.get_num_threads(), available_cpus()))
 
 
 def choose_torch_device(asked: str) -> torch.device:

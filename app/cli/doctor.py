@@ -81,6 +81,13 @@ def check_devices(settings: Settings) -> Iterator[Diagnosis]:
             f"more threads than processors slow inference down: set GOODPART_THREADS to {available_cpus()} or less"
         )
     yield Diagnosis("threads", f"{settings.threads} of {available_cpus()} processors", message)
+    yield Diagnosis("load", describe_load(os.getloadavg()[0], num_cpus=os.cpu_count() or 1))
+
+
+def describe_load(load: float, *, num_cpus: int) -> str:
+    """Return what the number of processes that run or wait means for speed."""
+    busy = f"{load:.1f} processes on {num_cpus} processors in the last minute"
+    return f"{busy}: inference and training share them and are slower" if load > num_cpus / 2 else busy
 
 
 def check_stores(settings: Settings) -> Iterator[Diagnosis]:

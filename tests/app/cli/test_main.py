@@ -151,6 +151,15 @@ def test_a_doctor_says_that_a_device_is_missing(run, store_folder, monkeypatch):
     assert "install goodpart[gpu]" in out
 
 
+@pytest.mark.parametrize(("load", "is_mentioned"), [(0.2, False), (3.5, True)])
+def test_a_doctor_says_that_other_processes_use_the_processors(run, store_folder, monkeypatch, load, is_mentioned):
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    _, out, _ = run("doctor", "--store", store_folder, "--port", 0)
+    assert f"{load} processes on 4 processors" in out
+    assert ("share them" in out) is is_mentioned
+
+
 def test_the_trainers_commands_are_listed():
     out = CliRunner().invoke(main.commands, ["--help"]).output
     assert all(name in out for name in ("inspect", "serve", "train", "model-info"))
