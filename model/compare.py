@@ -205,11 +205,12 @@ def make_gaussian(sigma: float) -> Float[Tensor, " taps"]:
 def make_prior_weights(spec: CompareSpec) -> Float[Tensor, " maps"]:
     """Return the weights of the maps before anything is known of the product, summing to 1.
 
-    The memory's first scale counts most: it is never far from the best map. The other maps are best on some products
-    and worst on others (decision 014).
+    The memory's first scale and the scales decoded from it count most: they are never far from the best map. The other
+    maps are best on some products and worst on others (decision 014).
     """
-    weights = torch.tensor([4.0, *[2.0] * (spec.num_recalled - 1), *[1.0] * spec.num_extracted])
-    return weights / weights.sum()
+    num_decoded = spec.num_recalled - spec.num_stored
+    weights = [4.0, *[2.0] * (spec.num_stored - 1), *[4.0] * num_decoded, *[1.0] * spec.num_extracted]
+    return torch.tensor(weights) / sum(weights)
 
 
 def to_shares(contributions: Float[Tensor, "batch maps"]) -> Float[Tensor, "batch maps"]:
