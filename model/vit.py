@@ -11,11 +11,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.teacher_specs import GRID_STRIDE
+
 PATCH_PX = 14
 # The weights were trained at 518 pixels.
 TRAINED_GRID = 37
-# Pixels of the input that a patch covers.
-GRID_STRIDE = 16
 HEAD_CHANNELS = 64
 
 

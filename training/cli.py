@@ -1,6 +1,7 @@
 """The trainer's subcommands of ``goodpart``. Heavy imports happen when a command is called."""
 
 # ruff: noqa: PLC0415  # a call of `goodpart serve` or `--help` must not pay for torch
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,7 +70,21 @@ NEEDS_REVIEW = 3
 COLUMNS = 200
 
 
-@click.command("train")
+class TorchCommand(click.Command):
+    """A command that computes with torch.
+
+    OpenMP threads that spin while they wait take the processor from those they wait for as soon as anything else runs:
+    beside two busy processes on two processors a training step took 5.1 s, and 0.47 s with threads that sleep
+    (`bench/contention.py`). OpenMP reads the variable when torch is loaded.
+    """
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command."""
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # noqa: TID251  # a variable of OpenMP, not a setting
+        return super().invoke(ctx)
+
+
+@click.command("train", cls=TorchCommand)
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -114,10 +129,11 @@ def train_command(  # noqa: PLR0913  # click hands over one argument an option
     """
     from app.bootstrap import open_store_at
     from app.settings import read_train_variables
-    from training.job import RunOptions, TrainingJob
     from training.settings import read_train_settings
 
     settings = read_train_settings(config, assignments, quick=quick, variables=read_train_variables())
+    from training.job import RunOptions, TrainingJob  # after the settings, whose errors need no torch
+
     stored = open_store_at(store, state, local=local, most_copied_gib=most_copied_gib)
     request = make_request(product, stored, activates=activates, force=force, sign_key=sign_key)
     with open_reporter() as reporter:
@@ -128,7 +144,7 @@ def train_command(  # noqa: PLR0913  # click hands over one argument an option
         )
 
 
-@click.command("adapt")
+@click.command("adapt", cls=TorchCommand)
 @click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of new good parts.")
 @PRODUCT
 @STORE
@@ -227,7 +243,7 @@ def print_tables(*tables: "Table") -> None:
         console.print(table)
 
 
-@click.command("check-data")
+@click.command("check-data", cls=TorchCommand)
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--sheet", type=click.Path(path_type=Path), help="Write a contact sheet of the findings, as HTML.")
 @click.option(
@@ -247,11 +263,12 @@ def check_data_command(
     Exit code 0: no findings; 1: images that would stop a training; 3: images to review.
     """
     from app.settings import read_train_variables
-    from training.checks.checks import DataCheck
-    from training.checks.contact_sheet import write_contact_sheet
     from training.settings import read_train_settings
 
     settings = read_train_settings(config, assignments, variables=read_train_variables())
+    from training.checks.checks import DataCheck  # after the settings, whose errors need no torch
+    from training.checks.contact_sheet import write_contact_sheet
+
     with open_reporter() as reporter:
         found = DataCheck(data, settings, reporter).run(looks_for_outliers=looks_for_outliers)
     print_tables(*found.make_tables())
@@ -281,7 +298,7 @@ def settings_command(*, of: str, as_json: bool) -> None:
         click.echo(f"{setting.name} (default: {setting.default})\n    {setting.description}")
 
 
-@click.command("model-info")
+@click.command("model-info", cls=TorchCommand)
 @CONFIG
 @ASSIGNMENTS
 def model_info_command(*, config: Path | None, assignments: tuple[str, ...]) -> None:
@@ -289,11 +306,13 @@ def model_info_command(*, config: Path | None, assignments: tuple[str, ...]) -> 
     from rich.console import Console
 
     from app.settings import read_train_variables
-    from training.model_info import make_tables
     from training.settings import read_train_settings
 
+    settings = read_train_settings(config, assignments, variables=read_train_variables())
+    from training.model_info import make_tables  # after the settings, whose errors need no torch
+
     console = Console()
-    for table in make_tables(read_train_settings(config, assignments, variables=read_train_variables())):
+    for table in make_tables(settings):
         console.print(table)
 
 
@@ -312,7 +331,7 @@ def sample_data_command(*, folder: Path, seed: int) -> None:
     click.echo(folder)
 
 
-@click.command("demo")
+@click.command("demo", cls=TorchCommand)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port to serve on.")
 @click.option("--stop", "stops", is_flag=True, help="Stop the service of an earlier demonstration.")
@@ -326,7 +345,7 @@ def demo_command(*, folder: Path, port: int, stops: bool) -> None:
         demo.run_demo(folder, port=port)
 
 
-@click.command("train-all")
+@click.command("train-all", cls=TorchCommand)
 @click.argument("plan", type=click.Path(path_type=Path))
 @click.option("--ray", "address", help="Train on a Ray cluster: its address, 'auto', or 'local' for this machine.")
 @click.option(

@@ -21,7 +21,7 @@ from app.inference.sessions import Device, available_cpus
 from app.inference.version import Loader
 from app.store.labels import LabelStore
 from model.bundle import ExpectsRecord, MeasureName, sha256_hex
-from model.teacher import get_teacher_spec
+from model.teacher_specs import get_teacher_spec
 from training.data.dataset import (
     Dataset,
     Sample,

@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 from app.errors import SettingsError
 from app.validation import describe_error, suggest_name
 from model.bundle import InputRecord
-from model.teacher import get_teacher_spec
+from model.teacher_specs import get_teacher_spec
 
 # Widths of the student's modules by stride.
 HIDDEN_CHANNELS = {4: 32, 8: 48, 16: 112, 32: 192}

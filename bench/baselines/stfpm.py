@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from baselines.method import Features, Judged, enlarge, parameters_bytes, top_mean
-from model.teacher import Teacher, get_teacher_spec
+from model.teacher import Teacher, make_network
+from model.teacher_specs import get_teacher_spec
 
 PIXELS = 1
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-4
@@ -36,7 +37,7 @@ class STFPM:
     def fit(self, train: Features, *, seed: int) -> None:
         """Train the student on pixels."""
         torch.manual_seed(seed)
-        self.student = Teacher(self.teacher, get_teacher_spec(self.teacher).make_network(), strides=self.strides)
+        self.student = Teacher(self.teacher, make_network(get_teacher_spec(self.teacher)), strides=self.strides)
         network = self.student.network.train().requires_grad_()
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):

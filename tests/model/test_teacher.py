@@ -4,15 +4,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from model.teacher import (
-    TEACHERS,
-    Teacher,
-    WrongArchitecture,
-    WrongTap,
-    find_packaged_weights,
-    get_teacher_spec,
-    load_network,
-)
+from model.teacher import Teacher, WrongArchitecture, WrongTap, find_packaged_weights, load_network, make_network
+from model.teacher_specs import TEACHERS, get_teacher_spec
 
 LITES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 TRANSFORMERS = ("dinov2_vits14", "dinov2_vitb14")
@@ -57,7 +50,7 @@ def test_features_have_the_registrys_channels_at_every_stride(name):
 @pytest.mark.parametrize("name", RESNETS)
 def test_a_checkpoint_of_torchvisions_keys_loads_and_is_tapped(name):
     torch.manual_seed(0)
-    state = get_teacher_spec(name).make_network().state_dict()
+    state = make_network(get_teacher_spec(name)).state_dict()
     teacher = Teacher.with_weights(name, state, strides=(16, 8))
     features = teacher(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
     channels = [TEACHERS[name].taps[stride].channels for stride in (16, 8)]
@@ -75,12 +68,12 @@ PUBLISHED_PARAMETERS = {
 
 @pytest.mark.parametrize("name", RESNETS)
 def test_a_resnet_has_the_published_number_of_parameters(name):
-    network = get_teacher_spec(name).make_network()
+    network = make_network(get_teacher_spec(name))
     assert sum(parameter.numel() for parameter in network.parameters()) == PUBLISHED_PARAMETERS[name]
 
 
 def test_a_resnets_keys_are_torchvisions():
-    keys = set(get_teacher_spec("resnet50").make_network().state_dict())
+    keys = set(make_network(get_teacher_spec("resnet50")).state_dict())
     assert {
         "conv1.weight",
         "bn1.running_mean",
@@ -93,11 +86,11 @@ def test_a_resnets_keys_are_torchvisions():
 
 
 def test_a_checkpoint_of_another_network_is_refused_with_what_differs():
-    state = get_teacher_spec("resnet18").make_network().state_dict()
+    state = make_network(get_teacher_spec("resnet18")).state_dict()
     with pytest.raises(WrongArchitecture, match=r"not of resnet34: missing keys: layer1\.2"):
         load_network("resnet34", state)
     with pytest.raises(WrongArchitecture, match=r"different shapes: .*layer1\.0\.conv1\.weight is"):
-        load_network("wide_resnet50_2", get_teacher_spec("resnet50").make_network().state_dict())
+        load_network("wide_resnet50_2", make_network(get_teacher_spec("resnet50")).state_dict())
 
 
 def test_a_stride_without_a_tap_is_refused():
@@ -132,7 +125,7 @@ def test_a_block_that_does_not_fit_its_stride_is_refused(tap, message):
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_a_vision_transformer_has_features_at_every_stride(name):
     torch.manual_seed(0)
-    state = get_teacher_spec(name).make_network().state_dict()
+    state = make_network(get_teacher_spec(name)).state_dict()
     strides = tuple(TEACHERS[name].taps)
     teacher = Teacher.with_weights(name, {**state, "mask_token": torch.zeros(1, 384)}, strides=strides)
     features = teacher(torch.zeros(1, 64, 96, 3, dtype=torch.uint8))
@@ -142,7 +135,7 @@ def test_a_vision_transformer_has_features_at_every_stride(name):
 
 def test_a_vision_transformers_positions_are_the_trained_ones_at_the_trained_grid():
     torch.manual_seed(0)
-    network = get_teacher_spec("dinov2_vits14").make_network()
+    network = make_network(get_teacher_spec("dinov2_vits14"))
     torch.nn.init.normal_(network.pos_embed)
     torch.testing.assert_close(network.resize_positions((37, 37)), network.pos_embed)
 
@@ -150,7 +143,7 @@ def test_a_vision_transformers_positions_are_the_trained_ones_at_the_trained_gri
 def test_a_vision_transformer_reads_a_patch_where_it_is():
     """The tokens of a changed patch change most at its own place, at each stride."""
     torch.manual_seed(0)
-    state = get_teacher_spec("dinov2_vits14").make_network().state_dict()
+    state = make_network(get_teacher_spec("dinov2_vits14")).state_dict()
     teacher = Teacher.with_weights("dinov2_vits14", state, strides=(16, 32, 8))
     pixels = torch.randint(0, 255, (1, 128, 128, 3), dtype=torch.uint8)
     changed = pixels.clone()

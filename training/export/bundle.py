@@ -38,7 +38,7 @@ from model.bundle import (
 )
 from model.compare import Compare
 from model.student import Student
-from model.teacher import get_teacher_spec
+from model.teacher_specs import get_teacher_spec
 from training.evaluation.synthetic import Defect, add_defect, to_png
 from training.export.calibrate import Calibration
 from training.export.calibration_features import CALIBRATION_FEATURES, CalibrationFeatures

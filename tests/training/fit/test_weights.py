@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model.teacher import get_teacher_spec
+from model.teacher import make_network
+from model.teacher_specs import get_teacher_spec
 from training.errors import TrainingError
 from training.fit.weights import is_trusted, load_teacher
 
@@ -17,7 +18,7 @@ from training.fit.weights import is_trusted, load_teacher
 def checkpoint():
     torch.manual_seed(0)
     buffer = io.BytesIO()
-    torch.save(get_teacher_spec("resnet18").make_network().state_dict(), buffer)
+    torch.save(make_network(get_teacher_spec("resnet18")).state_dict(), buffer)
     return buffer.getvalue()
 
 
