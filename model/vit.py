@@ -115,6 +115,7 @@ class VisionTransformer(nn.Module):
         """Return the class token and one token a patch, with their positions."""
         grid = self.patch_embed(pixels)
         size = (grid.shape[-2], grid.shape[-1])
+        # Not len(grid), which would fix the batch size of the exported graph.
         tokens = torch.cat([self.cls_token.expand(grid.shape[0], -1, -1), grid.flatten(2).mT], dim=1)
         return tokens + self.resize_positions(size)
 

@@ -19,6 +19,7 @@ CHAINS: dict[str, tuple[str, ...]] = {
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
 }
 # The default search, EXHAUSTIVE, costs seconds at each new shape.
+# The arena grows by what is needed: its default doubles, and the sessions of several versions share the device.
 # TF32 is off: recall divides cosines by its temperature, and calibration ran in float32.
 CUDA_OPTIONS = {
     "cudnn_conv_algo_search": "HEURISTIC",
@@ -51,6 +52,7 @@ def read_cpu_quota(quota_file: Path) -> int | None:
         quota, period = quota_file.read_text().split()
     except (OSError, ValueError):
         return None
+    # Rounded up: half a processor still needs a thread, and a thread too many is only throttled.
     return None if quota == "max" else max(1, math.ceil(int(quota) / int(period)))
 
 

@@ -97,6 +97,7 @@ class Loader:
 
     def __init__(self, device: Device) -> None:
         self.device = device
+        # Weak: versions of one teacher share its session, which is freed with the last of them.
         self._teachers: WeakValueDictionary[str, ort.InferenceSession] = WeakValueDictionary()
 
     def load(self, bundle: Bundle) -> Version:

@@ -113,6 +113,7 @@ class Bucket:
 
     def write(self, key: str, data: bytes, *, instead_of: str | None = None) -> None:
         """Write an object. Raises OSError; FileExistsError where its tag is not ``instead_of``."""
+        # Conditional writes replace a lock: storage accepts one of two writes that saw the same tag (decision 011).
         condition = {} if instead_of is None else {"IfMatch": instead_of}
         if instead_of == NO_ETAG:
             condition = {"IfNoneMatch": "*"}
