@@ -173,7 +173,7 @@ def test_images_that_are_held_out_are_never_distilled(make_student, good_parts):
     assert all(torch.equal(students[0][name], students[1][name]) for name in students[0])
 
 
-@pytest.mark.parametrize(("num_images", "expected"), [(20, 400), (800, 600), (10_000, 2000)])
+@pytest.mark.parametrize(("num_images", "expected"), [(20, 1000), (1600, 1200), (10_000, 2000)])
 def test_the_number_of_steps_follows_the_number_of_images(num_images, expected):
     assert compute_num_steps(num_images, LearningSettings()) == expected
     assert compute_num_steps(num_images, LearningSettings(num_steps=7)) == 7

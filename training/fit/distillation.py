@@ -140,14 +140,14 @@ class Distillation:
         self.student.train()
         candidates = self.training_set.images
         images = candidates[torch.randint(len(candidates), (self.settings.batch_size,), generator=self.generator)]
-        loss = compute_loss(
+        loss, expected_loss = compute_losses(
             self.student,
             *self.training_set.load(self.student, images),
             settings=self.settings,
             is_mixed=self.is_mixed,
         )
         self.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(self.scaler.scale(loss))
+        torch.autograd.backward(self.scaler.scale(loss + EXPECTED_WEIGHT * expected_loss))
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.schedule.step()
@@ -209,14 +209,15 @@ def compute_warm_up_share(num_steps: int) -> float:
 
 @torch.no_grad()
 def compute_held_out_loss(student: Student, held_out: TrainingSet, *, settings: LearningSettings) -> float:
-    """Return the mean loss of good parts that are not learned from."""
+    """Return the mean ``L_KD`` of good parts that are not learned from."""
     total = 0.0
     for images in torch.split(held_out.images, BATCH_SIZE):
-        total += compute_loss(student, *held_out.load(student, images), settings=settings).item() * len(images)
+        loss, _ = compute_losses(student, *held_out.load(student, images), settings=settings)
+        total += loss.item() * len(images)
     return total / len(held_out.images)
 
 
-def compute_loss(
+def compute_losses(
     student: Student,
     recalled: Recalled,
     features: tuple[Tensor, ...],
@@ -224,8 +225,10 @@ def compute_loss(
     *,
     settings: LearningSettings,
     is_mixed: bool = False,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Return ``L_KD`` of one batch, of decoded and extracted scales, and the loss of the expected distances.
+
+    They are apart, since only the former is never below 0, so that a share of it says whether it still falls.
 
     ``is_mixed``: modules compute products in half precision; distances never do, as their squares overflow.
     """
@@ -238,6 +241,7 @@ def compute_loss(
         for target, found in zip((*features[num_stored:], *features), (*decoded, *extracted), strict=True)
     )
     loss = distillation_loss(distances, (*valid[num_stored:], *valid), hardness=settings.hardness)
-    for distance, usual, inside in zip(distances, expected, valid[num_stored:], strict=False):
-        loss = loss + EXPECTED_WEIGHT * expected_distance_loss(distance, usual.float(), inside)
-    return loss
+    expected_loss = loss.new_zeros(())
+    for distance, mean, inside in zip(distances, expected, valid[num_stored:], strict=False):
+        expected_loss = expected_loss + expected_distance_loss(distance, mean.float(), inside)
+    return loss, expected_loss

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from model.recall import Recalled
-from training.fit.distillation import EarlyStopping, compute_loss
+from training.fit.distillation import EarlyStopping, compute_losses
 from training.settings import LearningSettings
 
 NOTHING = Recalled((), (), torch.zeros(1), torch.zeros(1))
@@ -49,7 +49,7 @@ def test_what_is_extracted_in_half_precision_is_measured_in_single():
             spec=SimpleNamespace(regularisation=1.0, num_stored=1),
         )
         valid = (torch.ones(1, 4, 4),)
-        return compute_loss(student, NOTHING, features, valid, settings=LearningSettings()).item()
+        return compute_losses(student, NOTHING, features, valid, settings=LearningSettings())[0].item()
 
     assert measure(torch.float16) == pytest.approx(measure(torch.float32), abs=2e-3)
     assert measure(torch.float32) < 0.5
