@@ -142,17 +142,19 @@ class Student(nn.Module):
             temperature=spec.temperature,
             regularisation=spec.regularisation,
         )
+        self.decoder: MemoryDecoder | None = None
         if spec.extracts:
             self._add_modules(spec)
 
     def _add_modules(self, spec: StudentSpec) -> None:
         first, hidden = spec.channels[0], spec.hidden_channels
         num_values = sum(spec.channels[: spec.num_stored])
-        self.decoder = MemoryDecoder(
-            num_in=num_values,
-            hidden_channels=hidden[0],
-            later=[self._make_later(spec, k) for k in range(spec.num_stored, len(spec.channels))],
-        )
+        if spec.num_stored < len(spec.channels):
+            self.decoder = MemoryDecoder(
+                num_in=num_values,
+                hidden_channels=hidden[0],
+                later=[self._make_later(spec, k) for k in range(spec.num_stored, len(spec.channels))],
+            )
         self.bottleneck = OneClassBottleneck(
             spec.channels, spec.strides, width=spec.bottleneck_channels, num_out=hidden[0]
         )
@@ -193,6 +195,8 @@ class Student(nn.Module):
 
     def decode(self, recalled: Recalled, standard: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Decode the scales that are not stored from the query result, with their expected distances."""
+        if self.decoder is None:
+            return (), ()
         sizes = [(scale.shape[-2], scale.shape[-1]) for scale in standard[self.spec.num_stored :]]
         decoded: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] = self.decoder(recalled.features, sizes)
         return decoded
@@ -214,15 +218,14 @@ class Student(nn.Module):
         """
         standard = self.standardise(teacher_features)
         recalled = self.recall(self.make_query(standard), hidden_items=hidden_items)
-        decoded, expected = self.decode(recalled, standard) if self.spec.extracts else ((), ())
+        decoded, expected = self.decode(recalled, standard)
+        extracted = self.extract(recalled, standard) if self.spec.extracts else ()
         return Reconstruction(
             recalled=(*recalled.features, *decoded),
             expected_distances=(*recalled.expected_distances, *expected),
             extracted=tuple(
                 standardiser.inverse(scale)  # type: ignore[operator]  # ModuleList loses the type of its elements
-                for standardiser, scale in zip(
-                    self.standardisers, self.extract(recalled, standard) if self.spec.extracts else (), strict=False
-                )
+                for standardiser, scale in zip(self.standardisers, extracted, strict=False)
             ),
             items=recalled.items,
             weights=recalled.weights,

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -177,6 +179,25 @@ def test_images_that_are_held_out_are_never_distilled(make_student, good_parts):
 def test_the_number_of_steps_follows_the_number_of_images(num_images, expected):
     assert compute_num_steps(num_images, LearningSettings()) == expected
     assert compute_num_steps(num_images, LearningSettings(num_steps=7)) == 7
+
+
+@pytest.mark.parametrize("num_scales", [1, 2])
+def test_a_student_whose_memory_stores_every_scale_is_trained_as_well(make_student, spec, good_parts, num_scales):
+    stored = replace(
+        spec,
+        channels=spec.channels[:num_scales],
+        strides=spec.strides[:num_scales],
+        hidden_channels=spec.hidden_channels[:num_scales],
+        query_channels=5,
+        num_stored=num_scales,
+    )
+    student = make_student(0, stored)
+    parts = good_parts[:num_scales]
+    before, after = run_distillation(student, parts)
+    assert any(name.startswith("first.") and not torch.equal(before[name], after[name]) for name in before)
+    reconstruction = student(*parts)
+    assert len(reconstruction.recalled) == len(reconstruction.expected_distances) == num_scales
+    assert [scale.shape for scale in reconstruction.extracted] == [scale.shape for scale in parts]
 
 
 def test_two_trainings_of_one_seed_end_alike(make_student, good_parts):

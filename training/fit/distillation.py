@@ -113,7 +113,7 @@ class Distillation:
         self.num_done = 0
         self.stopping = EarlyStopping(settings.patience, settings.min_delta)
         modules = (student.decoder, student.bottleneck, student.first, student.later)
-        parameters = [parameter for module in modules for parameter in module.parameters()]
+        parameters = [parameter for module in modules if module is not None for parameter in module.parameters()]
         self.optimiser = torch.optim.AdamW(
             parameters, lr=settings.learning_rate, betas=BETAS, weight_decay=settings.weight_decay
         )
