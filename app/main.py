@@ -26,7 +26,7 @@ from app.inference.sessions import choose_device
 from app.inference.version import Loader
 from app.inspection.batcher import BatchLimits
 from app.inspection.drift import DriftMonitor, DriftRule
-from app.inspection.pipeline import AdmissionLimits, Inspector
+from app.inspection.inspector import AdmissionLimits, Inspector
 from app.inspection.service import InspectionService
 from app.inspection.shadow import ShadowRunner
 from app.inspection.verification import load_verified
@@ -140,11 +140,11 @@ def run_outboxes(journal: Journal | None, outboxes: Sequence[Outbox]) -> Iterato
             for outbox in outboxes:
                 outbox.wake()
 
-        journal.on_written = wake
+        journal.notify_written(wake)
         with suppress(StoreUnusable):  # a full disk does not stop the service; each outbox retries
-            journal.remove_other_sinks(keep=[outbox.sink.name for outbox in outboxes])
+            journal.cursors.remove_others(keep=[outbox.sink.name for outbox in outboxes])
             for outbox in outboxes:
-                journal.register_sink(outbox.sink.name)
+                journal.cursors.register(outbox.sink.name)
     for outbox in outboxes:
         outbox.start()
     yield

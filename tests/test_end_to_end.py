@@ -3,15 +3,14 @@
 import base64
 import io
 import json
-import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
+from commands import goodpart
 from drawing import encode, good_part, write_mvtec
 from PIL import Image
-from serving import GOODPART, Service
+from serving import Service
 
 from app.store.state import State
 from app.store.store import Store
@@ -25,10 +24,6 @@ SMALL = (
     "false_alarm_rate=0.06",  # more than twenty calibration parts can promise the gate does not let serve
 )
 STEPS = ("learning.num_steps=4", "learning.batch_size=4")
-
-
-def goodpart(*arguments, **options):
-    return subprocess.run([GOODPART, *map(str, arguments)], capture_output=True, text=True, check=False, **options)
 
 
 def train(data, store, *settings, flags=()):
@@ -323,7 +318,7 @@ def test_parity_that_fails_writes_nothing(data, tmp_path, monkeypatch):
 
 
 def test_model_info_counts_what_each_network_costs():
-    done = goodpart("model-info", "--set", "teacher=efficientnet_lite0", env={**os.environ, "COLUMNS": "200"})
+    done = goodpart("model-info", "--set", "teacher=efficientnet_lite0", COLUMNS="200")
     assert done.returncode == 0, done.stderr
     assert [word for word in ("teacher", "student", "comparison") if f"{word}, one image" in done.stdout] == [
         "teacher",

@@ -37,6 +37,7 @@ from training.export.calibration_features import CALIBRATION_FEATURES, Calibrati
 from training.export.onnx import Parity, export_graphs
 from training.export.parity import MAX_KEPT_PARTS, verify_parity
 from training.export.patches import render_patch
+from training.export.teachers import TEACHER_KEY, read_key
 from training.fit.features import ImageReader, resize_valid
 from training.fit.memory import ItemOrigins, extend_memory
 from training.fit.networks import Networks, create_networks
@@ -113,6 +114,7 @@ class Adaptation:
                 "num_calibrate": calibrated.promise.num_calibration,
                 "settings": parent.settings.to_report(),
                 "curves": {},
+                TEACHER_KEY: read_key(parent.bundle),
                 "training_s": round(time.monotonic() - began, 1),
             },
             training=build_training_files(
@@ -166,9 +168,12 @@ class Adaptation:
         images = list(self.reader.decode_all(self.new_parts))
         with self.reporter.step("export", total=1) as advance:
             graphs = export_graphs(
-                networks.teacher, networks.student, networks.compare, self.reader.to_pixels(images[:NUM_TRACED])
+                networks.teacher,
+                networks.student,
+                networks.compare,
+                self.reader.to_pixels(images[:NUM_TRACED]),
+                exported_teacher=self.base.bundle.teacher,
             )
-            graphs = Graphs(self.base.bundle.teacher, graphs.student, graphs.compare)
             advance(1)
         detector = Loader(Device("cpu", available_cpus())).open_detector(graphs)
         with self.reporter.step("parity", total=len(images)) as advance:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from app.imaging.input_check import measure
+from app.inference.detector import Graphs
 from app.inference.explain import pack_patches
 from app.inference.sessions import Device, available_cpus
 from app.inference.version import Loader
@@ -41,8 +42,10 @@ from training.export.calibrate import calibrate
 from training.export.onnx import export_graphs
 from training.export.parity import verify_parity
 from training.export.patches import render_patches
+from training.export.teachers import TEACHER_KEY, compute_teacher_key, find_exported_teacher
 from training.fit.features import ImageReader
 from training.fit.memory import ItemOrigins
+from training.fit.networks import Networks
 from training.fit.run_directory import RunDirectory, get_run_path, open_run_directory
 from training.fit.trainer import TrainedNetworks, Trainer
 from training.progress import ProgressReporter
@@ -252,8 +255,7 @@ class TrainingJob:
         trained = Trainer(self.settings, self.split, self.reader, self.reporter, run_directory, self.device).train()
         networks, calibration = trained.networks, self.split.calibrate
         with self.reporter.step("export", total=1) as advance:
-            pixels = self.reader.to_pixels([self.reader.decode(path) for path in self.split.train[:NUM_TRACED]])
-            graphs = export_graphs(networks.teacher, networks.student, networks.compare, pixels)
+            graphs, teacher_key = self.export_graphs(networks)
             advance(1)
         detector = Loader(Device("cpu", available_cpus())).open_detector(graphs)
         with self.reporter.step("parity and calibration", total=len(calibration)) as advance:
@@ -276,7 +278,7 @@ class TrainingJob:
         return TrainedVersion(
             builder=builder,
             detector=detector,
-            metrics=self.collect_metrics(trained, builder, asdict(agreed.parity)),
+            metrics=self.collect_metrics(trained, builder, asdict(agreed.parity), teacher_key),
             training=build_training_files(
                 networks.student,
                 networks.compare,
@@ -286,8 +288,16 @@ class TrainingJob:
             facts=self.collect_facts(builder),
         )
 
+    def export_graphs(self, networks: Networks) -> tuple[Graphs, str]:
+        """Export the networks; return the key of the teacher's graph as well, which a version in service may have."""
+        pixels = self.reader.to_pixels([self.reader.decode(path) for path in self.split.train[:NUM_TRACED]])
+        key = compute_teacher_key(networks.teacher, pixels)
+        exported = find_exported_teacher(self.request.store, self.request.state, name=self.settings.teacher, key=key)
+        graphs = export_graphs(networks.teacher, networks.student, networks.compare, pixels, exported_teacher=exported)
+        return graphs, key
+
     def collect_metrics(
-        self, trained: TrainedNetworks, builder: BundleBuilder, parity: dict[str, Any]
+        self, trained: TrainedNetworks, builder: BundleBuilder, parity: dict[str, Any], teacher_key: str
     ) -> dict[str, Any]:
         """Return the metrics that are known before the evaluation."""
         return {
@@ -300,6 +310,7 @@ class TrainingJob:
             "settings": self.settings.to_report(),
             "curves": trained.curves,
             "map_weights": list(builder.map_weights),
+            TEACHER_KEY: teacher_key,
         }
 
     def collect_facts(self, builder: BundleBuilder) -> dict[str, str]:

@@ -5,7 +5,7 @@ import math
 import socket
 import ssl
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -305,10 +305,10 @@ def write_heatmap(folder: Path | None, path: Path, inspection: Inspection) -> No
         raise click.ClickException(f"{folder}: {error.strerror}") from error
 
 
-def main() -> None:
-    """Run a command. An error of Goodpart is printed in one line, with exit code 1."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command, by default that of the process. An error of Goodpart is printed in one line, with exit code 1."""
     try:
-        commands()
+        commands(arguments)
     except (GoodpartError, OSError) as error:
         click.echo(f"goodpart: error: {error}", err=True)
         sys.exit(getattr(error, "exit_code", 1))

@@ -65,20 +65,6 @@ class Search:
     until: float | None = None
     before: int | None = None
 
-    def to_sql(self) -> tuple[str, list[object]]:
-        """Return the SQL condition and its parameters."""
-        tests = {
-            "product = ?": self.product,
-            "version = ?": self.version,
-            "part_id = ?": self.part_id,
-            "verdict = ?": self.verdict,
-            "at >= ?": self.since,
-            "at < ?": self.until,
-            "sequence < ?": self.before,
-        }
-        given = {test: value for test, value in tests.items() if value is not None}
-        return " AND ".join(given) or "1", list(given.values())
-
 
 @dataclass(frozen=True)
 class DeliveryCursor:

@@ -39,15 +39,15 @@ class BatchLimits:
     max_restarts: int = 3
 
 
-@dataclass(frozen=True)
+@dataclass
 class InferenceJob:
-    """One waiting image. ``deadline``: by the batcher's clock, or None."""
+    """One waiting image. ``deadline``: by the batcher's clock, or None. ``started``: by ``time.perf_counter``."""
 
     batch: Batch
     version: Version
     deadline: float | None
     future: "Future[Comparison]" = field(default_factory=Future)
-    on_start: Callable[[], None] = lambda: None
+    started: float = 0.0
 
 
 class Batcher:
@@ -166,7 +166,7 @@ class Batcher:
             return
         began = self._clock()
         for job in wanted:
-            job.on_start()
+            job.started = time.perf_counter()
         failure = run_batch(wanted)
         self._num_failed_runs = self._num_failed_runs + 1 if failure else 0
         self._last_failure = str(failure)

@@ -14,7 +14,8 @@ from app.inference.registry import ModelRegistry
 from app.inference.version import Version
 from app.inspection.admission import ConcurrencyLimiter
 from app.inspection.drift import DriftMonitor
-from app.inspection.pipeline import Inspection, InspectOptions, Inspector
+from app.inspection.inspector import Inspector
+from app.inspection.pipeline import Inspection, InspectOptions
 from app.inspection.shadow import ShadowRunner
 from app.store.errors import UnknownProduct
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from app.inference.registry import ProductStatus
 from app.inference.version import Version
-from app.inspection.pipeline import Inspection, Inspector
+from app.inspection.inspector import Inspector
+from app.inspection.pipeline import Inspection
 
 
 @dataclass

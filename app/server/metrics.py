@@ -10,7 +10,8 @@ from prometheus_client.registry import Collector
 from app.history.journal import Journal
 from app.inference.registry import ModelRegistry
 from app.inspection.drift import DriftMonitor
-from app.inspection.pipeline import Inspection, Inspector
+from app.inspection.inspector import Inspector
+from app.inspection.pipeline import Inspection
 from app.inspection.shadow import ShadowRunner
 from app.sinks.outbox import Outbox
 

@@ -148,7 +148,7 @@ class Outbox:
         pause_s = MIN_PAUSE_S
         while True:
             try:
-                await asyncio.to_thread(self.journal.register_sink, self.sink.name)
+                await asyncio.to_thread(self.journal.cursors.register, self.sink.name)
                 async with self.sink.connect() as connection:
                     while True:
                         if await self._deliver_batch(connection):
@@ -161,14 +161,14 @@ class Outbox:
     async def _deliver_batch(self, connection: Connection) -> bool:
         """Send the waiting records in order, or wait for some; return whether any was sent."""
         self._written.clear()
-        cursor = await asyncio.to_thread(self.journal.read_cursor, self.sink.name)
+        cursor = await asyncio.to_thread(self.journal.cursors.read, self.sink.name)
         records = await asyncio.to_thread(self.journal.read_after, cursor.delivered, limit=self.sink.max_batch)
         self.backlog = cursor.backlog
         if not records:
             self._set_error(None)
             await self._wait_for_records(connection)
             return False
-        await asyncio.to_thread(self.journal.mark_attempted, self.sink.name, records[-1].sequence)
+        await asyncio.to_thread(self.journal.cursors.mark_attempted, self.sink.name, records[-1].sequence)
         await self._send(connection, records, cursor)
         self._set_error(None)
         return True
@@ -200,7 +200,7 @@ class Outbox:
                 last = record.sequence
         finally:
             if last is not None:  # in a thread: a disk that hangs must not stop what the sink does meanwhile
-                await asyncio.to_thread(self.journal.mark_delivered, self.sink.name, last)
+                await asyncio.to_thread(self.journal.cursors.mark_delivered, self.sink.name, last)
 
     def _set_error(self, error: str | None) -> None:
         if error is not None and self.error is None:

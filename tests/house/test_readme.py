@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import goodpart
 
 from app.cli.main import commands
 
@@ -64,7 +65,7 @@ def test_the_readmes_commands_work_as_typed(tmp_path, monkeypatch):
 
     def run(line, *more):
         words = shlex.split(line.replace("NAME", "disc"))
-        return subprocess.run([str(GOODPART), *words[1:], *more], capture_output=True, text=True, check=False)
+        return goodpart(*words[1:], *more)
 
     trained = run(lines["train"], *SMALL)
     assert trained.returncode == 0, trained.stderr

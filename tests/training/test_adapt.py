@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
+from commands import goodpart
 from drawing import defective_part, encode, good_part, write_mvtec
 from PIL import Image, ImageEnhance
-from serving import GOODPART
 
 from app.store.labels import LabelDecision, LabelStore
 from app.store.state import State
@@ -16,10 +15,6 @@ from app.store.store import Store
 from training.export.calibration_features import NO_OWNER, CalibrationFeatures
 
 SMALL = ("height=64", "width=64", "num_recall_items=300", "false_alarm_rate=0.06", "learning.num_steps=40")
-
-
-def goodpart(*arguments):
-    return subprocess.run([GOODPART, *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
 def train(data, store, *flags):

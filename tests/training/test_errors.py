@@ -5,6 +5,7 @@ import resource
 import subprocess
 
 import pytest
+from commands import goodpart
 from drawing import encode, good_part
 from serving import GOODPART
 
@@ -20,22 +21,26 @@ def fill(folder, files=None, *, count=24):
     return folder
 
 
-def train(data, store, *flags, settings=(), **options):
+def command(data, store, *flags, settings=()):
     chosen = [word for setting in (*SMALL, *settings) for word in ("--set", setting)]
-    command = [
-        str(GOODPART),
-        "train",
-        "--quick",
-        "--data",
-        data,
-        "--product",
-        "disc",
-        "--store",
-        store,
-        *chosen,
-        *flags,
-    ]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    return ["train", "--quick", "--data", data, "--product", "disc", "--store", store, *chosen, *flags]
+
+
+def train(data, store, *flags, settings=(), **environment):
+    return goodpart(*command(data, store, *flags, settings=settings), **environment)
+
+
+def train_limited(limit, *arguments, **options):
+    """Train in a process whose resources are limited."""
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        [GOODPART, *command(*arguments, **options)],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=limit,
+        env=environment,
+    )
 
 
 FILES = {
@@ -85,7 +90,7 @@ def test_a_bad_setting_is_one_line_and_leaves_nothing(name, tmp_path):
 
 
 def test_a_misspelt_variable_is_one_line(tmp_path):
-    done = train(fill(tmp_path / "data"), tmp_path / "store", env={**os.environ, "GOODPART_TRAIN_SED": "3"})
+    done = train(fill(tmp_path / "data"), tmp_path / "store", GOODPART_TRAIN_SED="3")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "goodpart: error: unknown setting 'sed'; did you mean seed?"
 
@@ -108,7 +113,7 @@ def test_a_disk_that_is_full_is_one_line_and_publishes_nothing(tmp_path):
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
-    done = train(fill(tmp_path / "data"), store, preexec_fn=limit, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+    done = train_limited(limit, fill(tmp_path / "data"), store)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"goodpart: error: can't use the store folder {store}")
@@ -122,7 +127,7 @@ def test_too_little_memory_is_one_line(tmp_path):
         resource.setrlimit(resource.RLIMIT_AS, (2 * 2**30, 2 * 2**30))
 
     large = ["num_recall_items=1000000", "height=1024", "width=1024"]
-    done = train(fill(tmp_path / "data"), tmp_path / "store", settings=large, preexec_fn=limit)
+    done = train_limited(limit, fill(tmp_path / "data"), tmp_path / "store", settings=large)
     assert done.returncode == 1
     assert "goodpart: error: out of memory: " in done.stderr.splitlines()[-1]
     assert not (tmp_path / "store/products").exists()

@@ -1,31 +1,43 @@
-"""A training that is stopped or killed goes on where it stood, and ends as one that was not."""
+"""A training that is stopped or killed continues where it was, and ends with the weights of one that was not."""
 
 import json
-import os
 import random
 import signal
 import subprocess
 
 import pytest
+import torch
+from commands import goodpart
 from drawing import write_mvtec
+from rich.console import Console
 from safetensors import safe_open
+from safetensors.torch import save
 from serving import GOODPART, until
 
+from app.store.state import State
 from app.store.store import Store
 from model.bundle import sha256_hex
+from training.errors import BadCheckpoint, Stopped
+from training.fit.run_directory import get_run_path, open_run_directory
+from training.fit.trainer import Trainer
+from training.job import TrainingJob
+from training.progress import ProgressReporter
+from training.release.publish import PublishRequest
+from training.settings import read_train_settings
 
 SETTINGS = (
     "height=64",
     "width=64",
     "num_recall_items=300",
     "false_alarm_rate=0.06",
-    "memory.num_steps=40",
-    "learning.num_steps=60",
+    "memory.num_steps=20",
+    "learning.num_steps=30",
     "learning.batch_size=4",
-    "learning.eval_interval=10",
+    "learning.eval_interval=5",
     "checkpoint_interval_s=0",
 )
-STEPS = {"teaching": 40, "learning": 60}
+STEPS = {"teaching": 20, "learning": 30}
+STUDENT = "student.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -33,62 +45,117 @@ def data(tmp_path_factory):
     return write_mvtec(tmp_path_factory.mktemp("data") / "disc", num_train=60, num_test=1)
 
 
-def command(data, store, *flags):
-    chosen = [word for setting in SETTINGS for word in ("--set", setting)]
-    return [str(GOODPART), "train", "--data", data, "--product", "disc", "--store", store, *chosen, *flags]
+def make_job(data, store, *settings, reporter=None):
+    request = PublishRequest("disc", Store(store), State(store / "state"))
+    reporter = reporter or ProgressReporter(Console(quiet=True))
+    return TrainingJob(data, request, read_train_settings(None, (*SETTINGS, *settings)), reporter)
 
 
-def start(data, store, *flags):
-    return subprocess.Popen(command(data, store, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def learn(data, store, *settings, resume=False, stop=None):
+    """Train the networks without exporting them; ``stop``: a phase and the step after which it is interrupted."""
+    reporter = ProgressReporter(Console(quiet=True))
+    job = make_job(data, store, *settings, reporter=reporter)
+    with open_run_directory(store / "run", resume=resume) as place:
+        trainer = Trainer(job.settings, job.split, job.reader, reporter, place, torch.device("cpu"))
+        if stop is not None:
+            interrupt(trainer, *stop)
+        return trainer.train()
 
 
-def finish(data, store, *flags):
-    done = subprocess.run(command(data, store, *flags), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done
+def interrupt(trainer, phase, at):
+    """Request the stop of a training at one step of a phase, as a signal would."""
+    save_checkpoint = trainer._save
+
+    def save_and_stop(name, running, *rest):
+        save_checkpoint(name, running, *rest)
+        if (name, running.num_done) == (phase, at):
+            trainer.reporter.interruption.signal = signal.SIGTERM
+
+    trainer._save = save_and_stop
 
 
-def read_weights(store):
-    """Digests of what was learned."""
-    (name,) = Store(store).list_versions("disc")
-    folder = Store(store).training_folder("disc", name)
-    return {path.name: sha256_hex(path.read_bytes()) for path in folder.glob("*.safetensors")}
+def digest(student):
+    return sha256_hex(save(student.state_dict()))
 
 
 @pytest.fixture(scope="module")
 def undisturbed(data, tmp_path_factory):
-    store = tmp_path_factory.mktemp("undisturbed")
-    finish(data, store)
-    return read_weights(store)
+    return digest(learn(data, tmp_path_factory.mktemp("undisturbed")).networks.student)
 
 
-def read_step(store, course):
-    """The step at which the checkpoint stands, 0 before the course's first."""
+@pytest.mark.parametrize("phase", STEPS)
+def test_a_stopped_training_resumes_at_its_step_and_ends_with_the_same_weights(phase, data, undisturbed, tmp_path):
+    at = random.randrange(1, STEPS[phase])  # noqa: S311  # no secret
+    with pytest.raises(Stopped):
+        learn(data, tmp_path, stop=(phase, at))
+    trained = learn(data, tmp_path, resume=True)
+    assert digest(trained.networks.student) == undisturbed, f"stopped at step {at} of {phase}"
+    assert [step for step, _ in trained.curves[f"{phase}: loss"]] == list(range(1, STEPS[phase] + 1))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_checkpoint_is_refused(data, tmp_path):
+    with pytest.raises(Stopped):
+        learn(data, tmp_path, stop=("teaching", 2))
+    path = tmp_path / "run" / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(BadCheckpoint, match="train without --resume"):
+        learn(data, tmp_path, resume=True)
+
+
+def test_distillation_ends_early_where_the_held_out_loss_has_settled(data, tmp_path):
+    trained = learn(data, tmp_path, "learning.min_delta=0.9", "learning.patience=2")
+    assert trained.curves["learning: loss"][-1][0] == 15, "evaluated at 5, 10 and 15: two without a gain"
+
+
+def command(data, store, *flags):
+    chosen = [word for setting in SETTINGS for word in ("--set", setting)]
+    return ["train", "--data", data, "--product", "disc", "--store", store, *chosen, *flags]
+
+
+def test_a_second_training_of_the_same_data_and_settings_is_refused(data, tmp_path):
+    key = make_job(data, tmp_path).checked_images.key
+    with open_run_directory(get_run_path(tmp_path, "disc", key), resume=False):
+        done = goodpart(*command(data, tmp_path))
+    assert done.returncode == 1
+    assert "is already running" in done.stderr.splitlines()[-1]
+
+
+def start(data, store, *flags):
+    words = [GOODPART, *command(data, store, *flags)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def read_step(store, phase):
+    """The step at which the checkpoint stands, 0 before the phase's first."""
     for path in store.glob("work/disc/*/checkpoint.safetensors"):
         with safe_open(path, framework="np") as file:
             state = json.loads(file.metadata()["plain"])
-        return state["state"]["num_done"] if state["phase"] == course else 0
+        return state["state"]["num_done"] if state["phase"] == phase else 0
     return 0
 
 
-@pytest.mark.parametrize("course", STEPS)
-def test_resume_after_a_kill_at_a_random_step_gives_the_same_weights(course, data, undisturbed, tmp_path):
-    at = random.randrange(1, STEPS[course] - 10)  # noqa: S311  # no secret
+@pytest.mark.processes
+def test_resume_after_kill_9_publishes_the_same_weights(data, undisturbed, tmp_path):
+    phase = random.choice(list(STEPS))  # noqa: S311  # no secret
     process = start(data, tmp_path)
-    until(lambda: read_step(tmp_path, course) >= at)
+    until(lambda: read_step(tmp_path, phase) >= 2)
     process.kill()
     process.communicate()
     assert [path.name for path in tmp_path.iterdir()] == ["work"], "it was not over yet"
-    done = finish(data, tmp_path, "--resume")
+    done = goodpart(*command(data, tmp_path, "--resume"))
+    assert done.returncode == 0, done.stderr
+    assert f"{phase} continues at step " in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["products", "state", "teachers"], "nothing is left"
-    assert f"{course} continues at step " in done.stderr
-    assert read_weights(tmp_path) == undisturbed, f"killed at step {at} of {course}"
+    folder = Store(tmp_path).training_folder("disc", done.stdout.strip())
+    assert sha256_hex((folder / STUDENT).read_bytes()) == undisturbed
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_resume_after_a_signal_which_ends_it_in_one_line(number, data, undisturbed, tmp_path):
+def test_a_signal_ends_a_training_in_one_line_and_keeps_its_checkpoint(number, data, tmp_path):
     process = start(data, tmp_path, "--resume")  # of nothing: it begins at the beginning
-    until(lambda: read_step(tmp_path, "learning") >= 3)
+    until(lambda: read_step(tmp_path, "teaching") >= 3)
     process.send_signal(number)
     _, output = process.communicate(timeout=60)
     assert process.returncode == 128 + number
@@ -96,36 +163,4 @@ def test_resume_after_a_signal_which_ends_it_in_one_line(number, data, undisturb
         "a checkpoint is kept: the same command with --resume goes on from it",
         f"goodpart: error: stopped by {number.name}",
     ]
-    finish(data, tmp_path, "--resume")
-    assert read_weights(tmp_path) == undisturbed
-
-
-def test_resume_of_a_damaged_checkpoint_is_one_line(data, tmp_path):
-    process = start(data, tmp_path)
-    until(lambda: read_step(tmp_path, "teaching") >= 1)
-    process.kill()
-    process.communicate()
-    (path,) = tmp_path.glob("work/disc/*/checkpoint.safetensors")
-    path.write_bytes(path.read_bytes()[:100])
-    done = subprocess.run(command(data, tmp_path, "--resume"), capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "train without --resume" in done.stderr.splitlines()[-1]
-
-
-def test_a_second_training_of_the_same_data_and_settings_is_refused(data, tmp_path):
-    first = start(data, tmp_path)
-    until(lambda: read_step(tmp_path, "teaching") >= 1)
-    os.kill(first.pid, signal.SIGSTOP)
-    second = subprocess.run(command(data, tmp_path), capture_output=True, text=True, check=False)
-    first.kill()
-    first.communicate()
-    assert second.returncode == 1
-    assert "is already running" in second.stderr.splitlines()[-1]
-
-
-def test_learning_ends_early_where_the_held_out_loss_has_settled(data, tmp_path):
-    early = ("--set", "learning.min_delta=0.9", "--set", "learning.patience=2")
-    finish(data, tmp_path, *early)
-    (name,) = Store(tmp_path).list_versions("disc")
-    metrics = json.loads(Store(tmp_path).load_bundle("disc", name).files["metrics.json"])
-    assert metrics["curves"]["learning: loss"][-1][0] == 30, "looked at 10, 20 and 30: two without a gain"
+    assert read_step(tmp_path, "teaching") >= 3

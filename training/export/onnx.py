@@ -73,8 +73,13 @@ def name_student_outputs(spec: CompareSpec) -> list[str]:
     return [f"{kind}{number}" for kind, count in counts.items() for number in range(1, count + 1)]
 
 
-def export_graphs(teacher: Teacher, student: Student, compare: Compare, pixels: Tensor) -> Graphs:
-    """Export all three from CPU copies; ``pixels``: uint8 (2 or more, height, width, 3), to trace with."""
+def export_graphs(
+    teacher: Teacher, student: Student, compare: Compare, pixels: Tensor, *, exported_teacher: bytes | None = None
+) -> Graphs:
+    """Export all three from CPU copies, or two where the teacher has been exported before.
+
+    ``pixels``: uint8 (2 or more, height, width, 3), to trace with.
+    """
     graph = StudentGraph(student).eval()
     with torch.no_grad():
         features = teacher(pixels)
@@ -83,7 +88,7 @@ def export_graphs(teacher: Teacher, student: Student, compare: Compare, pixels: 
     student_names = name_student_outputs(compare.spec)
     valid = torch.ones(len(pixels), *compare.spec.map_size)
     return Graphs(
-        teacher=export_graph(teacher, (pixels,), inputs=["image"], outputs=teacher_names),
+        teacher=exported_teacher or export_graph(teacher, (pixels,), inputs=["image"], outputs=teacher_names),
         student=export_graph(graph, features, inputs=teacher_names, outputs=[*student_names, ITEMS, WEIGHTS]),
         compare=export_graph(
             CompareGraph(compare).eval(),

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from app.api.schemas import HealthResponse, ReadyProductResponse
 from app.history.journal import Journal
 from app.inference.registry import ModelRegistry, ProductStatus
-from app.inspection.pipeline import Inspector
+from app.inspection.inspector import Inspector
 from app.server.metrics import MEDIA_TYPE, Metrics
 from app.server.shutdown import ShutdownState
 from app.sinks.outbox import Outbox

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from commands import goodpart
 from conftest import FIXTURE
 from drawing import defective_part, encode, good_part
 from serving import GOODPART, until
@@ -34,11 +35,11 @@ def source(tmp_path_factory):
 
 def command(source, target, *more):
     shard = ("--shard-size", str(SHARD))
-    return [GOODPART, "score-archive", source, target, "--store", FIXTURE, "--product", "disc", *shard, *more]
+    return ["score-archive", source, target, "--store", FIXTURE, "--product", "disc", *shard, *more]
 
 
 def score(source, target, *more):
-    return subprocess.run(command(source, target, *more), capture_output=True, text=True, check=False)
+    return goodpart(*command(source, target, *more))
 
 
 def tables(target):
@@ -76,7 +77,9 @@ def test_a_row_an_image_says_what_the_engine_says(source, undisturbed, tiny_vers
 def test_what_is_killed_goes_on_and_ends_with_the_same_files(source, tmp_path, undisturbed):
     for kill in range(3):
         wanted = len(tables(tmp_path)) + 1 + kill % 2
-        process = subprocess.Popen(command(source, tmp_path), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [GOODPART, *command(source, tmp_path)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
         until(lambda wanted=wanted: len(list(tmp_path.glob("part-*.parquet"))) >= wanted)
         process.send_signal(signal.SIGKILL)
         process.wait()

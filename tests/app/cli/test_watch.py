@@ -7,6 +7,7 @@ import subprocess
 import time
 
 import pytest
+from commands import goodpart
 from serving import GOODPART, until
 from writers import images, start
 
@@ -14,10 +15,8 @@ NUM_FILES = 120
 
 
 def watch(store, folder, *more, wait=True, product="disc"):
-    command = [GOODPART, "watch", folder, "--store", store, "--product", product, *more]
-    if not wait:
-        return subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    command = ["watch", folder, "--store", store, "--product", product, *more]
+    return goodpart(*command) if wait else subprocess.Popen([GOODPART, *command], stderr=subprocess.DEVNULL)
 
 
 def results(folder):

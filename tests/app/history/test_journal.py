@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.history import journal as module
+from app.history import database, writer
 from app.history.journal import Journal
 from app.history.records import InspectionRecord, RetentionPolicy, Search, StoredAnswer, StoredImage
 from app.store.errors import StoreUnusable
@@ -28,7 +28,7 @@ def record(number, *, at=None):
 @pytest.fixture
 def opened(tmp_path, monkeypatch):
     """Makes a journal that tidies at once."""
-    monkeypatch.setattr(module, "PRUNE_INTERVAL_S", 0.0)
+    monkeypatch.setattr(writer, "PRUNE_INTERVAL_S", 0.0)
     journals = []
 
     def make(**bounds):
@@ -38,8 +38,7 @@ def opened(tmp_path, monkeypatch):
 
     yield make
     for journal in journals:
-        if journal._thread.is_alive():
-            journal.__exit__()
+        journal.__exit__()
 
 
 def add(journal, *records, picture=None):
@@ -69,8 +68,8 @@ def test_old_records_are_forgotten_with_their_images(opened, tmp_path):
     add(journal, record(3))
     journal.__exit__()
     assert [one.inspection_id for one in journal.search(Search(), limit=10)] == ["i3", "i2"]
-    with sqlite3.connect(tmp_path / module.FILE) as database:
-        assert database.execute("SELECT COUNT(*) FROM images").fetchone() == (0,)
+    with sqlite3.connect(tmp_path / database.FILE) as connection:
+        assert connection.execute("SELECT COUNT(*) FROM images").fetchone() == (0,)
 
 
 def test_images_take_no_more_room_than_they_may_and_the_oldest_go(opened):
@@ -92,8 +91,8 @@ def test_numbers_go_on_after_a_restart(opened):
 
 def test_what_a_sink_was_not_given_yet_is_kept_beyond_every_bound(opened, tmp_path):
     journal = opened(records=2)
-    with sqlite3.connect(tmp_path / module.FILE) as database:
-        database.execute("INSERT INTO sinks VALUES ('line', 3, 3)")
+    with sqlite3.connect(tmp_path / database.FILE) as connection:
+        connection.execute("INSERT INTO sinks VALUES ('line', 3, 3)")
     add(journal, *map(record, range(10)))
     add(journal, record(10))
     journal.__exit__()
@@ -113,10 +112,10 @@ def test_records_of_one_request_are_one(opened):
 
 
 def test_what_is_lost_leaves_a_gap_in_its_products_numbers(opened, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
     journal = opened()
     add(journal, record(1), record(2))
-    with sqlite3.connect(tmp_path / module.FILE) as other:
+    with sqlite3.connect(tmp_path / database.FILE) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(StoreUnusable):
             add(journal, record(3))
@@ -128,10 +127,10 @@ def test_what_is_lost_leaves_a_gap_in_its_products_numbers(opened, tmp_path, mon
 
 
 def test_what_was_lost_of_one_product_is_remembered_while_others_are_recorded(opened, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
     journal = opened()
     add(journal, record(1))
-    with sqlite3.connect(tmp_path / module.FILE) as other:
+    with sqlite3.connect(tmp_path / database.FILE) as other:
         other.execute("BEGIN EXCLUSIVE")
         for number in (3, 5):
             with pytest.raises(StoreUnusable):
@@ -155,7 +154,7 @@ def test_two_services_do_not_share_a_journal(opened, tmp_path):
 
 
 def test_images_that_wait_take_no_more_memory_than_they_may(opened, monkeypatch):
-    monkeypatch.setattr(module, "MAX_QUEUED_IMAGE_BYTES", 1500)
+    monkeypatch.setattr(writer, "MAX_QUEUED_IMAGE_BYTES", 1500)
     journal = opened()
     done = [journal.add(record(number), StoredImage("image/png", bytes(1000))) for number in range(2)]
     assert [one.result(10) for one in done] == [1, 2]

@@ -11,7 +11,8 @@ from app.imaging.decode import decode
 from app.inference.detector import make_batch, valid_positions
 from app.inference.sessions import Device, choose_device, open_session
 from app.inspection import pipeline
-from app.inspection.pipeline import InspectOptions, Inspector, inspect
+from app.inspection.inspector import Inspector
+from app.inspection.pipeline import InspectOptions, inspect
 from model.bundle import GOLDEN, InputRecord
 
 LIMIT = 10**6

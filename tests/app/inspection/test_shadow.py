@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from app.inference.registry import ProductStatus, Shadow
-from app.inspection.pipeline import AdmissionLimits, Inspector
+from app.inspection.inspector import AdmissionLimits, Inspector
 from app.inspection.shadow import ShadowRunner, is_turn
 
 

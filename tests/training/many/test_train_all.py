@@ -1,12 +1,11 @@
 """A plan of products: trained one after another, each on its own, and not again."""
 
 import json
-import subprocess
 
 import pytest
 import yaml
+from commands import goodpart
 from drawing import write_mvtec
-from serving import GOODPART
 
 from app.errors import SettingsError
 from app.store.state import State
@@ -31,7 +30,7 @@ def write_plan(folder, **products):
 
 def run(path):
     told = path.with_name("told.json")
-    done = subprocess.run([GOODPART, "train-all", path, "--json", told], capture_output=True, text=True, check=False)
+    done = goodpart("train-all", path, "--json", told)
     return done, {one["product"]: one for one in json.loads(told.read_text())}
 
 

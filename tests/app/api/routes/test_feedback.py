@@ -1,8 +1,8 @@
 import json
 
 import pytest
+from commands import goodpart
 from drawing import encode, good_part
-from serving import GOODPART
 
 from app.api.keys import generate_key
 from app.store.labels import LabelStore
@@ -74,12 +74,10 @@ def test_it_takes_a_key_that_may_operate_and_names_it(client_over, store_folder,
 
 
 def test_the_command_line_keeps_the_same(store, feedback, good_bytes, tmp_path):
-    import subprocess
-
     part = tmp_path / "part.png"
     part.write_bytes(good_bytes)
     arguments = ["--store", store.root, "--product", "disc", "--part", part, "--label", "ng", "--why", "dent"]
-    done = subprocess.run([GOODPART, "feedback", *arguments], capture_output=True, text=True, check=False)
+    done = goodpart("feedback", *arguments)
     assert done.returncode == 0, done.stderr
     (path,) = feedback.image_paths("disc", "ng")
     assert path.read_bytes() == good_bytes
@@ -88,12 +86,10 @@ def test_the_command_line_keeps_the_same(store, feedback, good_bytes, tmp_path):
 
 
 def test_the_command_line_refuses_what_is_no_image_in_one_line(store, feedback, tmp_path):
-    import subprocess
-
     part = tmp_path / "part.png"
     part.write_bytes(b"hello")
     arguments = ["--store", store.root, "--product", "disc", "--part", part, "--label", "ok"]
-    done = subprocess.run([GOODPART, "feedback", *arguments], capture_output=True, text=True, check=False)
+    done = goodpart("feedback", *arguments)
     assert done.returncode == 1
     assert "these bytes are not an image" in done.stderr
     assert feedback.read_all("disc") == ()

@@ -13,7 +13,8 @@ from app.api import problems
 from app.api.routes.health import build_health
 from app.api.routes.inspect import cancel_on_disconnect
 from app.errors import QueueFull
-from app.inspection.pipeline import AdmissionLimits, InspectOptions, Inspector, inspect
+from app.inspection.inspector import AdmissionLimits, Inspector
+from app.inspection.pipeline import InspectOptions, inspect
 
 URL = "/v1/products/disc/inspect"
 PNG = {"content-type": "image/png"}

@@ -226,9 +226,9 @@ def test_a_disk_that_takes_nothing_never_stops_judging(client_over, store_folder
 
 
 def test_a_locked_file_costs_records_and_no_verdict(client_over, store_folder, tmp_path, good_bytes, monkeypatch):
-    from app.history import journal
+    from app.history import database
 
-    monkeypatch.setattr(journal, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
     client = client_over(store_folder, local=tmp_path / "local")
     with sqlite3.connect(tmp_path / "local/journal.db") as other:
         other.execute("BEGIN EXCLUSIVE")
