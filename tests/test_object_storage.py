@@ -45,7 +45,7 @@ def activate(stored, version):
     stored.state.activate("disc", version, at=datetime.now(UTC), by="test", why="published")
 
 
-def train_version(service, image):
+def ask_version(service, image):
     answer = service.client.post(URL, content=image, headers=PNG)
     assert answer.status_code == 200, answer.text
     return answer.json()["version"]
@@ -60,23 +60,23 @@ def test_two_services_take_up_what_is_published_and_go_on_while_the_storage_is_a
         Service(url, local=tmp_path / "one") as one,
         Service(url, local=tmp_path / "two") as two,
     ):
-        assert {train_version(one, good_bytes), train_version(two, good_bytes)} == {first}
+        assert {ask_version(one, good_bytes), ask_version(two, good_bytes)} == {first}
         publish(stored.store, store, second)
         answer = one.client.post(f"/v1/products/disc/versions/{second}/activate", json={"by": "test", "why": "new"})
         assert answer.status_code == 200, answer.text
-        until(lambda: train_version(two, good_bytes) == second)
+        until(lambda: ask_version(two, good_bytes) == second)
         with storage.inject(off=True):
             reasons = until(lambda: two.client.get("/readyz").json()["reasons"])
             assert "the object storage does not answer" in reasons[0]
             assert two.client.get("/readyz").status_code == 200
-            assert train_version(two, good_bytes) == second
+            assert ask_version(two, good_bytes) == second
             refused = two.client.post("/v1/products/disc/rollback", json={"by": "test", "why": "back"})
             assert (refused.status_code, refused.json()["type"]) == (503, "urn:goodpart:problem:store-unusable")
             with Service(url, local=tmp_path / "two") as restarted:
-                assert train_version(restarted, good_bytes) == second
+                assert ask_version(restarted, good_bytes) == second
         until(lambda: two.client.get("/readyz").json()["reasons"] == [], within_s=20)
         two.client.post("/v1/products/disc/rollback", json={"by": "test", "why": "back"}).raise_for_status()
-        until(lambda: train_version(one, good_bytes) == first)
+        until(lambda: ask_version(one, good_bytes) == first)
 
 
 def test_half_a_version_never_serves(shared, store, republished, tmp_path, good_bytes):
@@ -84,6 +84,7 @@ def test_half_a_version_never_serves(shared, store, republished, tmp_path, good_
     first, second = store.list_versions("disc")[0], republished()
     folder = stored.store.version_folder("disc", second)
     with Service(url, local=tmp_path / "one") as service:
+        assert ask_version(service, good_bytes) == first
         for path in sorted(store.version_folder("disc", second).rglob("*")):
             if path.is_file() and path.name != "compare.onnx":
                 relative = path.relative_to(store.version_folder("disc", second))
@@ -91,27 +92,19 @@ def test_half_a_version_never_serves(shared, store, republished, tmp_path, good_
         activate(stored, second)
         reasons = until(lambda: service.client.get("/readyz").json()["reasons"])
         assert "compare.onnx is missing" in reasons[0]
-        assert train_version(service, good_bytes) == first
+        assert ask_version(service, good_bytes) == first
 
 
-def test_a_trainer_publishes_there(shared, storage, tmp_path):
-    import subprocess
-
+def test_a_trainer_publishes_there(shared, tmp_path):
+    from commands import goodpart
     from drawing import write_mvtec
-    from serving import GOODPART
 
     url, _ = shared
     data = write_mvtec(tmp_path / "other", num_train=40)
     small = ("height=64", "width=64", "num_recall_items=300", "false_alarm_rate=0.2")
     chosen = [word for setting in small for word in ("--set", setting)]
-    command = [GOODPART, "train", "--quick", "--data", data, "--product", "other", "--store", url, *chosen]
-    done = subprocess.run(
-        [*command, "--local", tmp_path / "trainer"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=s3.environment(storage),
-    )
+    command = ["train", "--quick", "--data", data, "--product", "other", "--store", url, *chosen]
+    done = goodpart(*command, "--local", tmp_path / "trainer")
     assert done.returncode == 0, done.stderr
     remote = open_store_at(url, None, local=tmp_path / "fresh")
     version = done.stdout.strip()

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from app.errors import SettingsError
-from app.store.paths import ensure_local_file
+from app.store.paths import make_local_file
 from model.bundle import METRICS, REPORT
 from training.release.publish import Published, PublishRequest
 from training.settings import TrainSettings
@@ -40,7 +40,7 @@ def track(published: Published, request: PublishRequest, settings: TrainSettings
             client.log_batch(run, metrics=metrics[first : first + MAX_BATCH])
     for name in (METRICS, REPORT):
         place = request.store.version_folder(request.product, published.version) / name
-        client.log_artifact(run, str(ensure_local_file(place, name)))
+        client.log_artifact(run, str(make_local_file(place, name)))
     client.set_tag(run, "activated", str(published.is_active))
     client.set_terminated(run)
 

@@ -16,7 +16,7 @@ from app.inference.sessions import available_cpus, choose_device
 from app.settings import Settings
 from app.store import paths
 from app.store.errors import StoreError
-from app.store.s3 import ObjectPath
+from app.store.s3.storage import ObjectPath
 from model.bundle import BadName, BundleError
 
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")

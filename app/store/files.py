@@ -34,12 +34,6 @@ def to_store_error(place: object, error: OSError) -> StoreUnusable:
     return kind(place, error.strerror or str(error))
 
 
-def is_folder(path: Path) -> bool:
-    """Whether a folder exists. Raises StoreUnusable without permission."""
-    with translate_os_errors(path.parent):
-        return path.is_dir()
-
-
 def check_writable(folder: Path) -> None:
     """Raise StoreUnusable where this user can't create files in a folder, which may not exist yet."""
     with translate_os_errors(folder):

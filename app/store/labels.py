@@ -113,7 +113,7 @@ class LabelStore:
             return path
         with paths.drop_damaged_copies(path):
             check_digest(what, paths.read_immutable(path, what), one.sha256)
-        return paths.ensure_local_file(path, what)
+        return paths.make_local_file(path, what)
 
     def remove(self, product: str, images: Iterable[LabelledImage]) -> None:
         """Remove images and their labels; the audit keeps a record. Raises StoreUnusable."""

@@ -15,10 +15,10 @@ from serving import until
 
 from app.bootstrap import open_store_at
 from app.store import paths
-from app.store import s3 as s3_module
 from app.store.errors import Conflict, StorageUnreachable, StoreUnusable, UnknownProduct, UnknownVersion
 from app.store.labels import LabelDecision, LabelStore
 from app.store.prune import Pruner
+from app.store.s3 import breaker, client
 from app.store.state import Decision, Override, State
 from model.bundle import BundleError, make_file_records, sha256_hex
 
@@ -38,10 +38,10 @@ def remote(storage, tmp_path, monkeypatch):
     """An empty store on object storage; ``again`` opens it anew, with the same or other copies."""
     for name, value in storage.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(s3_module, "CONNECTION", {**s3_module.CONNECTION, "connect_timeout": 1, "read_timeout": 1})
-    monkeypatch.setattr(s3_module, "SMALL_TIMEOUT_S", 2.0)
-    monkeypatch.setattr(s3_module, "NUM_TRIES", 2)
-    monkeypatch.setattr(s3_module, "BACKOFF_S", 0.3)
+    monkeypatch.setattr(client, "CONNECTION", {**client.CONNECTION, "connect_timeout": 1, "read_timeout": 1})
+    monkeypatch.setattr(client, "SMALL_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(client, "NUM_TRIES", 2)
+    monkeypatch.setattr(breaker, "BACKOFF_S", 0.3)
     url = f"{storage.new_bucket(f'b{uuid4().hex[:12]}')}/line"
 
     def again(name="local"):
@@ -108,7 +108,7 @@ def test_a_version_without_its_manifest_is_not_seen_and_goes_when_it_is_old(remo
 def test_an_upload_that_is_cut_leaves_no_version_and_can_be_said_again(remote, served, bundle, storage):
     with storage.inject(cut_upload_after=2000), pytest.raises(StoreUnusable):
         publish(remote, bundle, mark="2")
-    time.sleep(s3_module.BACKOFF_S)
+    time.sleep(breaker.BACKOFF_S)
     assert remote.again("other").store.list_versions("disc") == [served]
     version = publish(remote, bundle, mark="2")
     assert remote.again("other").store.load_bundle("disc", version).files == bundle.files
@@ -118,7 +118,7 @@ def test_a_truncated_response_is_requested_again_or_refused(remote, served, stor
     again = remote.again("other")
     with storage.inject(cut_after=600), pytest.raises(StoreUnusable):
         again.store.load_bundle("disc", served)
-    time.sleep(s3_module.BACKOFF_S)
+    time.sleep(breaker.BACKOFF_S)
     assert again.store.load_bundle("disc", served).version == served
 
 
@@ -197,7 +197,7 @@ def test_a_busy_storage_is_no_absent_threshold(remote, storage):
     with storage.inject(answers=(503, "SlowDown")):
         assert remote.state.read("disc").override is None  # what it saw last, and it says so
         assert "SlowDown" in remote.state.error
-    time.sleep(s3_module.BACKOFF_S)
+    time.sleep(breaker.BACKOFF_S)
     assert remote.state.read("disc").override.false_alarm_rate == 0.1
 
 
@@ -224,14 +224,14 @@ def test_the_loser_of_a_race_gets_a_conflict_and_the_audit_records_it(remote, se
                 return pipe_file(key, data, **options)
         return pipe_file(key, data, **options)
 
-    files = remote.state.root.bucket.files
+    files = remote.state.root.storage.client.files
     pipe_file, files.pipe_file = files.pipe_file, refuse
     with pytest.raises(Conflict):
         remote.state.activate("disc", version, **BY)
     assert remote.state.read_current("disc").version == served
     assert remote.state.error is None
     audit = remote.state.root / "disc" / "audit"
-    events = [json.loads((audit / name).read_bytes())["event"] for name in paths.list_files(audit, r".*\.json")]
+    events = [json.loads(paths.read(audit / name))["event"] for name in paths.list_files(audit, r".*\.json")]
     assert sorted(events) == ["activate", "activate", "activate not done"]
 
 
@@ -288,7 +288,7 @@ def test_of_two_labels_at_the_same_moment_one_counts_and_leaves_one_image(
 def test_readers_and_room_do_not_get_in_each_others_way(remote, served, bundle):
     versions = [served, *(publish(remote, bundle, mark=mark) for mark in "234")]
     again = remote.again("other")
-    again.store.root.bucket.max_bytes = round(1.5 * sum(map(len, [*bundle.files.values(), bundle.teacher])))
+    again.store.root.storage.copies.max_bytes = round(1.5 * sum(map(len, [*bundle.files.values(), bundle.teacher])))
     failed = []
 
     def read():
@@ -331,11 +331,11 @@ def test_a_damaged_copy_is_refused_and_fetched_again(remote, served, tmp_path):
 
 def test_copies_take_no_more_room_than_they_may(remote, served, bundle, tmp_path):
     second = publish(remote, bundle, mark="2")
-    remote.store.root.bucket.max_bytes = round(1.2 * sum(map(len, [*bundle.files.values(), bundle.teacher])))
+    remote.store.root.storage.copies.max_bytes = round(1.2 * sum(map(len, [*bundle.files.values(), bundle.teacher])))
     remote.store.load_bundle("disc", served)
     remote.store.load_bundle("disc", second)
     fixed = [path for path in (tmp_path / "local/copies/fixed").rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in fixed) <= remote.store.root.bucket.max_bytes
+    assert sum(path.stat().st_size for path in fixed) <= remote.store.root.storage.copies.max_bytes
     assert not any(served in path.parts and path.name == "student.onnx" for path in fixed)
 
 
@@ -396,7 +396,7 @@ def test_missing_write_access_is_found_before_training(remote, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Access Denied")
 
-    monkeypatch.setattr(remote.store.root.bucket.files, "pipe_file", refuse)
+    monkeypatch.setattr(remote.store.root.storage.client.files, "pipe_file", refuse)
     with pytest.raises(StoreUnusable, match="Access Denied"):
         remote.store.check_writable("disc")
 
