@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import subprocess
 import sys
 import threading
@@ -183,7 +182,3 @@ def _answers(storage):
             return True
     except OSError:
         return False
-
-
-def environment(storage):
-    return {**os.environ, **storage.environment}

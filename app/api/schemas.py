@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.imaging.heatmap import Heatmap
 from app.inference.explain import Explanation, RecalledPatch
-from app.inference.registry import ProductStatus, Shadow
+from app.inference.status import ProductStatus, Shadow
 from app.inference.version import ThresholdFrom
 from app.inspection.drift import DriftRule, Window
 from app.inspection.pipeline import Inspection

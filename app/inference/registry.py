@@ -1,25 +1,33 @@
-"""The registry of models: follows the state, loads and verifies versions, then switches."""
+"""The registry of models: follows the state, loads and verifies versions, then switches.
+
+A refresh reads what was decided, without any lock, then brings one product after the other to it. Changes of one
+product exclude each other; those of different products do not. Readers never wait: they see the statuses before or
+after a change.
+"""
 
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
 from app.errors import ModelError
+from app.inference import reconcile
 from app.inference.malloc import trim_malloc
+from app.inference.reconcile import RETRY_AFTER_S
+from app.inference.status import ProductStatus, Shadow
 from app.inference.version import Version
 from app.store.errors import StoreError, UnknownProduct, UnknownVersion, nothing_active_error
 from app.store.state import Decision, Override, ProductState, ShadowDecision, State
+from app.store.state_reader import StateOrError, StateReader
 from app.store.store import Bundle, Store
 from model.bundle import BadName, BundleError, check_version
 
 # Maximum number of loaded versions that were requested by name and do not serve; each takes some megabytes.
 MAX_EXTRA_VERSIONS = 4
-# Interval between retries of a failed version: the cause may go away. Each retry reads all its files.
-RETRY_AFTER_S = 30.0
 MARK_INTERVAL_S = 600.0
 UNUSABLE = (StoreError, BundleError, ModelError)
 ReloadOutcome = Literal["loaded", "refused"]
@@ -31,31 +39,11 @@ def unusable_error(product: str, version: str, why: str) -> ModelError:
 
 
 @dataclass(frozen=True)
-class Shadow:
-    """The candidate that runs in shadow; ``error`` says why it does not."""
+class Plan:
+    """What was decided about each product, and how many decisions had been made here before it was read."""
 
-    version: str
-    share: float
-    candidate: Version | None = None
-    error: str | None = None
-    retry_at_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class ProductStatus:
-    """The status of a product: the serving and the activated version; ``error`` says why the latter does not serve.
-
-    ``is_evicted``: it was unloaded to free memory, and is loaded again on request.
-    """
-
-    product: str
-    serving: Version | None = None
-    activated: str | None = None
-    override: Override | None = None
-    shadow: Shadow | None = None
-    is_evicted: bool = False
-    error: str | None = None
-    retry_at_s: float = 0.0
+    decided: Mapping[str, StateOrError]
+    num_decisions: Mapping[str, int]
 
 
 class ModelRegistry:
@@ -77,13 +65,20 @@ class ModelRegistry:
         self._prepare = prepare
         self._max_loaded = max_loaded
         self._clock = clock
+        self._reader = StateReader(state)
         self._statuses: dict[str, ProductStatus] = {}
         self._used_at: dict[str, float] = {}
         self._extra: OrderedDict[tuple[str, str], Version] = OrderedDict()
         self._failures: dict[tuple[str, str], tuple[float, str]] = {}
+        self._num_decisions: Counter[str] = Counter()
         self._has_reloaded = False
         self._marked_at = -MARK_INTERVAL_S
-        self._loading = threading.Lock()
+        # For the length of a swap of what is above.
+        self._swap = threading.Lock()
+        # For the length of a change of one product: of what serves, and of what was requested by name.
+        self._changes: dict[str, threading.Lock] = {}
+        self._extra_loads: dict[str, threading.Lock] = {}
+        self._refreshing = threading.Lock()
 
     def list_statuses(self) -> list[ProductStatus]:
         """Return the status of every product, by name."""
@@ -109,10 +104,11 @@ class ModelRegistry:
 
     def reload(self, product: str) -> Version:
         """Return the serving version, loaded again if it was evicted; raises as ``get_serving``."""
-        with self._loading:
+        self.get_status(product)
+        with self._change(product):
             status = self.get_status(product)
             if status.is_evicted and status.activated is not None:
-                self._set_status(self._switch(status, status.activated))
+                self._set_status(self._load_serving(status, status.activated))
                 self._evict_for(product)
             return self.get_serving(product)
 
@@ -126,25 +122,30 @@ class ModelRegistry:
 
     def get_or_load(self, product: str, version: str) -> Version:
         """Return a version by name, loaded if needed. Raises StoreError, BundleError, ModelError, BadName."""
-        with self._loading:
+        self.get_status(product)
+        with self._extra_loads.setdefault(product, threading.Lock()):
             found = self.get_loaded(product, version)
             if found is not None:
                 return found
             key = (product, version)
             self._refuse_recent_failure(key)
             try:
-                self._extra[key] = self._load_and_verify(product, version)
+                loaded = self._load_and_verify(product, version)
             except UNUSABLE as error:
-                self._failures[key] = (self._clock() + RETRY_AFTER_S, str(error))
+                with self._swap:
+                    self._failures[key] = (self._clock() + RETRY_AFTER_S, str(error))
                 raise
-            while len(self._extra) > MAX_EXTRA_VERSIONS:
-                self._extra.popitem(last=False)
-            return self._extra[key].with_override(self.get_status(product).override)
+            with self._swap:
+                self._extra[key] = loaded
+                while len(self._extra) > MAX_EXTRA_VERSIONS:
+                    self._extra.popitem(last=False)
+            return loaded.with_override(self.get_status(product).override)
 
     def _refuse_recent_failure(self, key: tuple[str, str]) -> None:
         """Raise ModelError for a version that failed recently, instead of reading it again."""
-        now = self._clock()
-        self._failures = {other: failure for other, failure in self._failures.items() if failure[0] > now}
+        with self._swap:
+            now_s = self._clock()
+            self._failures = {other: failure for other, failure in self._failures.items() if failure[0] > now_s}
         if key in self._failures:
             raise unusable_error(*key, self._failures[key][1])
 
@@ -153,24 +154,43 @@ class ModelRegistry:
 
         A store that can't be read changes nothing, and ``error`` says why.
         """
-        try:
-            products = self.store.list_products()  # before taking the lock: a hanging storage must block only this call
-        except StoreError as error:
-            self.error = str(error)
-            return
-        with self._loading:
-            if self._statuses and not products:
-                self.error = "the store shows no product any more; what is in memory goes on judging"
+        with self._refreshing:
+            plan = self._read_plan()
+            if plan is None:
                 return
-            self.error = None
-            self._statuses = {name: self._statuses[name] for name in products if name in self._statuses}
-            for product in products:
-                self._set_status(self._reconcile(product))
+            with self._swap:
+                self._statuses = {name: one for name, one in self._statuses.items() if name in plan.decided}
+            for product, decided in plan.decided.items():
+                self._follow(product, decided, num_decisions=plan.num_decisions[product])
             self.error = self.store.error or self.state.error
             self._mark_used()
             if self._has_reloaded:
                 self._has_reloaded = False
                 trim_malloc()
+
+    def _read_plan(self) -> Plan | None:
+        """Return what was decided about each product of the store; None where the store can't be read."""
+        try:
+            products = self.store.list_products()
+        except StoreError as error:
+            self.error = str(error)
+            return None
+        if self._statuses and not products:
+            self.error = "the store shows no product any more; what is in memory goes on judging"
+            return None
+        num_decisions = {product: self._num_decisions[product] for product in products}
+        return Plan(self._reader.read_all(products), num_decisions)
+
+    def _follow(self, product: str, decided: StateOrError, *, num_decisions: int) -> None:
+        """Bring a product to what was decided; skipped where somebody changes it just now, or has since."""
+        lock = self._changes.setdefault(product, threading.Lock())
+        if not lock.acquire(blocking=False):
+            return
+        try:
+            if self._num_decisions[product] == num_decisions:
+                self._set_status(self._reconcile(product, decided))
+        finally:
+            lock.release()
 
     def _mark_used(self) -> None:
         """From time to time, mark the copies of serving versions as used, so that they are evicted last."""
@@ -187,12 +207,13 @@ class ModelRegistry:
 
         Raises StoreError, BundleError, ModelError or BadName; then nothing has changed.
         """
-        with self._loading:
-            self._check_listed(product, version)
+        self._check_listed(product, version)
+        with self._change(product):
             loaded = self._load_and_verify(product, version)
-            product_state = self.state.read(product)
+            decided = self.state.read(product)
             self.state.activate(product, version, at=datetime.now(UTC), by=by, why=why)
-            status = self._set_status(self._make_status(product, product_state, serving=loaded))
+            status = replace(self._statuses.get(product, ProductStatus(product)), override=decided.override)
+            status = self._set_status(self._load_shadow(reconcile.set_loaded(status, loaded), decided))
             self._evict_for(product)
             return status
 
@@ -203,22 +224,22 @@ class ModelRegistry:
 
     def set_override(self, product: str, override: Override) -> ProductStatus:
         """Apply another threshold, now and after a restart. Raises UnknownProduct, StoreError, BadName."""
-        with self._loading:
-            self.get_status(product)
+        self.get_status(product)
+        with self._change(product):
             self.state.set_override(product, override)
-            return self._set_status(self._reconcile(product))
+            return self._set_status(self._reconcile_now(product))
 
     def clear_override(self, product: str, decided: Decision) -> ProductStatus:
         """Apply the version's own threshold again. Raises UnknownProduct, StoreError."""
-        with self._loading:
-            self.get_status(product)
+        self.get_status(product)
+        with self._change(product):
             self.state.clear_override(product, decided)
-            return self._set_status(self._reconcile(product))
+            return self._set_status(self._reconcile_now(product))
 
     def set_shadow(self, product: str, decision: ShadowDecision) -> ProductStatus:
         """Load and verify a candidate, then run it in shadow. Raises as ``activate``."""
-        with self._loading:
-            self._check_listed(product, decision.version)
+        self._check_listed(product, decision.version)
+        with self._change(product):
             candidate = self._load_and_verify(product, decision.version)
             self.state.set_shadow(product, decision)
             shadow = Shadow(decision.version, decision.share, candidate)
@@ -226,14 +247,24 @@ class ModelRegistry:
 
     def clear_shadow(self, product: str, decided: Decision) -> ProductStatus:
         """Stop the candidate. Raises UnknownProduct, StoreError."""
-        with self._loading:
-            self.get_status(product)
+        self.get_status(product)
+        with self._change(product):
             self.state.clear_shadow(product, decided)
             return self._set_status(replace(self.get_status(product), shadow=None))
 
+    @contextmanager
+    def _change(self, product: str) -> Iterator[None]:
+        """Exclude other changes of a product; a refresh that read its state before skips it."""
+        with self._changes.setdefault(product, threading.Lock()):
+            try:
+                yield
+            finally:
+                self._num_decisions[product] += 1
+
     def _set_status(self, status: ProductStatus) -> ProductStatus:
         """Replace a status; readers see either the old or the new statuses."""
-        self._statuses = {**self._statuses, status.product: status}
+        with self._swap:
+            self._statuses = {**self._statuses, status.product: status}
         return status
 
     def _load_and_verify(self, product: str, version: str) -> Version:
@@ -252,73 +283,47 @@ class ModelRegistry:
         self.on_reload(product, "loaded")
         return loaded
 
-    def _reconcile(self, product: str) -> ProductStatus:
-        """Return a product's status by its state."""
-        old = self._statuses.get(product, ProductStatus(product))
+    def _reconcile_now(self, product: str) -> ProductStatus:
+        """Return a product's status by its state as it is now."""
         try:
-            product_state = self.state.read(product)
+            return self._reconcile(product, self.state.read(product))
         except (StoreError, BadName) as error:
-            return replace(old, error=str(error))
-        if product_state.current is None:
-            gone = "it was activated, and its current.json is gone; what is in memory goes on judging"
-            return replace(old, error=gone) if old.serving is not None else ProductStatus(product)
-        status = self._reconcile_serving(replace(old, override=product_state.override), product_state.current.version)
-        return replace(status, shadow=self._reconcile_shadow(status, product_state))
+            return self._reconcile(product, error)
 
-    def _reconcile_serving(self, old: ProductStatus, version: str) -> ProductStatus:
-        if old.serving is not None:
-            old = replace(old, serving=old.serving.with_override(old.override))
-        if old.serving is not None and old.serving.name == version:
-            return replace(old, activated=version, error=None)
-        if old.activated == version and self._clock() < old.retry_at_s:
-            return old
-        if old.serving is None and self._num_loaded() >= self._max_loaded:
-            is_broken = old.error is not None and old.activated == version
-            return old if is_broken else replace(old, activated=version, is_evicted=True, error=None)
-        return self._switch(old, version)
-
-    def _switch(self, old: ProductStatus, version: str) -> ProductStatus:
-        try:
-            loaded = self._load_and_verify(old.product, version)
-        except UNUSABLE as error:
-            retry_at_s = self._clock() + RETRY_AFTER_S
-            return replace(old, activated=version, is_evicted=False, error=str(error), retry_at_s=retry_at_s)
-        serving = loaded.with_override(old.override)
-        return replace(old, serving=serving, activated=version, is_evicted=False, error=None, retry_at_s=0.0)
-
-    def _make_status(self, product: str, product_state: ProductState, *, serving: Version) -> ProductStatus:
-        """Return the status of a product by its state, with this version serving."""
+    def _reconcile(self, product: str, decided: StateOrError) -> ProductStatus:
+        """Return a product's status by the decisions about it; loads what they ask for."""
         old = self._statuses.get(product, ProductStatus(product))
-        ruled = serving.with_override(product_state.override)
-        now = ProductStatus(
-            product, serving=ruled, activated=serving.name, override=product_state.override, shadow=old.shadow
-        )
-        return replace(now, shadow=self._reconcile_shadow(now, product_state))
+        if not isinstance(decided, ProductState):
+            return replace(old, error=str(decided))
+        step = reconcile.plan_serving(old, decided, now_s=self._clock(), has_room=self._num_loaded() < self._max_loaded)
+        status = step.status if step.load is None else self._load_serving(step.status, step.load)
+        return status if decided.current is None else self._load_shadow(status, decided)
 
-    def _reconcile_shadow(self, old: ProductStatus, product_state: ProductState) -> Shadow | None:
-        order = product_state.shadow
-        if order is None:
-            return Shadow("?", 0.0, error=product_state.shadow_error) if product_state.shadow_error else None
-        if old.serving is None:
-            return Shadow(order.version, order.share)
-        known = old.shadow or Shadow(order.version, order.share)
-        is_settled = known.candidate is not None or self._clock() < known.retry_at_s
-        if known.version == order.version and is_settled:
-            return replace(known, share=order.share)
+    def _load_serving(self, status: ProductStatus, version: str) -> ProductStatus:
         try:
-            candidate = self._load_and_verify(old.product, order.version)
+            return reconcile.set_loaded(status, self._load_and_verify(status.product, version))
         except UNUSABLE as error:
-            retry_at_s = self._clock() + RETRY_AFTER_S
-            return Shadow(order.version, order.share, error=str(error), retry_at_s=retry_at_s)
-        return Shadow(order.version, order.share, candidate)
+            return reconcile.set_failed(status, version, error, now_s=self._clock())
+
+    def _load_shadow(self, status: ProductStatus, decided: ProductState) -> ProductStatus:
+        """Return the status with the candidate that was decided, loaded if needed."""
+        step = reconcile.plan_shadow(status, decided, now_s=self._clock())
+        if step.load is None:
+            return step.status
+        try:
+            return reconcile.set_candidate(step.status, self._load_and_verify(status.product, step.load))
+        except UNUSABLE as error:
+            return reconcile.set_candidate_failed(step.status, error, now_s=self._clock())
 
     def _num_loaded(self) -> int:
         return sum(status.serving is not None for status in self._statuses.values())
 
     def _evict_for(self, product: str) -> None:
         """Evict the least recently used product where there is no room for this one."""
-        others = [one for one in self._statuses.values() if one.serving is not None and one.product != product]
-        if self.get_status(product).serving is None or len(others) < self._max_loaded:
-            return
-        oldest = min(others, key=lambda one: self._used_at.get(one.product, 0.0))
-        self._set_status(replace(oldest, serving=None, shadow=None, is_evicted=True))
+        with self._swap:
+            others = [one for one in self._statuses.values() if one.serving is not None and one.product != product]
+            if self.get_status(product).serving is None or len(others) < self._max_loaded:
+                return
+            oldest = min(others, key=lambda one: self._used_at.get(one.product, 0.0))
+            evicted = replace(oldest, serving=None, shadow=None, is_evicted=True)
+            self._statuses = {**self._statuses, oldest.product: evicted}

@@ -7,7 +7,7 @@ different verdicts are counted.
 import asyncio
 from dataclasses import dataclass, field
 
-from app.inference.registry import ProductStatus
+from app.inference.status import ProductStatus
 from app.inference.version import Version
 from app.inspection.inspector import Inspector
 from app.inspection.pipeline import Inspection

@@ -80,6 +80,8 @@ class AnyVersion:
     """A marker: the previous activation does not matter."""
 
 
+# The files of a product.
+CURRENT, OVERRIDE, SHADOW = FILES = ("current.json", "override.json", "shadow.json")
 ANY_VERSION: Final = AnyVersion()
 AnyDecision = TypeVar("AnyDecision", bound=Decision)
 
@@ -95,17 +97,21 @@ class State:
         """Why copies of the state are used; None where they are not."""
         return paths.get_error(self.root)
 
+    def product_folder(self, product: str) -> StoragePath:
+        """Return the path of a product's decisions. Raises BadName."""
+        return self.root / check_product(product)
+
     def current_path(self, product: str) -> StoragePath:
         """Return the path of a product's ``current.json``. Raises BadName."""
-        return self.root / check_product(product) / "current.json"
+        return self.product_folder(product) / CURRENT
 
     def override_path(self, product: str) -> StoragePath:
         """Return the path of a product's ``override.json``. Raises BadName."""
-        return self.current_path(product).with_name("override.json")
+        return self.product_folder(product) / OVERRIDE
 
     def shadow_path(self, product: str) -> StoragePath:
         """Return the path of a product's ``shadow.json``. Raises BadName."""
-        return self.current_path(product).with_name("shadow.json")
+        return self.product_folder(product) / SHADOW
 
     def read(self, product: str) -> ProductState:
         """Return all decisions about a product. Raises DamagedState, StoreUnusable, BadName."""
@@ -128,7 +134,7 @@ class State:
 
     def check_writable(self, product: str) -> None:
         """Raise StoreUnusable where this user can't activate a version."""
-        paths.check_writable(self.root / check_product(product))
+        paths.check_writable(self.product_folder(product))
 
     def activate(  # a decision records who, when and why
         self,
@@ -207,7 +213,7 @@ class State:
         """Write one audit object: who, when, from, to, why. Written before the change."""
         name = f"{decided.at:%Y%m%dt%H%M%S.%fz}-{uuid4().hex[:8]}.json"
         entry = {"event": event, "at": decided.at.isoformat(), "by": decided.by, **change, "why": decided.why}
-        path = self.root / check_product(product) / "audit" / name
+        path = self.product_folder(product) / "audit" / name
         paths.replace(path, json.dumps(entry, indent=1).encode() + b"\n")
 
 

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Response
 
 from app.api.schemas import HealthResponse, ReadyProductResponse
 from app.history.journal import Journal
-from app.inference.registry import ModelRegistry, ProductStatus
+from app.inference.registry import ModelRegistry
+from app.inference.status import ProductStatus
 from app.inspection.inspector import Inspector
 from app.server.metrics import MEDIA_TYPE, Metrics
 from app.server.shutdown import ShutdownState

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.api.auth import ApiKeyAuth, KeyName
 from app.api.schemas import ProductResponse, ProductsResponse, VersionResponse, VersionsResponse
-from app.inference.registry import ModelRegistry, ProductStatus
+from app.inference.registry import ModelRegistry
+from app.inference.status import ProductStatus
 from app.inspection.drift import DriftMonitor
 from app.inspection.shadow import ShadowRunner
 from app.store.errors import Conflict, StoreError, nothing_active_error

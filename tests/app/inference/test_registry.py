@@ -203,7 +203,7 @@ def test_a_version_in_memory_is_had_by_name_while_another_is_loaded(
 ):
     registry = registry_over(store_folder)
     extra = registry.get_or_load("disc", republished())
-    with registry._loading:  # as while a version is loaded
+    with registry._change("disc"):  # as while a version is loaded
         assert registry.get_loaded("disc", extra.name) is not None
         assert registry.get_loaded("disc", tiny_version.name) is not None
         assert registry.get_loaded("disc", "20000101t000000z-00000000") is None

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.inference.registry import ProductStatus, Shadow
+from app.inference.status import ProductStatus, Shadow
 from app.inspection.inspector import AdmissionLimits, Inspector
 from app.inspection.shadow import ShadowRunner, is_turn
 
