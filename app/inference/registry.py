@@ -39,7 +39,7 @@ def unusable_error(product: str, version: str, why: str) -> ModelError:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RefreshPlan:
     """What was decided about each product, and how many decisions had been made here before it was read."""
 
     decided: Mapping[str, StateOrError]
@@ -168,7 +168,7 @@ class ModelRegistry:
                 self._has_reloaded = False
                 trim_malloc()
 
-    def _read_plan(self) -> Plan | None:
+    def _read_plan(self) -> RefreshPlan | None:
         """Return what was decided about each product of the store; None where the store can't be read."""
         try:
             products = self.store.list_products()
@@ -179,7 +179,7 @@ class ModelRegistry:
             self.error = "the store shows no product any more; what is in memory goes on judging"
             return None
         num_decisions = {product: self._num_decisions[product] for product in products}
-        return Plan(self._reader.read_all(products), num_decisions)
+        return RefreshPlan(self._reader.read_all(products), num_decisions)
 
     def _follow(self, product: str, decided: StateOrError, *, num_decisions: int) -> None:
         """Bring a product to what was decided; skipped where somebody changes it just now, or has since."""

@@ -16,6 +16,8 @@ sys.path.insert(0, str(CLIENTS))
 
 from goodpart_client import AsyncClient, Client, NoAnswerError, ProblemError  # noqa: E402  # after the path
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def service(store_folder):
