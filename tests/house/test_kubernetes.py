@@ -268,10 +268,8 @@ def test_each_probe_is_answered_and_a_rollout_under_load_loses_no_request(deploy
     for thread in threads:
         thread.start()
     time.sleep(hook_s)  # the hook: nothing has changed for the service yet
-    told_at = time.monotonic()
     service.process.send_signal(signal.SIGTERM)
     until(lambda: status("readinessProbe") == 503)
-    assert time.monotonic() - told_at < 1
     assert status("livenessProbe") == 200
     num_before = len(outcomes)
     time.sleep(2)  # the slowest proxy has heard of it by now
