@@ -1,7 +1,7 @@
 """create_app(settings): the only place where the service's parts are wired together."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from functools import partial
 from importlib.metadata import version
@@ -21,7 +21,7 @@ from app.errors import SettingsError
 from app.history.broadcast import EventBroadcaster
 from app.history.journal import Journal
 from app.history.records import RetentionPolicy
-from app.inference.registry import ModelRegistry
+from app.inference.registry import ModelRegistry, ReloadOutcome
 from app.inference.sessions import choose_device
 from app.inference.version import Loader
 from app.inspection.batcher import BatchLimits
@@ -30,7 +30,7 @@ from app.inspection.inspector import AdmissionLimits, Inspector
 from app.inspection.service import InspectionService
 from app.inspection.shadow import ShadowRunner
 from app.inspection.verification import load_verified
-from app.server.metrics import Metrics, MetricSources
+from app.server.metrics import Metrics, StateCollector
 from app.server.shutdown import ShutdownState
 from app.server.tracing import instrument
 from app.settings import Settings
@@ -43,14 +43,19 @@ log = structlog.stdlib.get_logger("goodpart")
 
 def create_app(settings: Settings) -> FastAPI:
     """Create the service. Raises ModelError, SettingsError."""
-    registry = create_registry(settings)
+    metrics = Metrics()
+    registry = create_registry(settings, on_reload=metrics.count_reload)
     inspector = Inspector(
-        max_pixels=settings.max_pixels, num_decoders=settings.decoders, limits=make_admission_limits(settings)
+        max_pixels=settings.max_pixels,
+        num_decoders=settings.decoders,
+        limits=make_admission_limits(settings),
+        on_batch=metrics.count_batch,
     )
     shadows, drift = ShadowRunner(inspector), DriftMonitor(make_drift_rule(settings))
-    journal, broadcaster = create_journal(settings), EventBroadcaster()
-    outboxes = create_outboxes(settings, journal)
-    metrics = Metrics(MetricSources(registry, inspector, shadows, drift, journal, outboxes))
+    outboxes: list[Outbox] = []  # filled below, since an outbox needs the journal
+    journal, broadcaster = create_journal(settings, on_written=partial(wake_all, outboxes)), EventBroadcaster()
+    outboxes += create_outboxes(settings, journal)
+    metrics.register(StateCollector(registry, inspector, shadows, drift, journal, outboxes))
     service = InspectionService(registry, inspector, shadows, drift, on_inspected=metrics.count_inspection)
     recorder = Recorder(journal, broadcaster, settings.keep_images, waits=bool(outboxes))
     deps = inspect.InspectDeps(service, recorder, IdempotencyCache(journal))
@@ -79,10 +84,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.shutdown_state = shutdown_state = ShutdownState()
     auth = ApiKeyAuth(read_keyring(settings))
     sources = health.HealthSources(registry, inspector, metrics, shutdown_state, journal, outboxes)
-    monitors = products.ProductMonitors(drift, shadows)
     for routes in (
         health.router(sources),
-        products.router(registry=registry, monitors=monitors, auth=auth),
+        products.router(registry=registry, monitors=products.ProductMonitors(drift, shadows), auth=auth),
         inspect.router(deps=deps, settings=settings, auth=auth, on_problem=metrics.count_refusal),
         feedback.router(registry=registry, settings=settings, auth=auth),
         inspections.router(
@@ -99,7 +103,9 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def create_registry(settings: Settings) -> ModelRegistry:
+def create_registry(
+    settings: Settings, *, on_reload: Callable[[str, ReloadOutcome], None] = lambda _product, _outcome: None
+) -> ModelRegistry:
     """Create the registry on the requested device."""
     device = choose_device(settings.provider, num_threads=settings.threads)
     stored = open_store(settings)
@@ -108,15 +114,16 @@ def create_registry(settings: Settings) -> ModelRegistry:
         state=stored.state,
         prepare=partial(load_verified, loader=Loader(device), max_batch=settings.max_batch),
         max_loaded=settings.max_loaded_products,
+        on_reload=on_reload,
     )
 
 
-def create_journal(settings: Settings) -> Journal | None:
+def create_journal(settings: Settings, *, on_written: Callable[[], None]) -> Journal | None:
     """Create the journal, or None where no history is kept."""
     if settings.history_records == 0:
         return None
     bounds = RetentionPolicy(records=settings.history_records, days=settings.history_days, images_mb=settings.images_mb)
-    return Journal(settings.local, bounds)
+    return Journal(settings.local, bounds, on_written=on_written)
 
 
 def create_outboxes(settings: Settings, journal: Journal | None) -> tuple[Outbox, ...]:
@@ -131,16 +138,16 @@ def create_outboxes(settings: Settings, journal: Journal | None) -> tuple[Outbox
     return tuple(Outbox(journal, sink, instance=settings.instance) for sink in sinks)
 
 
+def wake_all(outboxes: Sequence[Outbox]) -> None:
+    """Signal new records to every outbox; from any thread."""
+    for outbox in outboxes:
+        outbox.wake()
+
+
 @contextmanager
 def run_outboxes(journal: Journal | None, outboxes: Sequence[Outbox]) -> Iterator[None]:
     """Deliver results meanwhile. Cursors of sinks that are no longer configured are removed."""
     if journal is not None:
-
-        def wake() -> None:
-            for outbox in outboxes:
-                outbox.wake()
-
-        journal.notify_written(wake)
         with suppress(StoreUnusable):  # a full disk does not stop the service; each outbox retries
             journal.cursors.remove_others(keep=[outbox.sink.name for outbox in outboxes])
             for outbox in outboxes:
