@@ -11,7 +11,8 @@ import structlog
 from fastapi import FastAPI
 
 from app.api import problems
-from app.api.auth import ApiKeyAuth
+from app.api.assets import read_assets
+from app.api.deps import Services
 from app.api.idempotency import IdempotencyCache, Recorder
 from app.api.keys import Keyring, read_keys
 from app.api.middleware import MiddlewareSettings, RequestContextMiddleware
@@ -24,6 +25,7 @@ from app.history.records import RetentionPolicy
 from app.inference.registry import ModelRegistry, ReloadOutcome
 from app.inference.sessions import choose_device
 from app.inference.version import Loader
+from app.inspection.admission import ConcurrencyLimiter
 from app.inspection.batcher import BatchLimits
 from app.inspection.drift import DriftMonitor, DriftRule
 from app.inspection.inspector import AdmissionLimits, Inspector
@@ -40,9 +42,45 @@ from app.store.errors import StoreUnusable
 
 log = structlog.stdlib.get_logger("goodpart")
 
+ROUTERS = (
+    health.router,
+    products.router,
+    inspect.router,
+    feedback.router,
+    inspections.router,
+    preview.router,
+    console.router,
+    open_inference.health_router,
+    open_inference.router,
+)
+
 
 def create_app(settings: Settings) -> FastAPI:
     """Create the service. Raises ModelError, SettingsError."""
+    services = create_services(settings)
+    app = FastAPI(
+        title="Goodpart",
+        version=version("goodpart"),
+        description="Judges parts by images: verdict, score, heat-map.",
+        lifespan=lifespan,
+    )
+    app.state.services = services
+    app.add_middleware(
+        RequestContextMiddleware, rules=MiddlewareSettings(settings.body_timeout_s, settings.health_port)
+    )
+    problems.install_handlers(app, on_problem=services.metrics.count_refusal)
+    for router in ROUTERS:
+        app.include_router(router)
+    if settings.otel_endpoint is not None:
+        instrument(app, endpoint=settings.otel_endpoint)
+    return app
+
+
+def create_services(settings: Settings) -> Services:
+    """Create the components: first the counters, which the others call, and last what reads the state of all.
+
+    Raises ModelError, SettingsError.
+    """
     metrics = Metrics()
     registry = create_registry(settings, on_reload=metrics.count_reload)
     inspector = Inspector(
@@ -53,54 +91,38 @@ def create_app(settings: Settings) -> FastAPI:
     )
     shadows, drift = ShadowRunner(inspector), DriftMonitor(make_drift_rule(settings))
     outboxes: list[Outbox] = []  # filled below, since an outbox needs the journal
-    journal, broadcaster = create_journal(settings, on_written=partial(wake_all, outboxes)), EventBroadcaster()
+    journal = create_journal(settings, on_written=partial(wake_all, outboxes))
     outboxes += create_outboxes(settings, journal)
+    broadcaster = EventBroadcaster()
     metrics.register(StateCollector(registry, inspector, shadows, drift, journal, outboxes))
-    service = InspectionService(registry, inspector, shadows, drift, on_inspected=metrics.count_inspection)
-    recorder = Recorder(journal, broadcaster, settings.keep_images, waits=bool(outboxes))
-    deps = inspect.InspectDeps(service, recorder, IdempotencyCache(journal))
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await anyio.to_thread.run_sync(registry.refresh)
-        following = asyncio.create_task(refresh_forever(service, interval_s=settings.refresh_interval_s))
-        with inspector, journal or nullcontext(), run_outboxes(journal, outboxes):
-            yield
-            following.cancel()
-            with suppress(asyncio.CancelledError):
-                await following
-
-    app = FastAPI(
-        title="Goodpart",
-        version=version("goodpart"),
-        description="Judges parts by images: verdict, score, heat-map.",
-        lifespan=lifespan,
+    return Services(
+        settings=settings,
+        keyring=read_keyring(settings),
+        inspection=InspectionService(registry, inspector, shadows, drift, on_inspected=metrics.count_inspection),
+        metrics=metrics,
+        shutdown_state=ShutdownState(),
+        journal=journal,
+        outboxes=tuple(outboxes),
+        recorder=Recorder(journal, broadcaster, settings.keep_images, waits=bool(outboxes)),
+        broadcaster=broadcaster,
+        idempotency_cache=IdempotencyCache(journal),
+        heatmap_limiter=ConcurrencyLimiter(1, inspector.queue_full_error),
+        assets=read_assets(),
     )
-    app.add_middleware(
-        RequestContextMiddleware, rules=MiddlewareSettings(settings.body_timeout_s, settings.health_port)
-    )
-    problems.install_handlers(app, on_problem=metrics.count_refusal)
-    app.state.registry = registry
-    app.state.shutdown_state = shutdown_state = ShutdownState()
-    auth = ApiKeyAuth(read_keyring(settings))
-    sources = health.HealthSources(registry, inspector, metrics, shutdown_state, journal, outboxes)
-    for routes in (
-        health.router(sources),
-        products.router(registry=registry, monitors=products.ProductMonitors(drift, shadows), auth=auth),
-        inspect.router(deps=deps, settings=settings, auth=auth, on_problem=metrics.count_refusal),
-        feedback.router(registry=registry, settings=settings, auth=auth),
-        inspections.router(
-            journal=journal, broadcaster=broadcaster, shutdown_state=shutdown_state, service=service, auth=auth
-        ),
-        preview.router(service=service, journal=journal, auth=auth),
-        console.router(),
-        open_inference.health_router(sources),
-        open_inference.router(deps=deps, settings=settings, auth=auth),
-    ):
-        app.include_router(routes)
-    if settings.otel_endpoint is not None:
-        instrument(app, endpoint=settings.otel_endpoint)
-    return app
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Load the versions that serve, then follow the state, inspect, record and deliver until the shutdown."""
+    services: Services = app.state.services
+    service, journal = services.inspection, services.journal
+    await anyio.to_thread.run_sync(service.registry.refresh)
+    following = asyncio.create_task(refresh_forever(service, interval_s=services.settings.refresh_interval_s))
+    with service.inspector, journal or nullcontext(), run_outboxes(journal, services.outboxes):
+        yield
+        following.cancel()
+        with suppress(asyncio.CancelledError):
+            await following
 
 
 def create_registry(
