@@ -171,12 +171,12 @@ def adapt_command(  # noqa: PLR0913  # click hands over one argument an option
     Exit code 3: the version was published, but the gate failed and it was not activated. `rollback` undoes it.
     """
     from app.bootstrap import open_store_at
-    from training.adapt import Adaptation
+    from training.adapt import prepare_adaptation
 
     stored = open_store_at(store, state, local=local, most_copied_gib=most_copied_gib)
     request = make_request(product, stored, activates=activates, force=force, sign_key=sign_key, why="adapted")
     with open_reporter() as reporter:
-        print_published(Adaptation(images, request, reporter).run(), request, reporter)
+        print_published(prepare_adaptation(images, request, reporter).run(), request, reporter)
 
 
 def make_request(  # one argument an option
