@@ -37,11 +37,11 @@ $(READY): pyproject.toml requirements/constraints.txt
 	echo $(RUNTIME) > $(VENV)/.runtime
 	touch $@
 
-test: $(READY) ## Run the tests that need no processes or servers of their own; ends within five minutes.
-	$(PYTEST) -m "not processes"
+test: $(READY) ## Run the tests of one process; ends within five minutes.
+	$(PYTEST) -m "not slow"
 
-test-all: test ## Run every test; those with services, browsers and kills after the others.
-	$(PYTEST) -m processes
+test-all: test ## Run every test: after those, trainings, services, browsers and kills.
+	$(PYTEST) -m slow
 
 coverage: ## Print the coverage of the last tests that were run with COVERAGE=1, child processes included.
 	$(BIN)/coverage report

@@ -110,6 +110,7 @@ def test_metrics_contain_test_set_and_parity(trained):
     assert metrics["parity"]["score"] < 1e-3
 
 
+@pytest.mark.slow
 def test_http_gives_the_scores_of_the_report(trained, data):
     store, _, full = trained
     metrics = json.loads(store.load_bundle("disc", full).files["metrics.json"])
@@ -123,6 +124,7 @@ def test_http_gives_the_scores_of_the_report(trained, data):
             assert answer["verdict"] == row["verdict"]
 
 
+@pytest.mark.slow
 def test_every_region_is_explained_by_good_patches(trained, data):
     store, _, _ = trained
     image = {"image": (data / "test/blot/000.png").read_bytes()}
@@ -147,6 +149,7 @@ def test_metrics_contain_the_synthetic_defects_found(trained):
     assert files["report.html"].count(b"svg+xml;base64") == 5 + 3  # kinds; scores, a curve, the course of learning
 
 
+@pytest.mark.slow
 def test_a_version_published_while_the_service_runs_is_picked_up_and_rolled_back(trained, data, tmp_path):
     import shutil
 
@@ -164,6 +167,7 @@ def test_a_version_published_while_the_service_runs_is_picked_up_and_rolled_back
         assert service.client.post("/v1/products/disc/rollback").json()["serving"] == before
 
 
+@pytest.mark.slow
 def test_a_version_of_format_1_serves_again_with_unchanged_scores_after_a_rollback(data, tmp_path):
     import shutil
 
@@ -186,6 +190,7 @@ def test_a_version_of_format_1_serves_again_with_unchanged_scores_after_a_rollba
     assert [after[name] for name in same] == [before[name] for name in same]
 
 
+@pytest.mark.slow
 def test_every_rejected_part_names_a_region_and_no_other_does(trained, data):
     store, _, _ = trained
     with Service(store.root) as service:
@@ -197,6 +202,7 @@ def test_every_rejected_part_names_a_region_and_no_other_does(trained, data):
             assert all(peak > answer["threshold"] for peak in peaks)
 
 
+@pytest.mark.slow
 def test_a_killed_service_comes_back_as_it_was(trained, data):
     image = (data / "test/good/000.png").read_bytes()
     answers = []
@@ -209,6 +215,7 @@ def test_a_killed_service_comes_back_as_it_was(trained, data):
     assert answers[0]["threshold"] == answers[1]["threshold"]
 
 
+@pytest.mark.slow
 def test_after_sigterm_a_service_is_not_ready_still_inspects_and_exits_with_0(trained, data):
     image = {"image": (data / "test/good/000.png").read_bytes()}
     with Service(trained[0].root, drain_s="60") as service:
@@ -235,6 +242,7 @@ def test_the_command_line_gives_the_services_numbers(trained, data):
     assert abs(json.loads(done.stdout)["score"] - expected) < 1e-4
 
 
+@pytest.mark.slow
 def test_two_trainings_of_one_seed_have_the_same_weights(trained, data, tmp_path):
     store, _, full = trained
     again = train(data, tmp_path, *STEPS)
@@ -294,6 +302,7 @@ def test_a_store_that_can_not_be_written_is_one_line_before_training(data, tmp_p
     ]
 
 
+@pytest.mark.slow
 def test_a_region_of_interest_goes_from_the_data_to_the_answer(data, tmp_path):
     import shutil
 

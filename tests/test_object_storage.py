@@ -10,7 +10,7 @@ from app.bootstrap import open_store_at
 from app.store import paths
 from app.store.store import Store
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 URL = "/v1/products/disc/inspect"
 PNG = {"content-type": "image/png"}

@@ -19,7 +19,7 @@ from serving import GOODPART, Service, until
 
 from app.store.store import Store
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 INSPECT = "/v1/products/disc/inspect"
 PNG = {"content-type": "image/png"}

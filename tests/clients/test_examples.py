@@ -13,7 +13,7 @@ from serving import GOODPART, Service
 
 from app.sinks.settings import read_sinks
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 INTEGRATION = ROOT / "docs/integration.md"

@@ -16,7 +16,7 @@ sys.path.insert(0, str(CLIENTS))
 
 from goodpart_client import AsyncClient, Client, NoAnswerError, ProblemError  # noqa: E402  # after the path
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

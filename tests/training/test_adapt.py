@@ -112,6 +112,7 @@ def with_defects(data, folder, *, count):
     return folder
 
 
+@pytest.mark.slow
 def test_a_version_trained_on_a_fifth_of_defects_is_published_and_does_not_serve(store, data, tmp_path):
     first = current(store)
     done = train(with_defects(data, tmp_path / "mixed", count=25), store)
@@ -124,6 +125,7 @@ def test_a_version_trained_on_a_fifth_of_defects_is_published_and_does_not_serve
     assert "another product, defects among the good parts" in report
 
 
+@pytest.mark.slow
 def test_a_version_of_another_product_does_not_serve_unless_it_is_forced_with_a_reason(store, tmp_path):
     other = write(tmp_path / "other", [Image.fromarray(255 - np.asarray(good_part(seed))) for seed in range(100)])
     first = current(store)
@@ -136,6 +138,7 @@ def test_a_version_of_another_product_does_not_serve_unless_it_is_forced_with_a_
     assert why.startswith("trained, forced: the customer changed the part; the gate: ")
 
 
+@pytest.mark.slow
 def test_what_was_confirmed_trains_the_next_version_and_is_named(store, data):
     feedback = LabelStore(State(store / "state"))
     for seed, label in ((7000, "ok"), (7001, "ok"), (7002, "ng")):

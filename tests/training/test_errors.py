@@ -95,6 +95,7 @@ def test_a_misspelt_variable_is_one_line(tmp_path):
     assert done.stderr.splitlines()[-1] == "goodpart: error: unknown setting 'sed'; did you mean seed?"
 
 
+@pytest.mark.slow
 def test_bad_images_are_left_out_each_with_its_reason_where_that_is_wanted(tmp_path):
     files = {
         name: content for content, _ in FILES.values() for name, content in content.items() if name != "region.png"
@@ -106,6 +107,7 @@ def test_bad_images_are_left_out_each_with_its_reason_where_that_is_wanted(tmp_p
     assert all(any(name in line for line in left_out) for name in files)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_is_one_line_and_publishes_nothing(tmp_path):
     """A limit on the size of files stands for the full disk: writing fails in the same place."""
     store = tmp_path / "store"
@@ -122,6 +124,7 @@ def test_a_disk_that_is_full_is_one_line_and_publishes_nothing(tmp_path):
     assert list(store.rglob(".incoming-*")) == []
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_one_line(tmp_path):
     def limit():
         resource.setrlimit(resource.RLIMIT_AS, (2 * 2**30, 2 * 2**30))

@@ -136,7 +136,7 @@ def read_step(store, phase):
     return 0
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 def test_resume_after_kill_9_publishes_the_same_weights(data, undisturbed, tmp_path):
     phase = random.choice(list(STEPS))  # noqa: S311  # no secret
     process = start(data, tmp_path)
@@ -152,7 +152,7 @@ def test_resume_after_kill_9_publishes_the_same_weights(data, undisturbed, tmp_p
     assert sha256_hex((folder / STUDENT).read_bytes()) == undisturbed
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_training_in_one_line_and_keeps_its_checkpoint(number, data, tmp_path):
     process = start(data, tmp_path, "--resume")  # of nothing: it begins at the beginning

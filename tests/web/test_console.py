@@ -14,7 +14,7 @@ from training.demo.demo import find_free_port
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
-    pytest.mark.processes,
+    pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="chromium (Debian: chromium) is not here"),
 ]
 SIZES = {"desktop": {"width": 1280, "height": 900}, "tablet": {"width": 820, "height": 1180}}

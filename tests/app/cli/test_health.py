@@ -5,7 +5,7 @@ import subprocess
 import pytest
 from serving import GOODPART, Service
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 VARIABLES = {"PATH": "/usr/bin:/bin"}
 

@@ -21,7 +21,7 @@ from app.store.s3 import breaker, client, retry
 from app.store.state import Decision, Override, State
 from model.bundle import BundleError, make_file_records, sha256_hex
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 BY = {"at": datetime.now(UTC), "by": "test", "why": "because"}
 OTHER = "20260101t000000z-00000000"

@@ -34,6 +34,7 @@ def run(path):
     return done, {one["product"]: one for one in json.loads(told.read_text())}
 
 
+@pytest.mark.slow
 def test_a_product_is_trained_whatever_becomes_of_the_others_and_not_again(folder):
     done, told = run(write_plan(folder, absent={"data": "absent"}, disc={"data": "disc"}))
     assert (done.returncode, told["absent"]["what"], told["disc"]["what"]) == (1, "failed", "serves")

@@ -182,7 +182,7 @@ def test_two_at_the_same_moment_are_judged_once(client, good_bytes):
     assert len(list_records(client)) == 2
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 def test_the_first_answer_outlives_a_kill(store_folder, tmp_path, good_bytes):
     headers = {**PNG, "Idempotency-Key": "a-1"}
     with Service(store_folder, local=tmp_path / "local") as service:
@@ -196,7 +196,7 @@ def test_the_first_answer_outlives_a_kill(store_folder, tmp_path, good_bytes):
         assert len(list_records(service.client)) == 1
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 def test_who_watches_sees_inspections_as_they_are_made_and_the_end(store_folder, tmp_path, good_bytes):
     with Service(store_folder, local=tmp_path / "local") as service:
         with service.client.stream("GET", "/v1/inspections/live") as stream:
