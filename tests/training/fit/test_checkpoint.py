@@ -55,7 +55,7 @@ def test_tuples_become_lists_and_views_are_written_as_what_they_show(tmp_path):
     assert all(map(torch.equal, found, (whole.mT, whole[:, 1], whole)))
 
 
-def test_tensors_are_copied_out_of_the_training(tmp_path):
+def test_tensors_are_copied_out_of_the_training():
     weight = torch.nn.Parameter(torch.ones(2))
     tensors = {}
     extract_tensors({"weight": weight}, "", tensors)

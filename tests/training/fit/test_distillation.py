@@ -100,7 +100,7 @@ def dataset(student):
 
 
 def slow_losses(student, dataset, images):
-    """Position by position: the sum over decoded and extracted scales of the mean distance, and that of expectations."""
+    """Position by position: the sum of the mean distances of decoded and extracted scales, and the expected ones' loss."""
     features, valid, _ = dataset.load(images, torch.device("cpu"))
     recalled = recall_batch(student, dataset, images)
     decoded, expected = student.decode(recalled, features)

@@ -153,7 +153,7 @@ def test_positions_are_gathered_from_their_images_and_places(student, parts):
     positions = torch.tensor([0, 5, 17, 127, 128, 159])  # of images 0, 1, 7, 8 and 9
     fused, values = gather_positions(student, parts, positions)
     seen = student.view(parts)
-    for row, (image, place) in enumerate((divmod(position, 16) for position in positions.tolist())):
+    for row, (image, place) in enumerate(divmod(position, 16) for position in positions.tolist()):
         expected = student.fusion.concatenate(*seen).flatten(2)[image, :, place]
         torch.testing.assert_close(fused[row], expected)
         torch.testing.assert_close(values[row], student.make_values(parts).flatten(2)[image, :, place])

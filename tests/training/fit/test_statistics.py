@@ -103,7 +103,7 @@ def student():
 
 
 @pytest.fixture
-def compare_student(student):
+def compare_student():
     """The comparison that belongs to the student, with constants that nothing was fitted to."""
     spec = CompareSpec(
         map_size=(8, 8),

@@ -19,8 +19,8 @@ from training.data.dataset import Split
 from training.errors import TrainingError
 from training.evaluation.synthetic import draw_defects
 from training.fit import trainer as trainer_module
-from training.fit.features import ImageReader, extract_features, resize_valid
 from training.fit.feature_store import MemoryLimit
+from training.fit.features import ImageReader, extract_features, resize_valid
 from training.fit.memory import FeatureDataset, fit_expected_distances, recall_all
 from training.fit.networks import Networks
 from training.fit.run_directory import RunDirectory
@@ -231,7 +231,7 @@ def test_a_quick_version_is_filled_and_fitted_without_a_gradient_step(make_train
     assert not torch.equal(networks.student.recall.expected_distances, torch.ones(12, 2))
 
 
-def test_the_student_learns_from_the_training_images_and_is_held_against_the_others(make_trainer, trained):
+def test_the_student_learns_from_the_training_images_and_is_held_against_the_others(trained):
     trainer, found, _ = trained
     dataset = rebuild_dataset(trainer, found)
     trainer.generator = torch.Generator()
