@@ -30,8 +30,8 @@ COPIED = ("app", "model", "training", "tests")
 MODULES = """
 app/history/cursors.py app/history/retention.py app/history/writer.py app/imaging/regions.py
 app/inference/calibration.py app/inference/reconcile.py app/inspection/drift.py app/store/state_reader.py
-model/adaptive.py model/bottleneck.py model/compare.py model/fusion.py model/losses.py model/recall.py
-model/similarity.py model/standardise.py model/student.py training/adapt.py training/evaluation/evaluate.py
+model/adaptive.py model/bottleneck.py model/compare.py model/losses.py model/recall.py
+model/similarity.py model/student.py training/evaluation/evaluate.py
 training/evaluation/repeatability.py training/export/calibrate.py training/export/onnx.py
 training/fit/checkpoint.py training/fit/distillation.py training/fit/memory.py training/fit/statistics.py
 training/fit/trainer.py
@@ -42,7 +42,8 @@ FURTHER_TESTS = {
     "app/inference/reconcile.py": "tests/app/inference/test_registry.py",
     "model/": "tests/claims",
     "model/similarity.py": "tests/model/test_compare.py",
-    "training/fit/": "tests/claims",
+    "training/fit/distillation.py": "tests/claims",
+    "training/fit/memory.py": "tests/claims",
 }
 # Imported before the first fork. Nothing of the project may be: each mutant imports its own.
 PRELOADED = (

@@ -100,7 +100,7 @@ def dataset(student):
 
 
 def slow_losses(student, dataset, images):
-    """Position by position: the sum of the mean distances of decoded and extracted scales, and the expected ones' loss."""
+    """Position by position: the sum of all scales' mean distances, and the loss of the expected ones."""
     features, valid, _ = dataset.load(images, torch.device("cpu"))
     recalled = recall_batch(student, dataset, images)
     decoded, expected = student.decode(recalled, features)
