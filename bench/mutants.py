@@ -59,7 +59,7 @@ IGNORED_FIELDS = frozenset({"annotation", "returns", "decorator_list"})
 OPERATORS: dict[type[ast.AST], tuple[Any, ...]] = {
     ast.Lt: (ast.LtE(), ast.GtE()), ast.LtE: (ast.Lt(), ast.Gt()), ast.Gt: (ast.GtE(), ast.LtE()),
     ast.GtE: (ast.Gt(), ast.Lt()), ast.Eq: (ast.NotEq(),), ast.NotEq: (ast.Eq(),), ast.Is: (ast.IsNot(),),
-    ast.IsNot: (ast.Is(),), ast.In: (ast.NotIn(),), ast.NotIn: (ast.In(),), ast.Add: (ast.Sub(),),
+    ast.IsNot: (ast.Is(),), ast.Add: (ast.Sub(),), ast.In: (ast.NotIn(),), ast.NotIn: (ast.In(),),  # codespell:ignore
     ast.Sub: (ast.Add(),), ast.Mult: (ast.Div(),), ast.Div: (ast.Mult(),), ast.FloorDiv: (ast.Mult(),),
     ast.And: (ast.Or(),), ast.Or: (ast.And(),),
 }  # fmt: skip

@@ -34,6 +34,6 @@ def test_the_first_error_is_told_in_one_line_with_its_field(given, expected):
 
 def test_the_nearest_known_name_is_suggested_if_any_is_near():
     known = ("height", "width", "strides")
-    assert suggest_name("hight", known) == "; did you mean height?"
+    assert suggest_name("stride", known) == "; did you mean strides?"
     assert suggest_name("temperature", known) == ""
     assert suggest_name("x", ()) == ""
