@@ -14,10 +14,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(RUNTIME)
 PEERS := bench/peers
+# Two processes, a thread each. With COVERAGE=1 branches are counted, which takes half as long again.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal \
+	$(if $(COVERAGE),--cov --cov-append --cov-report=)
 SOURCES := app model training tests bench requirements clients
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check audit fix serve bench load speed quality pages demo demo-stop picture screenshots contrast lock sbom image-test
+.PHONY: help setup test test-all coverage check audit fix serve bench load speed quality pages demo demo-stop picture screenshots contrast lock sbom image-test
 
 help: ## Print these targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,8 +37,14 @@ $(READY): pyproject.toml requirements/constraints.txt
 	echo $(RUNTIME) > $(VENV)/.runtime
 	touch $@
 
-test: $(READY) ## Run every test, two files at a time, a thread each, with branch coverage.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term
+test: $(READY) ## Run the tests that need no processes or servers of their own; ends within five minutes.
+	$(PYTEST) -m "not processes"
+
+test-all: test ## Run every test; those with services, browsers and kills after the others.
+	$(PYTEST) -m processes
+
+coverage: ## Print the coverage of the last tests that were run with COVERAGE=1, child processes included.
+	$(BIN)/coverage report
 
 check: $(READY) audit ## Check format, lint, types, import rules, dead code, spelling, container files and the lock.
 	$(BIN)/ruff format --check $(SOURCES)

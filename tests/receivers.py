@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from serving import until
@@ -13,17 +12,19 @@ MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sb
 
 
 class Receiver:
-    """A webhook. ``status``: what it answers; ``hangs_s``: how long it takes; ``taken``: what it answered well."""
+    """A webhook. ``status``: what it answers; ``gate``: open while it answers; ``taken``: what it answered well."""
 
     def __init__(self):
-        self.status, self.hangs_s, self.taken, self.requests = 200, 0.0, [], []
+        self.status, self.taken, self.requests = 200, [], []
+        self.gate = threading.Event()
+        self.gate.set()
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["content-length"]))
                 receiver.requests.append((dict(self.headers), body))
-                time.sleep(receiver.hangs_s)
+                receiver.gate.wait()
                 if receiver.status == 200:
                     receiver.taken.append(json.loads(body))
                 self.send_response(receiver.status)
@@ -39,6 +40,7 @@ class Receiver:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def close(self):
+        self.gate.set()
         self.server.shutdown()
         self.server.server_close()
 

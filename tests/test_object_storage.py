@@ -10,6 +10,8 @@ from app.bootstrap import open_store_at
 from app.store import paths
 from app.store.store import Store
 
+pytestmark = pytest.mark.processes
+
 URL = "/v1/products/disc/inspect"
 PNG = {"content-type": "image/png"}
 

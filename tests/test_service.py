@@ -19,6 +19,8 @@ from serving import GOODPART, Service, until
 
 from app.store.store import Store
 
+pytestmark = pytest.mark.processes
+
 INSPECT = "/v1/products/disc/inspect"
 PNG = {"content-type": "image/png"}
 

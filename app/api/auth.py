@@ -1,13 +1,13 @@
 """Authorisation: a bearer API key with the scope that a route requires."""
 
-from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 import structlog
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from app.api.keys import Keyring, Scope
+from app.api.deps import get_services
+from app.api.keys import Scope
 from app.api.problems import RequestError
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -16,30 +16,27 @@ CROSS_SITES = frozenset({"cross-site", "same-site"})
 bearer = HTTPBearer(auto_error=False, description="API key, if the service has any")
 
 
-class ApiKeyAuth:
-    """Creates the dependencies that check API keys. An empty keyring lets every request pass."""
+class RequireScope:
+    """A dependency that requires a key with one of these scopes. An empty keyring lets every request pass."""
 
-    def __init__(self, keyring: Keyring) -> None:
-        self.keyring = keyring
+    def __init__(self, *scopes: Scope) -> None:
+        self.scopes = scopes
 
-    def require_scope(self, *scopes: Scope) -> Callable[..., Awaitable[None]]:
-        """Return a dependency that requires a key with one of these scopes. Raises RequestError."""
-
-        async def check_key(
-            request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
-        ) -> None:
-            if not self.keyring.keys:
-                refuse_cross_site(request)
-                return
-            key = self.keyring.find(given.credentials) if given is not None else None
-            if key is None:
-                raise RequestError("send a valid API key as 'Authorization: Bearer <key>'", kind="unauthorized")
-            structlog.contextvars.bind_contextvars(key=key.name)
-            if not key.scopes.intersection(scopes):
-                raise RequestError(f"this requires an API key with the scope {' or '.join(scopes)}", kind="forbidden")
-            request.state.key_name = key.name
-
-        return check_key
+    async def __call__(
+        self, request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+    ) -> None:
+        """Check the key of a request. Raises RequestError."""
+        keyring = (await get_services(request)).keyring  # a nested dependency would cost 15 us a request
+        if not keyring.keys:
+            refuse_cross_site(request)
+            return
+        key = keyring.find(given.credentials) if given is not None else None
+        if key is None:
+            raise RequestError("send a valid API key as 'Authorization: Bearer <key>'", kind="unauthorized")
+        structlog.contextvars.bind_contextvars(key=key.name)
+        if not key.scopes.intersection(self.scopes):
+            raise RequestError(f"this requires an API key with the scope {' or '.join(self.scopes)}", kind="forbidden")
+        request.state.key_name = key.name
 
 
 def refuse_cross_site(request: Request) -> None:

@@ -88,7 +88,8 @@ def serve(**options: Any) -> None:  # noqa: ANN401  # click hands over one argum
     listeners = [open_listener(settings, port) for port in ports]
     configure_logging(settings.log_format, level=settings.log_level.upper())
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    DrainingServer(config, shutdown_state=app.state.shutdown_state, drain_s=settings.drain_s).run(sockets=listeners)
+    shutdown_state = app.state.services.shutdown_state
+    DrainingServer(config, shutdown_state=shutdown_state, drain_s=settings.drain_s).run(sockets=listeners)
 
 
 def build_server_config(settings: Settings, app: FastAPI) -> uvicorn.Config:

@@ -18,11 +18,16 @@ COLUMNS = (
 
 
 class Journal:
-    """The journal of one service: records can be added, read, and delivered by ``cursors``."""
+    """The journal of one service: records can be added, read, and delivered by ``cursors``.
 
-    def __init__(self, folder: Path, retention: RetentionPolicy) -> None:
+    ``on_written``: called by the writer's thread whenever records were written.
+    """
+
+    def __init__(
+        self, folder: Path, retention: RetentionPolicy, *, on_written: Callable[[], None] = lambda: None
+    ) -> None:
         self._database = JournalDatabase(folder)
-        self._writer = JournalWriter(self._database, retention)
+        self._writer = JournalWriter(self._database, retention, on_written=on_written)
         self.cursors = DeliveryCursors(self._database)
 
     def __enter__(self) -> Self:
@@ -43,10 +48,6 @@ class Journal:
     def error(self) -> str | None:
         """Why records can't be written at present, or None."""
         return self._writer.error
-
-    def notify_written(self, on_written: Callable[[], None]) -> None:
-        """Have ``on_written`` called, by the writer's thread, whenever records were written."""
-        self._writer.on_written = on_written
 
     def add(
         self, record: InspectionRecord, picture: StoredImage | None = None, replay: StoredAnswer | None = None

@@ -50,12 +50,14 @@ class PendingRecord:
 class JournalWriter:
     """Writes records to a journal. ``num_lost``: records that could not be written; ``error``: why, or None."""
 
-    def __init__(self, database: JournalDatabase, retention: RetentionPolicy) -> None:
+    def __init__(
+        self, database: JournalDatabase, retention: RetentionPolicy, *, on_written: Callable[[], None]
+    ) -> None:
         self.num_lost = 0
         self.error: str | None = None
-        self.on_written: Callable[[], None] = lambda: None
         self._database = database
         self._retention = retention
+        self._on_written = on_written
         self._queue: queue.Queue[PendingRecord | None] = queue.Queue(MAX_QUEUED_RECORDS)
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._pruned_at = 0.0
@@ -143,7 +145,7 @@ class JournalWriter:
         for waiting, sequence in zip(together, sequences, strict=True):
             with suppress(InvalidStateError):  # the caller has given up waiting
                 waiting.done.set_result(sequence)
-        self.on_written()
+        self._on_written()
 
     def _prune(self, connection: sqlite3.Connection) -> None:
         """Prune the journal from time to time."""

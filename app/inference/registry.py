@@ -39,7 +39,7 @@ def unusable_error(product: str, version: str, why: str) -> ModelError:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RefreshPlan:
     """What was decided about each product, and how many decisions had been made here before it was read."""
 
     decided: Mapping[str, StateOrError]
@@ -47,7 +47,10 @@ class Plan:
 
 
 class ModelRegistry:
-    """The products of a store. ``get_serving`` and the statuses never wait; everything else may take seconds."""
+    """The products of a store. ``get_serving`` and the statuses never wait; everything else may take seconds.
+
+    ``on_reload``: called with each version that was read to be loaded, by the thread that read it.
+    """
 
     def __init__(
         self,
@@ -56,12 +59,13 @@ class ModelRegistry:
         state: State,
         prepare: Callable[[Bundle], Version],
         max_loaded: int = 64,
+        on_reload: Callable[[str, ReloadOutcome], None] = lambda _product, _outcome: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.store = store
         self.state = state
         self.error: str | None = None
-        self.on_reload: Callable[[str, ReloadOutcome], None] = lambda _product, _outcome: None
+        self._on_reload = on_reload
         self._prepare = prepare
         self._max_loaded = max_loaded
         self._clock = clock
@@ -168,7 +172,7 @@ class ModelRegistry:
                 self._has_reloaded = False
                 trim_malloc()
 
-    def _read_plan(self) -> Plan | None:
+    def _read_plan(self) -> RefreshPlan | None:
         """Return what was decided about each product of the store; None where the store can't be read."""
         try:
             products = self.store.list_products()
@@ -179,7 +183,7 @@ class ModelRegistry:
             self.error = "the store shows no product any more; what is in memory goes on judging"
             return None
         num_decisions = {product: self._num_decisions[product] for product in products}
-        return Plan(self._reader.read_all(products), num_decisions)
+        return RefreshPlan(self._reader.read_all(products), num_decisions)
 
     def _follow(self, product: str, decided: StateOrError, *, num_decisions: int) -> None:
         """Bring a product to what was decided; skipped where somebody changes it just now, or has since."""
@@ -275,12 +279,12 @@ class ModelRegistry:
         except (UnknownProduct, UnknownVersion, BadName):
             raise  # not counted: any name can be requested
         except UNUSABLE:
-            self.on_reload(product, "refused")
+            self._on_reload(product, "refused")
             raise
         except Exception as error:  # an unexpected error in one version must not stop the other products
-            self.on_reload(product, "refused")
+            self._on_reload(product, "refused")
             raise unusable_error(product, version, f"{type(error).__name__}: {error}") from error
-        self.on_reload(product, "loaded")
+        self._on_reload(product, "loaded")
         return loaded
 
     def _reconcile_now(self, product: str) -> ProductStatus:

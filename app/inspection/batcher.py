@@ -51,12 +51,18 @@ class InferenceJob:
 
 
 class Batcher:
-    """Runs jobs in order. Any thread may submit."""
+    """Runs jobs in order. Any thread may submit. ``on_batch``: called by the thread with the size of each batch."""
 
-    def __init__(self, limits: BatchLimits, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        limits: BatchLimits,
+        *,
+        on_batch: Callable[[int], None] = lambda _num_images: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.limits = limits
         self.error: str | None = None
-        self.on_batch: Callable[[int], None] = lambda _: None
+        self._on_batch = on_batch
         self._clock = clock
         self._waiting: deque[InferenceJob] = deque()
         self._running: list[InferenceJob] = []
@@ -170,7 +176,7 @@ class Batcher:
         failure = run_batch(wanted)
         self._num_failed_runs = self._num_failed_runs + 1 if failure else 0
         self._last_failure = str(failure)
-        self.on_batch(len(wanted))
+        self._on_batch(len(wanted))
         self._update_rate(len(wanted), self._clock() - began)
         self._num_restarts = 0  # it works again: only deaths in a row count
 

@@ -7,6 +7,7 @@ batcher joins the images of all threads to batches.
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -121,15 +122,23 @@ class DecodeTurn:
 
 
 class Inspector:
-    """Inspects many images concurrently. ``num_decoders``: the number of images that are decoded at a time."""
+    """Inspects many images concurrently.
+
+    ``num_decoders``: the number of images that are decoded at a time; ``on_batch``: as the batcher calls it.
+    """
 
     def __init__(
-        self, *, max_pixels: int, num_decoders: int, limits: AdmissionLimits = AdmissionLimits(max_in_flight=64)
-    ) -> None:  # frozen
+        self,
+        *,
+        max_pixels: int,
+        num_decoders: int,
+        limits: AdmissionLimits = AdmissionLimits(max_in_flight=64),  # frozen
+        on_batch: Callable[[int], None] = lambda _num_images: None,
+    ) -> None:
         self.max_pixels = max_pixels
         self.num_decoders = num_decoders
         self.limits = limits
-        self.batcher = Batcher(limits.batching)
+        self.batcher = Batcher(limits.batching, on_batch=on_batch)
         self.decoders = threading.BoundedSemaphore(num_decoders)
         self._limiter = ConcurrencyLimiter(limits.max_in_flight, self.queue_full_error)
         self._threads = ThreadPoolExecutor(limits.max_in_flight, thread_name_prefix="inspect")

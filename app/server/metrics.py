@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from app.history.journal import Journal
-from app.inference.registry import ModelRegistry
+from app.inference.registry import ModelRegistry, ReloadOutcome
 from app.inspection.drift import DriftMonitor
 from app.inspection.inspector import Inspector
 from app.inspection.pipeline import Inspection
@@ -22,22 +22,10 @@ BATCH_BUCKETS = (1, 2, 4, 8)
 STEPS = ("decode", "queue", "inference", "render")
 
 
-@dataclass(frozen=True)
-class MetricSources:
-    """The objects whose state is collected on each scrape."""
-
-    registry: ModelRegistry
-    inspector: Inspector
-    shadows: ShadowRunner
-    drift: DriftMonitor
-    journal: Journal | None = None
-    outboxes: Sequence[Outbox] = ()
-
-
 class Metrics:
-    """Counters of one service, in a registry of their own."""
+    """Counters of one service, in a registry of their own. Its methods are the listeners of the other components."""
 
-    def __init__(self, observed: MetricSources) -> None:
+    def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._inspections = Counter(
             "goodpart_inspections", "Images judged.", ["product", "verdict"], registry=self._registry
@@ -59,9 +47,10 @@ class Metrics:
         self._reloads = Counter(
             "goodpart_reloads", "Versions read to be loaded.", ["product", "outcome"], registry=self._registry
         )
-        self._registry.register(StateCollector(observed))
-        observed.inspector.batcher.on_batch = self._batches.observe
-        observed.registry.on_reload = lambda product, outcome: self._reloads.labels(product, outcome).inc()
+
+    def register(self, collector: Collector) -> None:
+        """Collect the metrics of a collector too, on each scrape."""
+        self._registry.register(collector)
 
     def count_inspection(self, inspection: Inspection) -> None:
         """Count one inspection, its score and its times."""
@@ -75,33 +64,47 @@ class Metrics:
         """Count one problem by its slug, of which there are a few dozen."""
         self._refusals.labels(reason).inc()
 
+    def count_batch(self, num_images: int) -> None:
+        """Count the images that ran as one batch."""
+        self._batches.observe(num_images)
+
+    def count_reload(self, product: str, outcome: ReloadOutcome) -> None:
+        """Count one version that was read to be loaded."""
+        self._reloads.labels(product, outcome).inc()
+
     def expose(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
+@dataclass(frozen=True, eq=False)  # prometheus-client keeps collectors by identity
 class StateCollector(Collector):
     """Collects the current state from memory."""
 
-    def __init__(self, observed: MetricSources) -> None:
-        self._observed = observed
+    registry: ModelRegistry
+    inspector: Inspector
+    shadows: ShadowRunner
+    drift: DriftMonitor
+    journal: Journal | None = None
+    outboxes: Sequence[Outbox] = ()
 
     def collect(self) -> Iterable[Metric]:
         """Yield images in flight and waiting, serving versions, errors, drift and candidates."""
-        inspector = self._observed.inspector
-        yield make_gauge("goodpart_images_in_hand", "Images admitted and not answered.", inspector.num_in_flight)
-        yield make_gauge("goodpart_images_waiting", "Images that wait for the worker.", inspector.batcher.num_waiting)
-        has_error = float(self._observed.registry.error is not None)
+        yield make_gauge("goodpart_images_in_hand", "Images admitted and not answered.", self.inspector.num_in_flight)
+        yield make_gauge(
+            "goodpart_images_waiting", "Images that wait for the worker.", self.inspector.batcher.num_waiting
+        )
+        has_error = float(self.registry.error is not None)
         yield make_gauge(
             "goodpart_store_trouble", "1 where the store does not answer: decisions may be old.", has_error
         )
-        if self._observed.journal is not None:
+        if self.journal is not None:
             lost = CounterMetricFamily("goodpart_records_lost", "Inspection records lost because the disk failed.")
-            lost.add_metric([], self._observed.journal.num_lost)
+            lost.add_metric([], self.journal.num_lost)
             yield lost
         sinks = GaugeMetricFamily("goodpart_sink_trouble", "1 where delivery to a sink fails.", labels=["sink"])
         backlog = GaugeMetricFamily("goodpart_sink_owed", "Results not yet delivered to a sink.", labels=["sink"])
-        for outbox in self._observed.outboxes:
+        for outbox in self.outboxes:
             sinks.add_metric([outbox.sink.name], float(outbox.error is not None))
             backlog.add_metric([outbox.sink.name], outbox.backlog)
         yield from (sinks, backlog)
@@ -115,7 +118,7 @@ class StateCollector(Collector):
             "goodpart_fault", "1 where the activated version does not serve.", labels=["product"]
         )
         thresholds = GaugeMetricFamily("goodpart_threshold", "A score above this is ng.", labels=["product"])
-        for status in self._observed.registry.list_statuses():
+        for status in self.registry.list_statuses():
             serving_name = status.serving.name if status.serving else None
             is_other = status.error is not None and serving_name != status.activated
             faults.add_metric([status.product], float(is_other))
@@ -136,8 +139,8 @@ class StateCollector(Collector):
         drifted = GaugeMetricFamily(
             "goodpart_drifted", "1 where that is more than chance and the assumed defects explain.", labels=["product"]
         )
-        for status in self._observed.registry.list_statuses():
-            window = self._observed.drift.get_window(status.product)
+        for status in self.registry.list_statuses():
+            window = self.drift.get_window(status.product)
             if window is not None and window.last is not None:
                 distance.add_metric([status.product], window.last.distance)
                 drifted.add_metric([status.product], float(window.last.has_drifted))
@@ -150,8 +153,8 @@ class StateCollector(Collector):
         rate = GaugeMetricFamily(
             "goodpart_shadow_disagreement_ratio", "Share of them with another verdict.", labels=["product"]
         )
-        for status in self._observed.registry.list_statuses():
-            stats = self._observed.shadows.get_stats(status)
+        for status in self.registry.list_statuses():
+            stats = self.shadows.get_stats(status)
             if stats is None:
                 continue
             judged.add_metric([status.product, "agreed"], stats.judged - stats.num_disagreed)

@@ -13,6 +13,8 @@ from serving import GOODPART, Service
 
 from app.sinks.settings import read_sinks
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 INTEGRATION = ROOT / "docs/integration.md"
 PAGES = {"docs/integration.md": "NAME", "clients/python/README.md": "flange"}

@@ -2,9 +2,9 @@
 
 import asyncio
 import re
+import socket
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,8 @@ CLIENTS = Path(__file__).parents[2] / "clients/python"
 sys.path.insert(0, str(CLIENTS))
 
 from goodpart_client import AsyncClient, Client, NoAnswerError, ProblemError  # noqa: E402  # after the path
+
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture
@@ -85,8 +87,9 @@ def test_a_request_is_repeated_after_a_restart_and_stays_one_inspection(store_fo
             answers.append(client.inspect("disc", good_bytes, part_id="p1", deadline_s=40))
 
     asking = threading.Thread(target=ask)
-    asking.start()
-    time.sleep(0.5)  # it is refused meanwhile
+    with socket.create_server(("127.0.0.1", port)) as refusing:
+        asking.start()
+        refusing.accept()[0].close()
     with Service(store_folder, port=port, local=tmp_path / "local") as service:
         asking.join()
         assert answers[0].part_id == "p1"
@@ -94,10 +97,8 @@ def test_a_request_is_repeated_after_a_restart_and_stays_one_inspection(store_fo
 
 
 def test_no_answer_in_time_says_what_was_tried():
-    began = time.monotonic()
     with Client("http://127.0.0.1:9") as client, pytest.raises(NoAnswerError, match=r"within 0\.5 s and \d+ tries"):
         client.inspect("disc", b"x", deadline_s=0.5)
-    assert time.monotonic() - began < 5
 
 
 def test_every_try_carries_one_key_and_the_time_that_is_left():

@@ -50,6 +50,7 @@ def test_every_line_to_type_is_a_make_target_or_a_command_that_is_run_below():
             assert shlex.split(line)[1] in targets(), line
 
 
+@pytest.mark.processes
 def test_the_readmes_commands_work_as_typed(tmp_path, monkeypatch):
     """Learn, inspect, doctor, serve, curl: in the README's order, but for the service, which must run first."""
     from drawing import defective_part, encode, write_mvtec

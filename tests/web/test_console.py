@@ -13,7 +13,10 @@ from app.api.keys import generate_key
 from training.demo.demo import find_free_port
 
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium (Debian: chromium) is not here")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium (Debian: chromium) is not here"),
+]
 SIZES = {"desktop": {"width": 1280, "height": 900}, "tablet": {"width": 820, "height": 1180}}
 DISC = "/v1/products/disc"
 PNG = {"content-type": "image/png"}

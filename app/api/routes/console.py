@@ -1,64 +1,26 @@
-"""The console: page, style and modules of ``app/web``, served unchanged. They load nothing from other hosts."""
+"""The console: its files are served unchanged. They need no key; the data that they show does."""
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
-WEB = Path(__file__).parents[2] / "web"
+from app.api.deps import ServicesDep
+
 PAGE = "index.html"
-MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-# Images are created from data that was fetched with an API key, hence blob: and data:.
-POLICY = (
-    "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
-    "frame-ancestors 'none'"
-)
+
+router = APIRouter(include_in_schema=False)
 
 
-@dataclass(frozen=True)
-class Asset:
-    """A file of the console; ``etag`` changes with its bytes."""
-
-    data: bytes
-    media_type: str
-    etag: str
-
-    @classmethod
-    def read(cls, path: Path) -> "Asset":
-        """Read a file."""
-        data = path.read_bytes()
-        return cls(data, MEDIA_TYPES[path.suffix], f'"{hashlib.sha256(data).hexdigest()[:16]}"')
-
-    def to_response(self, request: Request) -> Response:
-        """Return the file, or 304 where the browser has it already."""
-        headers = {"ETag": self.etag, "Cache-Control": "no-cache", "Content-Security-Policy": POLICY}
-        if request.headers.get("if-none-match") == self.etag:
-            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-        return Response(self.data, media_type=self.media_type, headers=headers)
+@router.get("/")
+async def page(request: Request, services: ServicesDep) -> Response:
+    """The page."""
+    return services.assets[PAGE].to_response(request)
 
 
-def read_assets() -> Mapping[str, Asset]:
-    """Read every file of the console, by name."""
-    return {path.name: Asset.read(path) for path in sorted(WEB.iterdir()) if path.suffix in MEDIA_TYPES}
-
-
-def router() -> APIRouter:
-    """Return the routes ``/`` and ``/console/...``. They need no key; the data that they show does."""
-    known = read_assets()
-    routes = APIRouter(include_in_schema=False)
-
-    @routes.get("/")
-    async def page(request: Request) -> Response:
-        return known[PAGE].to_response(request)
-
-    @routes.get("/console/{name}")
-    async def asset(name: str, request: Request) -> Response:
-        if name not in known:
-            raise HTTPException(HTTPStatus.NOT_FOUND)
-        return known[name].to_response(request)
-
-    return routes
+@router.get("/console/{name}")
+async def asset(name: str, request: Request, services: ServicesDep) -> Response:
+    """A file that the page loads."""
+    if name not in services.assets:
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    return services.assets[name].to_response(request)

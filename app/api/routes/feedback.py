@@ -9,13 +9,14 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api import uploads
-from app.api.auth import ApiKeyAuth, KeyName
+from app.api.auth import KeyName, RequireScope
+from app.api.deps import RegistryDep, SettingsDep
 from app.api.routes.inspect import FORM, RAW
 from app.api.schemas import FeedbackResponse
-from app.inference.registry import ModelRegistry
 from app.inspection.feedback import label_image
-from app.settings import Settings
 from app.store.labels import Label, LabelDecision
+
+router = APIRouter(prefix="/v1/products/{product}", tags=["feedback"], dependencies=[Depends(RequireScope("operate"))])
 
 
 class FeedbackQuery(BaseModel):
@@ -36,32 +37,27 @@ class FeedbackQuery(BaseModel):
         )
 
 
-def router(*, registry: ModelRegistry, settings: Settings, auth: ApiKeyAuth) -> APIRouter:
-    """``/v1/products/{product}/feedback``; takes a key that may operate."""
-    routes = APIRouter(
-        prefix="/v1/products/{product}", tags=["feedback"], dependencies=[Depends(auth.require_scope("operate"))]
+@router.post(
+    "/feedback", status_code=201, openapi_extra={"requestBody": {"required": True, "content": {**FORM, **RAW}}}
+)
+async def feedback(
+    product: str,
+    request: Request,
+    query: Annotated[FeedbackQuery, Query()],
+    key: KeyName,
+    registry: RegistryDep,
+    settings: SettingsDep,
+) -> FeedbackResponse:
+    """Store an image with its label; the next training uses it."""
+    status = registry.get_status(product)
+    data = await uploads.read_image(request, limit_bytes=settings.max_upload_bytes)
+    keep = partial(
+        label_image,
+        registry.store,
+        registry.state,
+        product,
+        data,
+        decision=query.to_decision(version=status.activated, key_name=key),
+        max_pixels=settings.max_pixels,
     )
-
-    @routes.post(
-        "/feedback",
-        status_code=201,
-        openapi_extra={"requestBody": {"required": True, "content": {**FORM, **RAW}}},
-    )
-    async def feedback(
-        product: str, request: Request, query: Annotated[FeedbackQuery, Query()], key: KeyName
-    ) -> FeedbackResponse:
-        """Store an image with its label; the next training uses it."""
-        status = registry.get_status(product)
-        data = await uploads.read_image(request, limit_bytes=settings.max_upload_bytes)
-        keep = partial(
-            label_image,
-            registry.store,
-            registry.state,
-            product,
-            data,
-            decision=query.to_decision(version=status.activated, key_name=key),
-            max_pixels=settings.max_pixels,
-        )
-        return FeedbackResponse.model_validate(await anyio.to_thread.run_sync(keep))
-
-    return routes
+    return FeedbackResponse.model_validate(await anyio.to_thread.run_sync(keep))

@@ -1,66 +1,48 @@
-"""Liveness, readiness and metrics for orchestrators."""
+"""Liveness, readiness and metrics for orchestrators. They read memory alone and answer under any load."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
 
 from fastapi import APIRouter, Response
 
+from app.api.deps import MetricsDep, Services, ServicesDep
 from app.api.schemas import HealthResponse, ReadyProductResponse
-from app.history.journal import Journal
 from app.inference.registry import ModelRegistry
 from app.inference.status import ProductStatus
-from app.inspection.inspector import Inspector
-from app.server.metrics import MEDIA_TYPE, Metrics
-from app.server.shutdown import ShutdownState
-from app.sinks.outbox import Outbox
+from app.server.metrics import MEDIA_TYPE
+
+router = APIRouter(tags=["health"])
 
 
-@dataclass(frozen=True)
-class HealthSources:
-    """What health is read from; all of it is in memory."""
-
-    registry: ModelRegistry
-    inspector: Inspector
-    metrics: Metrics
-    shutdown_state: ShutdownState
-    journal: Journal | None = None
-    outboxes: Sequence[Outbox] = ()
+@router.get("/livez")
+async def livez() -> dict[str, bool]:
+    """The event loop turns."""
+    return {"live": True}
 
 
-def router(sources: HealthSources) -> APIRouter:
-    """Return the routes ``/livez``, ``/readyz`` and ``/metrics``. They read memory alone and answer under any load."""
-    routes = APIRouter(tags=["health"])
-
-    @routes.get("/livez")
-    async def livez() -> dict[str, bool]:
-        """The event loop turns."""
-        return {"live": True}
-
-    @routes.get("/readyz", responses={HTTPStatus.SERVICE_UNAVAILABLE: {"model": HealthResponse}})
-    async def readyz(response: Response) -> HealthResponse:
-        """200 where at least one product has a version that serves, else 503 with the reasons."""
-        answer = collect_health(sources)
-        if not answer.ready:
-            response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
-        return answer
-
-    @routes.get("/metrics", response_class=Response)
-    async def metrics() -> Response:
-        """Counts, times and standings, for Prometheus."""
-        return Response(sources.metrics.expose(), headers={"content-type": MEDIA_TYPE})
-
-    return routes
+@router.get("/readyz", responses={HTTPStatus.SERVICE_UNAVAILABLE: {"model": HealthResponse}})
+async def readyz(response: Response, services: ServicesDep) -> HealthResponse:
+    """200 where at least one product has a version that serves, else 503 with the reasons."""
+    answer = collect_health(services)
+    if not answer.ready:
+        response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+    return answer
 
 
-def collect_health(sources: HealthSources) -> HealthResponse:
+@router.get("/metrics", response_class=Response)
+async def metrics(metrics: MetricsDep) -> Response:
+    """Counts, times and standings, for Prometheus."""
+    return Response(metrics.expose(), headers={"content-type": MEDIA_TYPE})
+
+
+def collect_health(services: Services) -> HealthResponse:
     """Return the current readiness."""
-    batcher = sources.inspector.batcher
-    errors = [batcher.error, batcher.device_error, sources.shutdown_state.reason]
-    warnings = [f"sink {one.sink.name}: {one.error}" for one in sources.outboxes if one.error]
-    if sources.journal is not None and sources.journal.error is not None:
-        warnings.append(sources.journal.error)
-    return build_health(sources.registry, errors=errors, warnings=warnings)
+    batcher = services.inspection.inspector.batcher
+    errors = [batcher.error, batcher.device_error, services.shutdown_state.reason]
+    warnings = [f"sink {one.sink.name}: {one.error}" for one in services.outboxes if one.error]
+    if services.journal is not None and services.journal.error is not None:
+        warnings.append(services.journal.error)
+    return build_health(services.registry, errors=errors, warnings=warnings)
 
 
 def build_health(

@@ -2,27 +2,30 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Annotated, TypeVar
+from typing import Annotated, Self, TypeVar
 from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api import problems, uploads
-from app.api.auth import ApiKeyAuth, KeyName
-from app.api.idempotency import IdempotencyCache, IdempotentRequest, Recorder
+from app.api.auth import RequireScope, get_key_name
+from app.api.deps import Services, ServicesDep
+from app.api.idempotency import IdempotentRequest
 from app.api.schemas import BatchResponse, InspectionResponse, ProblemResponse
 from app.errors import deadline_error
 from app.imaging.heatmap import HeatmapKind
+from app.inference.version import Version
 from app.inspection.pipeline import Inspection, InspectOptions, Timings
-from app.inspection.service import InspectionService, bind_log_context
-from app.settings import Settings
+from app.inspection.service import bind_log_context
 from model.bundle import GoodpartError
 
 Result = TypeVar("Result")
+
+router = APIRouter(prefix="/v1/products/{product}", tags=["inspect"], dependencies=[Depends(RequireScope("inspect"))])
 
 FORM = {
     "multipart/form-data": {
@@ -91,6 +94,11 @@ class RequestIds:
     request_id: str
     part_id: str | None
 
+    @classmethod
+    def from_request(cls, request: Request, *, part_id: str | None) -> Self:
+        """Return the ids of a request."""
+        return cls(request_id=request.state.request_id, part_id=part_id)
+
     def to_response(self, inspection: Inspection) -> InspectionResponse:
         """Return the response with its ids."""
         return InspectionResponse.from_inspection(
@@ -101,114 +109,126 @@ class RequestIds:
         )
 
 
+@router.post(
+    "/inspect",
+    response_model=InspectionResponse,
+    openapi_extra={"requestBody": {"required": True, "content": {**FORM, **RAW}}},
+)
+async def inspect(
+    product: str,
+    request: Request,
+    query: Annotated[InspectQuery, Query()],
+    services: ServicesDep,
+    x_deadline_ms: DeadlineMs = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Inspect one image: raw bytes with an image media type, or the form field ``image``."""
+    deadline = compute_deadline(x_deadline_ms, default_ms=services.settings.deadline_ms)
+    version = await services.inspection.get_version(product, query.version)
+    with services.inspection.inspector.admit():
+        data = await uploads.read_image(request, limit_bytes=services.settings.max_upload_bytes)
+        image = ImageRequest(request, services, query, version, data, deadline)
+        if idempotency_key is None:
+            text = await image.inspect()
+        else:
+            holder = await get_key_name(request)
+            text = await image.inspect_once(
+                IdempotentRequest.from_parts(idempotency_key, holder=holder, product=product, query=query, data=data)
+            )
+    # Serialised here, since FastAPI would validate the response again.
+    return Response(text, media_type="application/json", headers=image.headers)
+
+
+@dataclass
+class ImageRequest:
+    """A request with one image, which has been admitted. ``headers``: those of the response so far."""
+
+    request: Request
+    services: Services
+    query: InspectQuery
+    version: Version
+    data: bytes
+    deadline: float
+    headers: dict[str, str] = field(default_factory=dict)
+
+    async def inspect(self, idempotent_request: IdempotentRequest | None = None) -> str:
+        """Inspect and record the image, and return the text of the response."""
+        inspection = await cancel_on_disconnect(
+            self.request,
+            self.services.inspection.inspect_admitted(
+                self.data, self.version, self.query.to_options(), deadline=self.deadline
+            ),
+        )
+        bind_log_context(inspection, part_id=self.query.part_id)
+        self.headers["Server-Timing"] = format_server_timing(inspection.timings)
+        answer = RequestIds.from_request(self.request, part_id=self.query.part_id).to_response(inspection)
+        whole = answer.model_dump_json()
+        await self.services.recorder.record(answer, self.data, idempotent_request, whole=whole)
+        return whole
+
+    async def inspect_once(self, idempotent_request: IdempotentRequest) -> str:
+        """As ``inspect``; a repeated request gets the text of the first response."""
+        compute = partial(self.inspect, idempotent_request)
+        wait = partial(wait_for_answer, self.request, deadline=self.deadline)
+        text, is_replayed = await self.services.idempotency_cache.get_or_compute(idempotent_request, compute, wait)
+        self.headers["Idempotency-Replayed"] = str(is_replayed).lower()
+        return text
+
+
+@router.post("/inspect/batch", openapi_extra={"requestBody": {"required": True, "content": BATCH_FORM}})
+async def inspect_batch(
+    product: str,
+    request: Request,
+    query: Annotated[InspectQuery, Query()],
+    services: ServicesDep,
+    x_deadline_ms: DeadlineMs = None,
+) -> BatchResponse:
+    """Inspect every file of the repeated field ``image``. A file that can't be inspected yields a problem."""
+    settings, service = services.settings, services.inspection
+    version = await service.get_version(product, query.version)
+    batch = BatchRequest(
+        services,
+        query,
+        version,
+        ids=RequestIds.from_request(request, part_id=query.part_id),
+        deadline=compute_deadline(x_deadline_ms, default_ms=settings.deadline_ms) if x_deadline_ms else None,
+        turns=asyncio.Semaphore(service.max_concurrent_per_request),
+    )
+    with service.batch_slot():
+        images = await uploads.read_images(
+            request, limit_bytes=settings.max_batch_upload_bytes, max_images=settings.max_batch_images
+        )
+        items = await cancel_on_disconnect(request, asyncio.gather(*map(batch.inspect_item, images)))
+    return BatchResponse(items=tuple(items))
+
+
 @dataclass(frozen=True)
-class InspectDeps:
-    """What the inspect routes depend on."""
+class BatchRequest:
+    """A request with many images. ``deadline``: None where each image has its own, from its turn on."""
 
-    service: InspectionService
-    recorder: Recorder
-    cache: IdempotencyCache
+    services: Services
+    query: InspectQuery
+    version: Version
+    ids: RequestIds
+    deadline: float | None
+    turns: asyncio.Semaphore
 
-
-def router(*, deps: InspectDeps, settings: Settings, auth: ApiKeyAuth, on_problem: Callable[[str], None]) -> APIRouter:
-    """Return ``/v1/products/{product}/inspect`` and its batch.
-
-    ``on_problem`` gets the slug of a problem within a batch.
-    """
-    routes = APIRouter(
-        prefix="/v1/products/{product}", tags=["inspect"], dependencies=[Depends(auth.require_scope("inspect"))]
-    )
-    add_single_route(routes, deps, settings)
-    add_batch_route(routes, deps, settings, on_problem)
-    return routes
-
-
-def add_single_route(routes: APIRouter, deps: InspectDeps, settings: Settings) -> None:
-    """Add the route for one image."""
-    service = deps.service
-
-    @routes.post(
-        "/inspect",
-        response_model=InspectionResponse,
-        openapi_extra={"requestBody": {"required": True, "content": {**FORM, **RAW}}},
-    )
-    async def inspect(  # FastAPI hands over one argument a part of the request
-        product: str,
-        request: Request,
-        query: Annotated[InspectQuery, Query()],
-        key: KeyName,
-        x_deadline_ms: DeadlineMs = None,
-        idempotency_key: IdempotencyKey = None,
-    ) -> Response:
-        """Inspect one image: raw bytes with an image media type, or the form field ``image``."""
-        deadline = compute_deadline(x_deadline_ms, default_ms=settings.deadline_ms)
-        version = await service.get_version(product, query.version)
-        headers: dict[str, str] = {}
-
-        async def inspect_once(data: bytes, idempotent_request: IdempotentRequest | None = None) -> str:
-            inspection = await cancel_on_disconnect(
-                request, service.inspect_admitted(data, version, query.to_options(), deadline=deadline)
-            )
-            bind_log_context(inspection, part_id=query.part_id)
-            headers["Server-Timing"] = format_server_timing(inspection.timings)
-            answer = get_ids(request, query).to_response(inspection)
-            whole = answer.model_dump_json()
-            await deps.recorder.record(answer, data, idempotent_request, whole=whole)
-            return whole
-
-        with service.inspector.admit():
-            data = await uploads.read_image(request, limit_bytes=settings.max_upload_bytes)
-            if idempotency_key is None:
-                text = await inspect_once(data)
-            else:
-                idempotent_request = IdempotentRequest.from_parts(
-                    idempotency_key, holder=key, product=product, query=query, data=data
+    async def inspect_item(self, data: bytes) -> InspectionResponse | ProblemResponse:
+        """Inspect and record one image in its turn, and return its response or its problem."""
+        services = self.services
+        try:
+            async with self.turns:
+                deadline = self.deadline or compute_deadline(None, default_ms=services.settings.deadline_ms)
+                inspection = await services.inspection.inspect(
+                    data, self.version, self.query.to_options(), deadline=deadline
                 )
-                waiting = partial(wait_for_answer, request, deadline=deadline)
-                text, is_replayed = await deps.cache.get_or_compute(
-                    idempotent_request, lambda: inspect_once(data, idempotent_request), waiting
-                )
-                headers["Idempotency-Replayed"] = str(is_replayed).lower()
-        # Serialised here, since FastAPI would validate the response again.
-        return Response(text, media_type="application/json", headers=headers)
-
-
-def add_batch_route(
-    routes: APIRouter, deps: InspectDeps, settings: Settings, on_problem: Callable[[str], None]
-) -> None:
-    """Add the route for many images."""
-    service = deps.service
-
-    @routes.post("/inspect/batch", openapi_extra={"requestBody": {"required": True, "content": BATCH_FORM}})
-    async def inspect_batch(
-        product: str, request: Request, query: Annotated[InspectQuery, Query()], x_deadline_ms: DeadlineMs = None
-    ) -> BatchResponse:
-        """Inspect every file of the repeated field ``image``. A file that can't be inspected yields a problem."""
-        version = await service.get_version(product, query.version)
-        ids = get_ids(request, query)
-        by = compute_deadline(x_deadline_ms, default_ms=settings.deadline_ms) if x_deadline_ms else None
-        turns = asyncio.Semaphore(service.max_concurrent_per_request)
-
-        async def inspect_item(data: bytes) -> InspectionResponse | ProblemResponse:
-            try:
-                async with turns:
-                    deadline = by or compute_deadline(None, default_ms=settings.deadline_ms)
-                    inspection = await service.inspect(data, version, query.to_options(), deadline=deadline)
-            except GoodpartError as error:
-                problem = problems.problem_from_error(error)
-                on_problem(error.kind)
-                return ProblemResponse.model_validate(problem)
-            answer = ids.to_response(inspection)
-            await deps.recorder.record(answer, data)
-            return answer
-
-        with service.batch_slot():
-            images = await uploads.read_images(
-                request, limit_bytes=settings.max_batch_upload_bytes, max_images=settings.max_batch_images
-            )
-            return BatchResponse(
-                items=tuple(await cancel_on_disconnect(request, asyncio.gather(*map(inspect_item, images))))
-            )
+        except GoodpartError as error:
+            problem = problems.problem_from_error(error)
+            services.metrics.count_refusal(error.kind)
+            return ProblemResponse.model_validate(problem)
+        answer = self.ids.to_response(inspection)
+        await services.recorder.record(answer, data)
+        return answer
 
 
 async def wait_for_answer(request: Request, answer: Awaitable[str | None], *, deadline: float) -> str | None:
@@ -243,8 +263,3 @@ async def wait_for_disconnect(request: Request) -> None:
     """Return once the client has disconnected. The body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def get_ids(request: Request, query: InspectQuery) -> RequestIds:
-    """Return the request's ids."""
-    return RequestIds(request_id=request.state.request_id, part_id=query.part_id)

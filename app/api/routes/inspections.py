@@ -13,14 +13,13 @@ from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from app.api.auth import ApiKeyAuth
+from app.api.auth import RequireScope
+from app.api.deps import JournalDep, ServicesDep
 from app.api.problems import RequestError
 from app.history.broadcast import EventBroadcaster
 from app.history.journal import Journal
 from app.history.records import InspectionRecord, Search, StoredImage, Verdict, to_json_fields
-from app.inspection.admission import ConcurrencyLimiter
 from app.inspection.pipeline import InspectOptions
-from app.inspection.service import InspectionService
 from app.server.shutdown import ShutdownState
 from app.store.files import escape_cell
 
@@ -39,6 +38,10 @@ CSV_COLUMNS = (
 )
 # Interval of keep-alive comments on an idle stream, and of checks for a shutdown.
 HEARTBEAT_S = 1.0
+
+router = APIRouter(
+    prefix="/v1/inspections", tags=["inspections"], dependencies=[Depends(RequireScope("inspect", "operate"))]
+)
 
 
 class InspectionFilter(BaseModel):
@@ -76,86 +79,63 @@ class InspectionsResponse(BaseModel):
     next: int | None
 
 
-def router(
-    *,
-    journal: Journal | None,
-    broadcaster: EventBroadcaster,
-    shutdown_state: ShutdownState,
-    service: InspectionService,
-    auth: ApiKeyAuth,
-) -> APIRouter:
-    """``/v1/inspections``; any key will do."""
-    routes = APIRouter(
-        prefix="/v1/inspections", tags=["inspections"], dependencies=[Depends(auth.require_scope("inspect", "operate"))]
-    )
-    add_search_route(routes, journal)
-    add_live_route(routes, broadcaster, shutdown_state)
-    add_record_routes(routes, journal, service)
-    return routes
+@router.get("", response_model=InspectionsResponse)
+async def inspections(query: Annotated[InspectionFilter, Query()], journal: JournalDep) -> Response:
+    """What was judged, the newest first; as CSV, all that match."""
+    existing, search = require_journal(journal), query.to_search()
+    if query.format == "csv":
+        named = {"Content-Disposition": 'attachment; filename="inspections.csv"'}
+        return StreamingResponse(stream_csv(existing, search), media_type="text/csv", headers=named)
+    text = await anyio.to_thread.run_sync(read_page, existing, search, query.limit)
+    return Response(text, media_type="application/json")
 
 
-def add_search_route(routes: APIRouter, journal: Journal | None) -> None:
-    """Add the route that searches records."""
-
-    @routes.get("", response_model=InspectionsResponse)
-    async def inspections(query: Annotated[InspectionFilter, Query()]) -> Response:
-        """What was judged, the newest first; as CSV, all that match."""
-        existing, search = require_journal(journal), query.to_search()
-        if query.format == "csv":
-            named = {"Content-Disposition": 'attachment; filename="inspections.csv"'}
-            return StreamingResponse(stream_csv(existing, search), media_type="text/csv", headers=named)
-        return Response(
-            await anyio.to_thread.run_sync(read_page, existing, search, query.limit), media_type="application/json"
-        )
+@router.get("/live", response_class=StreamingResponse)
+async def live_inspections(services: ServicesDep) -> Response:
+    """Each inspection as it is made (server-sent events); one that can't keep up misses some."""
+    services.broadcaster.check_capacity()
+    events = stream_events(services.broadcaster, services.shutdown_state)
+    return StreamingResponse(events, media_type="text/event-stream")
 
 
-def add_live_route(routes: APIRouter, broadcaster: EventBroadcaster, shutdown_state: ShutdownState) -> None:
-    """Add the route for live inspections."""
-
-    @routes.get("/live", response_class=StreamingResponse)
-    async def live_inspections() -> Response:
-        """Each inspection as it is made (server-sent events); one that can't keep up misses some."""
-        broadcaster.check_capacity()
-        return StreamingResponse(stream_events(broadcaster, shutdown_state), media_type="text/event-stream")
+@router.get("/{inspection_id}")
+async def inspection(inspection_id: str, journal: JournalDep) -> dict[str, Any]:
+    """One record."""
+    return to_json_fields(await anyio.to_thread.run_sync(read_record, require_journal(journal), inspection_id))
 
 
-def add_record_routes(routes: APIRouter, journal: Journal | None, service: InspectionService) -> None:
-    """Add the routes for one record: its answer, its image and its heat-map."""
-    one_at_a_time = ConcurrencyLimiter(1, service.inspector.queue_full_error)
+@router.get("/{inspection_id}/image", response_class=Response)
+async def image(inspection_id: str, journal: JournalDep) -> Response:
+    """The image as it came, where images are kept."""
+    picture = await anyio.to_thread.run_sync(read_image, require_journal(journal), inspection_id)
+    return Response(picture.data, media_type=picture.media_type)
 
-    @routes.get("/{inspection_id}")
-    async def inspection(inspection_id: str) -> dict[str, Any]:
-        """One record."""
-        record = await anyio.to_thread.run_sync(require_journal(journal).read_record, inspection_id)
-        if record is None:
-            raise unknown_inspection_error(inspection_id)
-        return to_json_fields(record)
 
-    @routes.get("/{inspection_id}/image", response_class=Response)
-    async def image(inspection_id: str) -> Response:
-        """The image as it came, where images are kept."""
-        picture = await anyio.to_thread.run_sync(read_image, require_journal(journal), inspection_id)
-        return Response(picture.data, media_type=picture.media_type)
+@router.get("/{inspection_id}/heatmap", response_class=Response)
+async def heatmap(inspection_id: str, services: ServicesDep) -> Response:
+    """The heat-map as a PNG: the kept image is looked at once more by its version, which counts nowhere.
 
-    @routes.get("/{inspection_id}/heatmap", response_class=Response)
-    async def heatmap(inspection_id: str) -> Response:
-        """The heat-map as a PNG: the kept image is looked at once more by its version, which counts nowhere.
+    Only while no live image waits, and one at a time; else 503.
+    """
+    journal, service = require_journal(services.journal), services.inspection
+    picture = await anyio.to_thread.run_sync(read_image, journal, inspection_id)
+    record = await anyio.to_thread.run_sync(read_record, journal, inspection_id)
+    with services.heatmap_limiter.slot():
+        if not service.inspector.is_idle:
+            raise service.inspector.queue_full_error()
+        version = await service.get_version(record.product, record.version)
+        again = await service.inspector.inspect(picture.data, version, InspectOptions(heatmap="png"))
+    if again.heatmap is None:
+        raise no_image_error(inspection_id)
+    return Response(again.heatmap.data, media_type=again.heatmap.media_type)
 
-        Only while no live image waits, and one at a time; else 503.
-        """
-        existing = require_journal(journal)
-        picture = await anyio.to_thread.run_sync(read_image, existing, inspection_id)
-        record = await anyio.to_thread.run_sync(existing.read_record, inspection_id)
-        if record is None:
-            raise unknown_inspection_error(inspection_id)
-        with one_at_a_time.slot():
-            if not service.inspector.is_idle:
-                raise service.inspector.queue_full_error()
-            version = await service.get_version(record.product, record.version)
-            again = await service.inspector.inspect(picture.data, version, InspectOptions(heatmap="png"))
-        if again.heatmap is None:
-            raise no_image_error(inspection_id)
-        return Response(again.heatmap.data, media_type=again.heatmap.media_type)
+
+def read_record(journal: Journal, inspection_id: str) -> InspectionRecord:
+    """Return a record. Raises RequestError, StoreUnusable."""
+    record = journal.read_record(inspection_id)
+    if record is None:
+        raise RequestError(f"no inspection '{inspection_id[:64]}' is kept", kind="unknown-inspection")
+    return record
 
 
 def read_image(journal: Journal, inspection_id: str) -> StoredImage:
@@ -164,11 +144,6 @@ def read_image(journal: Journal, inspection_id: str) -> StoredImage:
     if picture is None:
         raise no_image_error(inspection_id)
     return picture
-
-
-def unknown_inspection_error(inspection_id: str) -> RequestError:
-    """Return the error of an inspection that is not kept."""
-    return RequestError(f"no inspection '{inspection_id[:64]}' is kept", kind="unknown-inspection")
 
 
 def no_image_error(inspection_id: str) -> RequestError:

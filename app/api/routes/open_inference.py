@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from importlib.metadata import version as installed
 from typing import Annotated, Literal
@@ -13,22 +14,23 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel
 
 from app.api import uploads
-from app.api.auth import ApiKeyAuth
-from app.api.routes.health import HealthSources, collect_health
-from app.api.routes.inspect import DeadlineMs, InspectDeps, PartId, RequestIds, cancel_on_disconnect, compute_deadline
+from app.api.auth import RequireScope
+from app.api.deps import InspectionServiceDep, Services, ServicesDep
+from app.api.routes.health import collect_health
+from app.api.routes.inspect import DeadlineMs, PartId, RequestIds, cancel_on_disconnect, compute_deadline
 from app.api.tensors import HEADER, INPUT, InferInput, TensorOut, parse_request, serialise_response
 from app.inference.version import Version
 from app.inspection.pipeline import Inspection, InspectOptions
 from app.inspection.service import InspectionService, bind_log_context
-from app.settings import Settings
 from app.store.errors import UnknownProduct, UnknownVersion
 from model.bundle import BadName, GoodpartError
 
 PLATFORM = "onnxruntime_onnx"
 Shape = tuple[int, ...]
-
-
 Id = Annotated[PartId, Query()]
+
+router = APIRouter(prefix="/v2", tags=["open inference"], dependencies=[Depends(RequireScope("inspect"))])
+health_router = APIRouter(prefix="/v2/health", tags=["open inference"])
 
 
 @dataclass(frozen=True)
@@ -72,102 +74,99 @@ class Readiness(BaseModel):
     name: str | None = None
 
 
-def health_router(sources: HealthSources) -> APIRouter:
-    """Return ``/v2/health``: liveness and readiness as the protocol names them."""
-    routes = APIRouter(prefix="/v2/health", tags=["open inference"])
-
-    @routes.get("/live")
-    async def live() -> dict[str, bool]:
-        """The event loop turns."""
-        return {"live": True}
-
-    @routes.get("/ready")
-    async def ready(response: Response) -> Readiness:
-        """Whether at least one product can be judged."""
-        return to_readiness(collect_health(sources).ready, response)
-
-    return routes
+@health_router.get("/live")
+async def live() -> dict[str, bool]:
+    """The event loop turns."""
+    return {"live": True}
 
 
-def router(*, deps: InspectDeps, settings: Settings, auth: ApiKeyAuth) -> APIRouter:
-    """Return the routes of ``/v2`` except health."""
-    routes = APIRouter(prefix="/v2", tags=["open inference"], dependencies=[Depends(auth.require_scope("inspect"))])
-    add_metadata_routes(routes, deps.service)
-    add_infer_routes(routes, deps, settings)
-    return routes
+@health_router.get("/ready")
+async def ready(response: Response, services: ServicesDep) -> Readiness:
+    """Whether at least one product can be judged."""
+    return to_readiness(collect_health(services).ready, response)
 
 
-def add_metadata_routes(routes: APIRouter, service: InspectionService) -> None:
-    """Add the routes for metadata and readiness."""
-
-    @routes.get("")
-    async def server() -> ServerMetadata:
-        """What this server is."""
-        return ServerMetadata(name="goodpart", version=installed("goodpart"), extensions=("binary_tensor_data",))
-
-    @routes.get("/models/{product}")
-    async def model(product: str) -> ModelMetadata:
-        """What a product takes and gives."""
-        return to_metadata(await service.get_version(product))
-
-    @routes.get("/models/{product}/versions/{version}")
-    async def model_version(product: str, version: str) -> ModelMetadata:
-        """What one version of it takes and gives."""
-        return to_metadata(await service.get_version(product, version))
-
-    @routes.get("/models/{product}/ready")
-    async def model_ready(product: str, response: Response) -> Readiness:
-        """Whether a product can be judged."""
-        return await check_readiness(service, product, None, response)
-
-    @routes.get("/models/{product}/versions/{version}/ready")
-    async def version_ready(product: str, version: str, response: Response) -> Readiness:
-        """Whether it can be judged by that version."""
-        return await check_readiness(service, product, version, response)
+@router.get("")
+async def server() -> ServerMetadata:
+    """What this server is."""
+    return ServerMetadata(name="goodpart", version=installed("goodpart"), extensions=("binary_tensor_data",))
 
 
-def add_infer_routes(routes: APIRouter, deps: InspectDeps, settings: Settings) -> None:
-    """Add the routes that inspect."""
-    service = deps.service
+@router.get("/models/{product}")
+async def model(product: str, service: InspectionServiceDep) -> ModelMetadata:
+    """What a product takes and gives."""
+    return to_metadata(await service.get_version(product))
 
-    @routes.post("/models/{product}/infer", response_class=Response)
-    async def infer_by_serving(
-        product: str, request: Request, part_id: Id = None, x_deadline_ms: DeadlineMs = None
-    ) -> Response:
-        """Inspect the images of one input tensor. If one of them can't be inspected, the request fails."""
-        infer_options = InferOptions(part_id, compute_deadline(x_deadline_ms, default_ms=settings.deadline_ms))
-        return await run_inference(product, None, request, infer_options)
 
-    @routes.post("/models/{product}/versions/{version}/infer", response_class=Response)
-    async def infer_by(
-        product: str, version: str, request: Request, part_id: Id = None, x_deadline_ms: DeadlineMs = None
-    ) -> Response:
-        """The same by one version."""
-        infer_options = InferOptions(part_id, compute_deadline(x_deadline_ms, default_ms=settings.deadline_ms))
-        return await run_inference(product, version, request, infer_options)
+@router.get("/models/{product}/versions/{version}")
+async def model_version(product: str, version: str, service: InspectionServiceDep) -> ModelMetadata:
+    """What one version of it takes and gives."""
+    return to_metadata(await service.get_version(product, version))
 
-    async def run_inference(
-        product: str, version: str | None, request: Request, infer_options: InferOptions
-    ) -> Response:
-        chosen_version = await service.get_version(product, version)
-        is_small = uploads.get_content_length(request) <= settings.max_upload_bytes
-        # While it is read, a small body counts as one image; then each of its images counts.
-        slot = service.inspector.admit if is_small else service.batch_slot
-        limit_bytes = settings.max_upload_bytes if is_small else settings.max_batch_upload_bytes
-        with slot():
-            body = await uploads.read_body(request, limit_bytes=limit_bytes)
-        json_length = request.headers.get(HEADER)
-        infer_input = await anyio.to_thread.run_sync(
-            lambda: parse_request(body, json_length=json_length, max_images=settings.max_batch_images)
-        )
-        inspections = await cancel_on_disconnect(
-            request, inspect_all(service, infer_input.images, chosen_version, infer_options.deadline)
-        )
-        bind_log_context(inspections[-1], part_id=infer_options.part_id)
-        ids = RequestIds(request_id=request.state.request_id, part_id=infer_options.part_id)
-        pairs = zip(infer_input.images, inspections, strict=True)
-        await asyncio.gather(*(deps.recorder.record(ids.to_response(one), data) for data, one in pairs))
-        return to_infer_response(inspections, infer_input)
+
+@router.get("/models/{product}/ready")
+async def model_ready(product: str, response: Response, service: InspectionServiceDep) -> Readiness:
+    """Whether a product can be judged."""
+    return await check_readiness(service, product, None, response)
+
+
+@router.get("/models/{product}/versions/{version}/ready")
+async def version_ready(product: str, version: str, response: Response, service: InspectionServiceDep) -> Readiness:
+    """Whether it can be judged by that version."""
+    return await check_readiness(service, product, version, response)
+
+
+@router.post("/models/{product}/infer", response_class=Response)
+async def infer_by_serving(
+    product: str, request: Request, services: ServicesDep, part_id: Id = None, x_deadline_ms: DeadlineMs = None
+) -> Response:
+    """Inspect the images of one input tensor. If one of them can't be inspected, the request fails."""
+    infer_options = InferOptions(part_id, compute_deadline(x_deadline_ms, default_ms=services.settings.deadline_ms))
+    version = await services.inspection.get_version(product)
+    return await run_inference(request, services, version, infer_options)
+
+
+@router.post("/models/{product}/versions/{version}/infer", response_class=Response)
+async def infer_by(
+    product: str,
+    version: str,
+    request: Request,
+    services: ServicesDep,
+    part_id: Id = None,
+    x_deadline_ms: DeadlineMs = None,
+) -> Response:
+    """The same by one version."""
+    infer_options = InferOptions(part_id, compute_deadline(x_deadline_ms, default_ms=services.settings.deadline_ms))
+    chosen_version = await services.inspection.get_version(product, version)
+    return await run_inference(request, services, chosen_version, infer_options)
+
+
+async def run_inference(
+    request: Request, services: Services, version: Version, infer_options: InferOptions
+) -> Response:
+    """Read, inspect and record the images of a request. Raises GoodpartError."""
+    infer_input = await read_input(request, services)
+    inspections = await cancel_on_disconnect(
+        request, inspect_all(services.inspection, infer_input.images, version, infer_options.deadline)
+    )
+    bind_log_context(inspections[-1], part_id=infer_options.part_id)
+    ids = RequestIds.from_request(request, part_id=infer_options.part_id)
+    pairs = zip(infer_input.images, inspections, strict=True)
+    await asyncio.gather(*(services.recorder.record(ids.to_response(one), data) for data, one in pairs))
+    return to_infer_response(inspections, infer_input)
+
+
+async def read_input(request: Request, services: Services) -> InferInput:
+    """Read the body of a request and parse it, off the event loop. Raises QueueFull, RequestError."""
+    settings, service = services.settings, services.inspection
+    is_small = uploads.get_content_length(request) <= settings.max_upload_bytes
+    # While it is read, a small body counts as one image; then each of its images counts.
+    slot = service.inspector.admit if is_small else service.batch_slot
+    limit_bytes = settings.max_upload_bytes if is_small else settings.max_batch_upload_bytes
+    with slot():
+        body = await uploads.read_body(request, limit_bytes=limit_bytes)
+    parse = partial(parse_request, body, json_length=request.headers.get(HEADER), max_images=settings.max_batch_images)
+    return await anyio.to_thread.run_sync(parse)
 
 
 async def inspect_all(

@@ -7,18 +7,20 @@ import anyio.to_thread
 from fastapi import APIRouter, Depends, Query
 from pydantic import ConfigDict, Field
 
-from app.api.auth import ApiKeyAuth
+from app.api.auth import RequireScope
+from app.api.deps import InspectionServiceDep, JournalDep
 from app.api.routes.inspections import require_journal
 from app.api.routes.products import ThresholdQuery
 from app.api.schemas import ResponseModel
 from app.history.journal import Journal
 from app.history.records import Search
 from app.inference.version import Version
-from app.inspection.service import InspectionService
 from app.store.state import Decision
 from model.bundle import PromiseRecord
 
 MAX_PARTS = 2000
+
+router = APIRouter(prefix="/v1/products", tags=["products"], dependencies=[Depends(RequireScope("inspect", "operate"))])
 
 
 class PreviewQuery(ThresholdQuery):
@@ -45,22 +47,14 @@ class PreviewResponse(ResponseModel):
     scores: tuple[float, ...] = Field(description="of these parts, the newest first")
 
 
-def router(*, service: InspectionService, journal: Journal | None, auth: ApiKeyAuth) -> APIRouter:
-    """Return ``/v1/products/{product}/threshold/preview``; any key may use it.
-
-    It changes nothing, but it loads an evicted product, as an inspection does.
-    """
-    routes = APIRouter(
-        prefix="/v1/products", tags=["products"], dependencies=[Depends(auth.require_scope("inspect", "operate"))]
-    )
-
-    @routes.get("/{product}/threshold/preview")
-    async def preview(product: str, query: Annotated[PreviewQuery, Query()]) -> PreviewResponse:
-        """What a threshold, by rate or by value, would have said of the last parts."""
-        existing, version = require_journal(journal), await service.get_version(product)
-        return await anyio.to_thread.run_sync(compute_preview, existing, version, query)
-
-    return routes
+@router.get("/{product}/threshold/preview")
+async def preview(
+    product: str, query: Annotated[PreviewQuery, Query()], service: InspectionServiceDep, journal: JournalDep
+) -> PreviewResponse:
+    """What a threshold, by rate or by value, would have said of the last parts."""
+    existing = require_journal(journal)
+    version = await service.get_version(product)  # loads an evicted product, as an inspection does
+    return await anyio.to_thread.run_sync(compute_preview, existing, version, query)
 
 
 def compute_preview(journal: Journal, version: Version, query: PreviewQuery) -> PreviewResponse:

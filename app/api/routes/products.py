@@ -1,6 +1,5 @@
 """Routes that list products and versions, and that change what serves."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Self
@@ -9,17 +8,21 @@ import anyio.to_thread
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.api.auth import ApiKeyAuth, KeyName
+from app.api.auth import KeyName, RequireScope
+from app.api.deps import InspectionServiceDep, RegistryDep
 from app.api.schemas import ProductResponse, ProductsResponse, VersionResponse, VersionsResponse
 from app.inference.registry import ModelRegistry
 from app.inference.status import ProductStatus
-from app.inspection.drift import DriftMonitor
-from app.inspection.shadow import ShadowRunner
+from app.inspection.service import InspectionService
 from app.store.errors import Conflict, StoreError, nothing_active_error
 from app.store.state import Decision, Override, ShadowDecision
 from model.bundle import BundleError
 
-PREFIX = "/v1/products"
+# Any key may read; changing what serves requires the scope ``operate``.
+READ = [Depends(RequireScope("inspect", "operate"))]
+CHANGE = [Depends(RequireScope("operate"))]
+
+router = APIRouter(prefix="/v1/products", tags=["products"])
 
 
 class DecisionRequest(BaseModel):
@@ -74,125 +77,102 @@ class ShadowRequest(DecisionRequest):
     share: Annotated[float, Field(gt=0, le=1)] = 0.1
 
 
-@dataclass(frozen=True)
-class ProductMonitors:
-    """Drift and shadow statistics of all products."""
-
-    drift: DriftMonitor
-    shadows: ShadowRunner
-
-    def to_response(self, status: ProductStatus) -> ProductResponse:
-        """Return a product's response."""
-        return ProductResponse.from_status(
-            status,
-            drift=self.drift.get_window(status.product),
-            rule=self.drift.rule,
-            stats=self.shadows.get_stats(status),
-        )
+@router.get("", dependencies=READ)
+async def products(service: InspectionServiceDep) -> ProductsResponse:
+    """Every product, and which version serves it."""
+    statuses = service.registry.list_statuses()
+    return ProductsResponse(products=tuple(to_product_response(service, status) for status in statuses))
 
 
-def router(*, registry: ModelRegistry, monitors: ProductMonitors, auth: ApiKeyAuth) -> APIRouter:
-    """Return ``/v1/products`` and its sub-resources, except inspections."""
-    routes = APIRouter(tags=["products"])
-    routes.include_router(reading_router(registry, monitors, auth))
-    for part in (activation_router, threshold_router, shadow_router):
-        routes.include_router(part(registry, monitors, auth))
-    return routes
+@router.get("/{product}", dependencies=READ)
+async def product_(product: str, service: InspectionServiceDep) -> ProductResponse:
+    """One product: what serves, what was activated, why that does not serve if it does not, and how it fares."""
+    return to_product_response(service, service.registry.get_status(product))
 
 
-def reading_router(registry: ModelRegistry, monitors: ProductMonitors, auth: ApiKeyAuth) -> APIRouter:
-    """Return the routes that read; any key may use them."""
-    routes = APIRouter(prefix=PREFIX, dependencies=[Depends(auth.require_scope("inspect", "operate"))])
-
-    @routes.get("")
-    async def products() -> ProductsResponse:
-        """Every product, and which version serves it."""
-        return ProductsResponse(products=tuple(map(monitors.to_response, registry.list_statuses())))
-
-    @routes.get("/{product}")
-    async def product_(product: str) -> ProductResponse:
-        """One product: what serves, what was activated, why that does not serve if it does not, and how it fares."""
-        return monitors.to_response(registry.get_status(product))
-
-    @routes.get("/{product}/versions")
-    def versions(product: str) -> VersionsResponse:
-        """A product's versions, oldest first."""
-        serving = registry.get_status(product).serving
-        return VersionsResponse(
-            product=product,
-            versions=tuple(
-                to_version_response(registry, product, name, serving.name if serving else None)
-                for name in registry.store.list_versions(product)
-            ),
-        )
-
-    return routes
+@router.get("/{product}/versions", dependencies=READ)
+async def versions(product: str, registry: RegistryDep) -> VersionsResponse:
+    """A product's versions, oldest first."""
+    return await anyio.to_thread.run_sync(read_versions, registry, product)
 
 
-def activation_router(registry: ModelRegistry, monitors: ProductMonitors, auth: ApiKeyAuth) -> APIRouter:
-    """Return the routes that choose the serving version; they require the scope ``operate``."""
-    routes = APIRouter(prefix=PREFIX, dependencies=[Depends(auth.require_scope("operate"))])
-
-    @routes.post("/{product}/versions/{version}/activate")
-    async def activate(
-        product: str, version: str, key: KeyName, decision: DecisionRequest | None = None
-    ) -> ProductResponse:
-        """Activate a version. It is loaded and verified first; if that fails, the old version keeps serving."""
-        return await apply_activation(product, version, decision or DecisionRequest(), key)
-
-    @routes.post("/{product}/rollback")
-    async def rollback(product: str, key: KeyName, decision: DecisionRequest | None = None) -> ProductResponse:
-        """Make the version before the current one serve again."""
-        previous = await anyio.to_thread.run_sync(registry.state.read_previous, product)
-        return await apply_activation(product, previous, decision or DecisionRequest(), key)
-
-    async def apply_activation(
-        product: str, version: str, decision: DecisionRequest, key: str | None
-    ) -> ProductResponse:
-        change = partial(registry.activate, product, version, by=decision.attribution(key), why=decision.why)
-        return monitors.to_response(await anyio.to_thread.run_sync(change))
-
-    return routes
+@router.post("/{product}/versions/{version}/activate", dependencies=CHANGE)
+async def activate(
+    product: str,
+    version: str,
+    service: InspectionServiceDep,
+    key: KeyName,
+    decision: DecisionRequest | None = None,
+) -> ProductResponse:
+    """Activate a version. It is loaded and verified first; if that fails, the old version keeps serving."""
+    return await apply_activation(service, product, version, by=key, decision=decision)
 
 
-def threshold_router(registry: ModelRegistry, monitors: ProductMonitors, auth: ApiKeyAuth) -> APIRouter:
-    """Return the routes that change the threshold; they require the scope ``operate``."""
-    routes = APIRouter(prefix=PREFIX, dependencies=[Depends(auth.require_scope("operate"))])
-
-    @routes.put("/{product}/threshold")
-    async def threshold(product: str, decision: ThresholdRequest, key: KeyName) -> ProductResponse:
-        """Let another threshold hold: a rate for every version to come, a value for the version that serves now."""
-        override = override_from_request(decision, registry.get_status(product), key)
-        return monitors.to_response(await anyio.to_thread.run_sync(registry.set_override, product, override))
-
-    @routes.delete("/{product}/threshold")
-    async def lift_threshold(
-        product: str, key: KeyName, decision: Annotated[DecisionRequest, Query()]
-    ) -> ProductResponse:
-        """Let the version's own threshold hold again."""
-        decided = decision.to_decision(key)
-        return monitors.to_response(await anyio.to_thread.run_sync(registry.clear_override, product, decided))
-
-    return routes
+@router.post("/{product}/rollback", dependencies=CHANGE)
+async def rollback(
+    product: str, service: InspectionServiceDep, key: KeyName, decision: DecisionRequest | None = None
+) -> ProductResponse:
+    """Make the version before the current one serve again."""
+    previous = await anyio.to_thread.run_sync(service.registry.state.read_previous, product)
+    return await apply_activation(service, product, previous, by=key, decision=decision)
 
 
-def shadow_router(registry: ModelRegistry, monitors: ProductMonitors, auth: ApiKeyAuth) -> APIRouter:
-    """Return the routes for shadow inspection; they require the scope ``operate``."""
-    routes = APIRouter(prefix=PREFIX, dependencies=[Depends(auth.require_scope("operate"))])
+@router.put("/{product}/threshold", dependencies=CHANGE)
+async def threshold(
+    product: str, decision: ThresholdRequest, service: InspectionServiceDep, key: KeyName
+) -> ProductResponse:
+    """Let another threshold hold: a rate for every version to come, a value for the version that serves now."""
+    registry = service.registry
+    override = override_from_request(decision, registry.get_status(product), key)
+    status = await anyio.to_thread.run_sync(registry.set_override, product, override)
+    return to_product_response(service, status)
 
-    @routes.put("/{product}/shadow")
-    async def shadow(product: str, decision: ShadowRequest, key: KeyName) -> ProductResponse:
-        """Run a candidate on a share of the live images; responses stay those of the serving version."""
-        order = ShadowDecision(**decision.to_decision(key).model_dump(), version=decision.version, share=decision.share)
-        return monitors.to_response(await anyio.to_thread.run_sync(registry.set_shadow, product, order))
 
-    @routes.delete("/{product}/shadow")
-    async def end_shadow(product: str, key: KeyName, decision: Annotated[DecisionRequest, Query()]) -> ProductResponse:
-        """Let no candidate judge any more."""
-        decided = decision.to_decision(key)
-        return monitors.to_response(await anyio.to_thread.run_sync(registry.clear_shadow, product, decided))
+@router.delete("/{product}/threshold", dependencies=CHANGE)
+async def lift_threshold(
+    product: str, service: InspectionServiceDep, key: KeyName, decision: Annotated[DecisionRequest, Query()]
+) -> ProductResponse:
+    """Let the version's own threshold hold again."""
+    decided = decision.to_decision(key)
+    status = await anyio.to_thread.run_sync(service.registry.clear_override, product, decided)
+    return to_product_response(service, status)
 
-    return routes
+
+@router.put("/{product}/shadow", dependencies=CHANGE)
+async def shadow(product: str, decision: ShadowRequest, service: InspectionServiceDep, key: KeyName) -> ProductResponse:
+    """Run a candidate on a share of the live images; responses stay those of the serving version."""
+    order = ShadowDecision(**decision.to_decision(key).model_dump(), version=decision.version, share=decision.share)
+    status = await anyio.to_thread.run_sync(service.registry.set_shadow, product, order)
+    return to_product_response(service, status)
+
+
+@router.delete("/{product}/shadow", dependencies=CHANGE)
+async def end_shadow(
+    product: str, service: InspectionServiceDep, key: KeyName, decision: Annotated[DecisionRequest, Query()]
+) -> ProductResponse:
+    """Let no candidate judge any more."""
+    decided = decision.to_decision(key)
+    status = await anyio.to_thread.run_sync(service.registry.clear_shadow, product, decided)
+    return to_product_response(service, status)
+
+
+async def apply_activation(
+    service: InspectionService, product: str, version: str, *, by: str | None, decision: DecisionRequest | None
+) -> ProductResponse:
+    """Activate a version. ``by``: name of the API key; ``decision``: None where the request has no body."""
+    decision = decision or DecisionRequest()
+    change = partial(service.registry.activate, product, version, by=decision.attribution(by), why=decision.why)
+    return to_product_response(service, await anyio.to_thread.run_sync(change))
+
+
+def to_product_response(service: InspectionService, status: ProductStatus) -> ProductResponse:
+    """Return a product's status, with its drift and its candidate."""
+    return ProductResponse.from_status(
+        status,
+        drift=service.drift.get_window(status.product),
+        rule=service.drift.rule,
+        stats=service.shadows.get_stats(status),
+    )
 
 
 def override_from_request(decision: ThresholdRequest, status: ProductStatus, key: str | None) -> Override:
@@ -203,6 +183,18 @@ def override_from_request(decision: ThresholdRequest, status: ProductStatus, key
     if decision.version not in (None, serving):
         raise Conflict(status.product)
     return decision.to_override(serving, decision.to_decision(key))
+
+
+def read_versions(registry: ModelRegistry, product: str) -> VersionsResponse:
+    """Read a product's versions from the store. Raises StoreError."""
+    serving = registry.get_status(product).serving
+    return VersionsResponse(
+        product=product,
+        versions=tuple(
+            to_version_response(registry, product, name, serving.name if serving else None)
+            for name in registry.store.list_versions(product)
+        ),
+    )
 
 
 def to_version_response(registry: ModelRegistry, product: str, version: str, serving: str | None) -> VersionResponse:

@@ -74,6 +74,7 @@ def test_a_row_an_image_says_what_the_engine_says(source, undisturbed, tiny_vers
     assert "1 not judged" in said
 
 
+@pytest.mark.processes
 def test_what_is_killed_goes_on_and_ends_with_the_same_files(source, tmp_path, undisturbed):
     for kill in range(3):
         wanted = len(tables(tmp_path)) + 1 + kill % 2

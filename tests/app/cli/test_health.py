@@ -2,7 +2,10 @@
 
 import subprocess
 
+import pytest
 from serving import GOODPART, Service
+
+pytestmark = pytest.mark.processes
 
 VARIABLES = {"PATH": "/usr/bin:/bin"}
 

@@ -51,6 +51,7 @@ def test_each_image_gets_its_result_beside_it(store_folder, folder, good_bytes, 
     assert watch(store_folder, folder, "--once").stderr.splitlines()[-1] == "0 done"
 
 
+@pytest.mark.processes
 def test_files_that_are_written_slowly_and_at_once_each_give_one_result_of_the_whole(store_folder, folder):
     files = images(NUM_FILES)
     watcher = watch(store_folder, folder, wait=False)

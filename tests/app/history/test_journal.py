@@ -1,6 +1,7 @@
 """The journal by itself: bounds, order, and what is owed to a sink."""
 
 import sqlite3
+import threading
 import time
 from dataclasses import replace
 
@@ -50,6 +51,20 @@ def test_each_product_counts_for_itself_and_all_together(opened):
     assert add(journal, *map(record, range(6))) == [1, 2, 3, 4, 5, 6]
     numbers = [(one.product, one.product_sequence) for one in reversed(journal.search(Search(), limit=10))]
     assert numbers == [("cup", 1), ("disc", 1), ("cup", 2), ("disc", 2), ("cup", 3), ("disc", 3)]
+
+
+def test_the_listener_hears_of_records_once_they_can_be_read(tmp_path):
+    heard, is_heard = [], threading.Event()
+
+    def listen():
+        heard.append(len(journal.search(Search(), limit=10)))
+        is_heard.set()
+
+    journal = Journal(tmp_path, RetentionPolicy(), on_written=listen)
+    with journal:
+        add(journal, record(1))
+        assert is_heard.wait(10)
+    assert heard == [1]
 
 
 def test_no_more_records_are_kept_than_may_be(opened):

@@ -239,9 +239,9 @@ def test_a_broken_product_without_room_is_faulty_and_not_evicted(registry_over, 
 
 
 def test_reloads_are_reported_with_their_outcome(registry_over, store_folder, republished):
-    registry = registry_over(store_folder)
     events = []
-    registry.on_reload = lambda product, outcome: events.append((product, outcome))
+    registry = registry_over(store_folder, on_reload=lambda product, outcome: events.append((product, outcome)))
+    events.clear()
     registry.activate("disc", republished(), by="ann", why="")
     broken = republished(mark="2")
     (store_folder / "products/disc/versions" / broken / "compare.onnx").unlink()

@@ -28,6 +28,7 @@ def test_a_held_lock_is_refused_until_it_is_released(tmp_path):
     acquire_lock(path).close()
 
 
+@pytest.mark.processes
 def test_a_killed_process_releases_its_lock(tmp_path):
     path = tmp_path / "lock"
     with subprocess.Popen([sys.executable, "-c", HOLDER, path], stdout=subprocess.PIPE, text=True) as holder:

@@ -155,6 +155,7 @@ while True:
 """
 
 
+@pytest.mark.processes
 def test_killing_a_publisher_leaves_only_whole_versions(store):
     root = os.fspath(store.root)
     for wait_s in (0.01, 0.02, 0.05, 0.08, 0.13):

@@ -2,7 +2,7 @@
 
 import re
 
-from app.api.routes.console import WEB
+from app.api.assets import WEB
 
 
 def test_the_page_and_every_file_that_it_names_are_served(client):

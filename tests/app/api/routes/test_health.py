@@ -62,6 +62,16 @@ def test_metrics_name_the_serving_version_and_its_provider(read, tiny_version):
     assert found["goodpart_images_in_hand", ()] == 0
 
 
+def test_versions_that_were_loaded_or_refused_are_counted(client, read, store_folder, republished):
+    client.post(f"/v1/products/disc/versions/{republished()}/activate")
+    broken = republished(mark="2")
+    (store_folder / "products/disc/versions" / broken / "compare.onnx").unlink()
+    assert client.post(f"/v1/products/disc/versions/{broken}/activate").json()["type"].endswith("store-failed")
+    found = read()
+    assert found["goodpart_reloads_total", (("outcome", "loaded"), ("product", "disc"))] == 2
+    assert found["goodpart_reloads_total", (("outcome", "refused"), ("product", "disc"))] == 1
+
+
 def test_no_label_is_what_a_client_chose(client, read, good_bytes):
     client.post("/v1/products/chosen-by-a-stranger/inspect", content=good_bytes, headers=PNG)
     client.post(URL, content=good_bytes, headers={**PNG, "x-request-id": "chosen"}, params={"part_id": "chosen"})

@@ -274,7 +274,7 @@ def test_a_request_is_cancelled_when_its_client_disconnects():
 
 
 def test_a_dead_worker_is_not_ready_and_says_why(client):
-    registry = client.app.state.registry
+    registry = client.app.state.services.registry
     assert build_health(registry, errors=[None]).ready
     answer = build_health(registry, errors=[None, "the inference worker died"])
     assert not answer.ready

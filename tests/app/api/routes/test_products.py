@@ -99,7 +99,7 @@ def test_a_broken_version_activated_in_the_store_leaves_the_old_one_serving(clie
 
 
 def app_catalogue(client):
-    return client.app.state.registry
+    return client.app.state.services.registry
 
 
 def test_an_empty_store_is_alive_and_not_ready(client_over, tmp_path):
