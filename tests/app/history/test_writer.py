@@ -31,9 +31,17 @@ def connection():
 
 
 @pytest.fixture
-def idle_writer(tmp_path):
+def calls():
+    """What the listener was told."""
+    return []
+
+
+@pytest.fixture
+def idle_writer(tmp_path, calls):
     """A writer whose thread does not run: what is queued stays queued."""
-    return JournalWriter(JournalDatabase(tmp_path), RetentionPolicy(days=1e6))
+    return JournalWriter(
+        JournalDatabase(tmp_path), RetentionPolicy(days=1e6), on_written=lambda: calls.append("written")
+    )
 
 
 def insert_all(connection, *records, lost=None):
@@ -123,9 +131,7 @@ def test_a_batch_ends_where_the_end_was_queued(idle_writer):
     assert ([one.record.inspection_id for one in batch], ends) == (["i9", "i0"], True)
 
 
-def test_writing_a_batch_frees_its_bytes_settles_its_gaps_and_tells_the_listener(idle_writer, connection):
-    calls = []
-    idle_writer.on_written = lambda: calls.append("written")
+def test_writing_a_batch_frees_its_bytes_settles_its_gaps_and_tells_the_listener(idle_writer, connection, calls):
     idle_writer._num_lost_by_product.update({"disc": 2, "lid": 1})
     futures = [idle_writer.add(replace(RECORD, inspection_id=f"i{number}"), PICTURE) for number in range(2)]
     first, second = (idle_writer._queue.get_nowait() for _ in range(2))
