@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import Phase, settings
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("app", "model", "training", "tests")
@@ -49,8 +50,9 @@ FURTHER_TESTS = {
 PRELOADED = (
     "torch torch._dynamo onnxruntime scipy.ndimage scipy.stats hypothesis.extra.numpy jaxtyping beartype PIL.Image"
 )
-# Without plugins that nothing here needs; the profile repeats its examples and has no deadline.
-OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-p", "hypothesispytest", "--hypothesis-profile=ci")
+# Without plugins that nothing here needs. Random examples are the same each time; a failing one is not made smaller.
+OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-p", "hypothesispytest", "--hypothesis-profile=mutants")
+settings.register_profile("mutants", derandomize=True, deadline=None, database=None, phases=[Phase.generate])
 # A mutant may never end: the limit of its tests, as a multiple of their time without a change, and at least.
 LIMIT_FACTOR, MIN_LIMIT_S = 5, 20
 # Decorators and annotations say what is checked elsewhere: types, frozen values, gradients that are not kept.

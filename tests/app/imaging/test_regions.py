@@ -123,3 +123,12 @@ def test_a_grid_begins_where_the_canvas_begins_on_the_posted_image():
         assert abs(grid.x0 + column * grid.step_x - (canvas_x - 16) * 30 / 32) < 1e-9
         assert abs(grid.y0 + row * grid.step_y - (canvas_y - 2) * 90 / 60) < 1e-9
     assert (grid.width, grid.height) == (30, 90)
+
+
+def test_a_region_that_the_image_cuts_has_no_more_area_than_is_seen_of_it():
+    """Positions of 10 x 10 pixels on an image of 35 x 35: of the last one 5 x 5 pixels are seen."""
+    grid = Grid(x0=0.0, y0=0.0, step_x=10.0, step_y=10.0, width=35, height=35)
+    map_ = np.zeros((4, 4), np.float32)
+    map_[3, 3] = 9
+    (region,) = find_regions(map_, threshold=5, grid=grid)
+    assert (region.x, region.y, region.width, region.height, region.area_px) == (30, 30, 5, 5, 25)
