@@ -202,7 +202,7 @@ def change(node: ast.AST) -> Iterator[str]:
         yield f"({ast.unparse(ast.BoolOp(OPERATORS[type(node.op)][0], node.values))})"
     if isinstance(node, ast.UnaryOp):
         yield f"({ast.unparse(node.operand)})"  # without its sign or its ``not``
-    if isinstance(node, ast.Return) and node.value is not None:
+    if isinstance(node, ast.Return) and node.value is not None and ast.unparse(node.value) != "None":
         yield "return None"
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call | ast.Await):
         yield "pass"
