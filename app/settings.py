@@ -18,10 +18,7 @@ from app.inference.sessions import Provider, available_cpus
 from app.server.logging import LogFormat
 from app.store.paths import DEFAULT_COPIES_GIB, DEFAULT_LOCAL, Location
 from app.validation import describe_error, suggest_name
-
-PREFIX = "GOODPART_"
-# Prefix of the trainer's variables.
-TRAIN_PREFIX = "GOODPART_TRAIN_"
+from app.variables import PREFIX, TRAIN_PREFIX
 
 
 class Settings(BaseSettings):
@@ -218,17 +215,11 @@ def is_loopback(host: str) -> bool:
 
 def read_settings(**given: object) -> Settings:
     """Read the settings from the environment, overridden by what is not None. Raises SettingsError."""
-    refuse_unknown(os.environ)  # noqa: TID251  # the one place that reads the environment
+    refuse_unknown(os.environ)  # noqa: TID251  # this and app.variables are the places that read the environment
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]  # pydantic checks what comes from outside
     except ValidationError as error:
         raise SettingsError(describe_error(error)) from None
-
-
-def read_train_variables() -> dict[str, str]:
-    """Return the trainer's variables without their prefix, in lower case."""
-    found = os.environ.items()  # noqa: TID251  # as above
-    return {name[len(TRAIN_PREFIX) :].lower(): value for name, value in found if name.upper().startswith(TRAIN_PREFIX)}
 
 
 def refuse_unknown(names: Iterable[str]) -> None:

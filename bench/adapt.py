@@ -94,7 +94,7 @@ def prepare(folder: Path, work: Path, gains: Sequence[float]) -> None:
         return
     shutil.rmtree(work, ignore_errors=True)
     dataset = find_images(folder)
-    good = sorted(dataset.good)
+    good = sorted(image.path for image in dataset.good)
     held_out = random.Random(0).sample(good, min(NUM_HELD_OUT, len(good) // 3))  # noqa: S311  # no secret
     copy_files((path for path in good if path not in held_out), work / "train")
     copy_files((one.path for one in dataset.test if not one.is_defective), work / "plain_good")

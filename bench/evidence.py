@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.bundle import InputRecord
-from training.data.dataset import Dataset, Sample, decode_image, detect_channels, find_images
+from training.data.dataset import Dataset, Sample, detect_channels, find_images
+from training.data.images import ImageFile
 from training.evaluation.evaluate import open_mask
 from training.fit.weights import load_teacher
 
@@ -35,7 +36,7 @@ class Evidence:
     """A data set as the teacher sees it. ``masks``: (test images, 256, 256), or None without masks."""
 
     name: str
-    good: tuple[Path, ...]
+    good: tuple[ImageFile, ...]
     train: Features
     test: Features
     defective: NDArray[np.bool_]
@@ -45,7 +46,7 @@ class Evidence:
 def load_evidence(folder: Path, *, teacher: str, size: int, strides: Sequence[int] = STRIDES) -> Evidence:
     """Load a data set in MVTec layout, features from the cache if they are there."""
     dataset = find_images(folder)
-    test = tuple(sample.path for sample in dataset.test)
+    test = tuple(sample.image for sample in dataset.test)
     channels = detect_channels(dataset.good, max_pixels=MAX_PIXELS)
     rule = InputRecord(height=size, width=size, fit="stretch", channels=channels, white_level=255)
     return Evidence(
@@ -74,28 +75,28 @@ def load_mask(sample: Sample) -> NDArray[np.bool_]:
     return np.asarray(mask.resize((MASK_SIZE, MASK_SIZE), Pillow.Resampling.NEAREST)) > 0
 
 
-def load_features(paths: Sequence[Path], *, teacher: str, rule: InputRecord, strides: Sequence[int]) -> Features:
+def load_features(images: Sequence[ImageFile], *, teacher: str, rule: InputRecord, strides: Sequence[int]) -> Features:
     """Return raw taps of these images by stride, from the cache if they are there."""
     CACHE.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
+    for image in images:
+        digest.update(image.read_bytes())
     place = CACHE / f"{digest.hexdigest()[:16]}-{teacher}-{rule.height}.safetensors"
     if not place.is_file():
         beside = place.with_suffix(f".{os.getpid()}")
-        save_file(compute_features(paths, teacher=teacher, rule=rule), beside)
+        save_file(compute_features(images, teacher=teacher, rule=rule), beside)
         beside.replace(place)  # another run may be reading
     kept = load_file(place)
     return {PIXELS: kept[str(PIXELS)], **{stride: kept[str(stride)].float() for stride in strides}}
 
 
 @torch.no_grad()
-def compute_features(paths: Sequence[Path], *, teacher: str, rule: InputRecord) -> dict[str, Tensor]:
+def compute_features(images: Sequence[ImageFile], *, teacher: str, rule: InputRecord) -> dict[str, Tensor]:
     """Compute raw taps at every stride of the teacher, as float16."""
     network = load_teacher(teacher, weights=None, sha256=None, strides=STRIDES, taps={})
     pieces: dict[int, list[Tensor]] = {stride: [] for stride in (PIXELS, *STRIDES)}
-    for path in paths:
-        pixels = torch.from_numpy(decode_image(path, rule, max_pixels=MAX_PIXELS).pixels)[None]
+    for image in images:
+        pixels = torch.from_numpy(image.decode(rule, max_pixels=MAX_PIXELS).pixels)[None]
         pieces[PIXELS].append(pixels)
         taps = network.network.forward_taps(network.normalise(pixels), network.taps)
         for stride, scale in zip(STRIDES, taps, strict=True):

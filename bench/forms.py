@@ -30,9 +30,11 @@ from app.inference.version import Loader, graphs_from_bundle
 from app.store.files import replace_file
 from training.adapt import BaseVersion, load_base_version
 from training.data.dataset import find_images, split_images
+from training.data.images import ImageFile
+from training.data.reader import ImageReader
 from training.export.calibrate import calibrate
 from training.export.onnx import export_graphs
-from training.fit.features import ImageReader, stack_pixels
+from training.fit.features import stack_pixels
 from training.release.publish import PublishRequest
 
 NUM_CALIBRATED = 64
@@ -75,7 +77,7 @@ def compare_forms(data: Path, parent: BaseVersion) -> Iterator[dict[str, object]
     shown = list(reader.decode_all(parts.train[:NUM_CALIBRATED]))
     detectors = {name: open_detector(graphs) for name, graphs in forms(parent, shown).items()}
     judged = {
-        name: judgement(detector, reader, parts.calibrate, [sample.path for sample in dataset.test], parent)
+        name: judgement(detector, reader, parts.calibrate, [sample.image for sample in dataset.test], parent)
         for name, detector in detectors.items()
     }
     truth = [sample.is_defective for sample in dataset.test]
@@ -153,7 +155,11 @@ def open_detector(graphs: Graphs) -> Detector:
 
 
 def judgement(
-    detector: Detector, reader: ImageReader, calibration: Sequence[Path], test: Sequence[Path], parent: BaseVersion
+    detector: Detector,
+    reader: ImageReader,
+    calibration: Sequence[ImageFile],
+    test: Sequence[ImageFile],
+    parent: BaseVersion,
 ) -> Judged:
     """What a form says of the test images by the threshold that its own calibration gives."""
     batches = [make_batch([image], map_size=reader.map_size) for image in reader.decode_all(calibration)]

@@ -190,7 +190,7 @@ def many_products(form: Form, graphs: Graphs, manifest: Manifest) -> dict[str, f
 
 def service(store: Path, provider: str) -> dict[str, float]:
     """Images a second through the whole service, with decoding on all processors."""
-    images = [path.read_bytes() for path in find_images(store.with_name("data")).good]
+    images = [image.read_bytes() for image in find_images(store.with_name("data")).good]
     with serve(store, provider=provider, max_batch=8) as running:
         outcomes = asyncio.run(answers(running.address, images))
     return {"clients": NUM_CLIENTS, "images_per_s": round(sum(one.is_good for one in outcomes) / SERVICE_S, 1)}

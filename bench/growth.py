@@ -143,7 +143,7 @@ def by_training_images(data: Path) -> Iterator[tuple[float, float]]:
 
 def by_clients(data: Path, store: Path, product: str) -> Iterator[tuple[float, float]]:
     """Images a second through the service, by the number of clients that each wait for their answer."""
-    images = [path.read_bytes() for path in find_images(data).good[:32]]
+    images = [image.read_bytes() for image in find_images(data).good[:32]]
     with serve(store) as running:
         for number in (1, 2, 4, 8, 16):
             yield number, asyncio.run(images_per_s(running.address, product, images, number))

@@ -9,12 +9,14 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image as Pillow
 
 from training.data.dataset import find_images
+from training.data.images import ImageFile
 
 GOODPART = Path(sys.executable).with_name("goodpart")
 GIB_OF_KIB = 2**20
@@ -47,11 +49,11 @@ def main() -> None:
     given.json.write_text(json.dumps(row, indent=1) + "\n")
 
 
-def vary(paths: tuple[Path, ...], folder: Path, num_images: int) -> None:
+def vary(images: Sequence[ImageFile], folder: Path, num_images: int) -> None:
     """So many crops of the images under other light, as JPEG of 256 x 256 pixels."""
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
-    pictures = [Pillow.open(path).convert("L").resize((288, 288)) for path in paths]
+    pictures = [Pillow.open(image.path).convert("L").resize((288, 288)) for image in images]
     for number in range(num_images):
         left, top = (int(one) for one in generator.integers(0, 33, 2))
         piece = np.asarray(pictures[number % len(pictures)].crop((left, top, left + 256, top + 256)), np.float32)

@@ -164,10 +164,10 @@ def fit_method(
     if not is_shipped:
         method.fit(select(evidence.train, train), seed=seed)
         return None
-    order = {path: index for index, path in enumerate(evidence.good)}
+    order = {image: index for index, image in enumerate(evidence.good)}
     parts = split_images([evidence.good[index] for index in train])
     learn, standardise, calibrate = (
-        [order[path] for path in part] for part in (parts.train, parts.standardise, parts.calibrate)
+        [order[image] for image in part] for part in (parts.train, parts.standardise, parts.calibrate)
     )
     if isinstance(method, Goodpart):
         method.fit(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from commands import goodpart
 from drawing import encode, good_part, write_mvtec
+from opened import count_opened
 from PIL import Image
 from serving import Service
 
@@ -37,14 +38,22 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, data):
-    """A store with a quick version and, after it, a fully trained one."""
+def runs(tmp_path_factory, data):
+    """A store with a quick version and, after it, a fully trained one; and how often each file was opened for them."""
     store = tmp_path_factory.mktemp("store")
-    quick = train(data, store, flags=["--quick"])
+    with count_opened(data) as for_quick:
+        quick = train(data, store, flags=["--quick"])
     assert quick.returncode == 0, quick.stderr
-    full = train(data, store, *STEPS, flags=["--force", "four steps are no training"])
+    with count_opened(data) as for_full:
+        full = train(data, store, *STEPS, flags=["--force", "four steps are no training"])
     assert full.returncode == 0, full.stderr
-    return Store(store), quick.stdout.strip(), full.stdout.strip()
+    return (Store(store), quick.stdout.strip(), full.stdout.strip()), (for_quick, for_full)
+
+
+@pytest.fixture(scope="module")
+def trained(runs):
+    """A store with a quick version and, after it, a fully trained one."""
+    return runs[0]
 
 
 def test_training_publishes_a_version_that_serves(trained):
@@ -53,6 +62,15 @@ def test_training_publishes_a_version_that_serves(trained):
     assert State(store.root / "state").read_current("disc").version == full
     assert store.load_manifest("disc", quick).method == "quick"
     assert store.load_manifest("disc", full).method == "full"
+
+
+def test_a_training_reads_each_image_and_mask_once(runs, data):
+    """Without a version in service and beside one; before, a quick training read each good image nine times."""
+    _, counters = runs
+    images = list(data.rglob("*.png"))
+    assert len(images) == 60 + 8 + 4
+    for opened in counters:
+        assert opened == dict.fromkeys(images, 1)
 
 
 def test_products_share_a_teacher_and_the_export_is_repeatable(trained):

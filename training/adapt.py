@@ -7,7 +7,7 @@ own items (`docs/decisions/009-adapting-checks-each-part-without-its-own-items.m
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,7 +29,9 @@ from app.store.errors import StoreError, nothing_active_error
 from app.store.store import Bundle
 from model.bundle import FORMAT, MEASURES, PATCHES, REGION, ExpectsRecord, RangeRecord, sha256_hex
 from training.data.dataset import find_images, index_by_digest
+from training.data.images import ImageFile
 from training.data.input_ranges import widen
+from training.data.reader import ImageReader
 from training.errors import TrainingError
 from training.export.bundle import NUM_GOLDEN, Appearance, BundleBuilder, build_training_files
 from training.export.calibrate import Calibration, calibrate
@@ -37,8 +39,8 @@ from training.export.calibration_features import CALIBRATION_FEATURES, Calibrati
 from training.export.onnx import Parity, export_graphs
 from training.export.parity import MAX_KEPT_PARTS, verify_parity
 from training.export.patches import render_patch
-from training.export.teachers import TEACHER_KEY, read_key
-from training.fit.features import ImageReader, resize_valid
+from training.export.teachers import read_key
+from training.fit.features import resize_valid
 from training.fit.memory import ItemOrigins, extend_memory
 from training.fit.networks import Networks, create_networks
 from training.fit.statistics import ComparedImages, fit_comparison
@@ -47,6 +49,7 @@ from training.release.gate import GOOD_GOLDEN
 from training.release.publish import EvaluationImages, Published, Publisher, PublishRequest, TrainedVersion
 from training.report.report import describe_promise
 from training.settings import TrainSettings
+from training.version_metrics import TrainingMetrics
 
 # With fewer there is nothing to say; more are a training.
 MIN_IMAGES, MAX_IMAGES = 4, 200
@@ -72,62 +75,53 @@ class BaseVersion:
         return [(Path(name).suffix, data) for name, data in files if name.startswith(GOOD_GOLDEN)]
 
 
+@dataclass(frozen=True)
 class Adaptation:
-    """One adaptation: its fixed inputs, and the steps."""
+    """One adaptation: its inputs, and the steps. ``new_parts``: without identical copies."""
 
-    def __init__(self, images: Path, request: PublishRequest, reporter: ProgressReporter) -> None:
-        self.request = request
-        self.reporter = reporter
-        request.check_writable()
-        self.new_parts = deduplicate(find_images(images).good)
-        self.base = load_base_version(request)
-        self.networks = self.base.networks
-        manifest = self.base.bundle.manifest
-        region = self.base.bundle.files.get(REGION)
-        self.reader = ImageReader(
-            rule=manifest.input,
-            max_pixels=self.base.settings.max_pixels,
-            map_size=manifest.map_size,
-            roi=region_from_png(region, is_blanked=True) if region else None,
-            num_workers=self.base.settings.num_workers,
-        )
+    base: BaseVersion
+    new_parts: tuple[ImageFile, ...]
+    reader: ImageReader
+    request: PublishRequest
+    reporter: ProgressReporter
 
     def run(self) -> Published:
         """Extend the memory, fit constants and threshold, publish, and activate if the gate passes."""
         began = time.monotonic()
-        parent, networks = self.base, self.networks
-        self.reporter.print_line(f"adapting {parent.bundle.version} to {len(self.new_parts)} new good parts")
+        base, networks = self.base, self.base.networks
+        self.reporter.print_line(f"adapting {base.bundle.version} to {len(self.new_parts)} new good parts")
         kept, added = self.extend_memory()
         self.fit_statistics(kept)
         graphs, detector, parity = self.export_graphs()
         calibrated = self.fit_threshold(kept)
-        self.reporter.print_line(f"{len(added.images)} items added; {describe_promise(calibrated.promise)}")
+        promise_in_words = describe_promise(calibrated.promise)
+        self.reporter.print_line(f"{len(added.images)} items added; {promise_in_words}")
         trained = TrainedVersion(
             builder=self.make_builder(graphs, calibrated, added),
             detector=detector,
-            metrics={
-                "promise_in_words": describe_promise(calibrated.promise),
-                "parity": asdict(parity),
-                "adapted_from": parent.bundle.version,
-                "num_new_parts": len(self.new_parts),
-                "num_added_items": len(added.images),
-                "num_calibrate": calibrated.promise.num_calibration,
-                "settings": parent.settings.to_report(),
-                "curves": {},
-                TEACHER_KEY: read_key(parent.bundle),
-                "training_s": round(time.monotonic() - began, 1),
-            },
-            training=build_training_files(
-                networks.student, networks.compare, parent.settings, kept.take_newest(MAX_KEPT_PARTS)
+            metrics=TrainingMetrics(
+                promise_in_words=promise_in_words,
+                parity=parity,
+                adapted_from=base.bundle.version,
+                num_new_parts=len(self.new_parts),
+                num_added_items=len(added.images),
+                num_calibrate=calibrated.promise.num_calibration,
+                settings=base.settings.to_report(),
+                curves={},
+                teacher_key=read_key(base.bundle),
+                training_s=round(time.monotonic() - began, 1),
             ),
-            facts={"adapted from": parent.bundle.version, "new good parts": str(len(self.new_parts))},
+            training=build_training_files(
+                networks.student, networks.compare, base.settings, kept.take_newest(MAX_KEPT_PARTS)
+            ),
+            facts={"adapted from": base.bundle.version, "new good parts": str(len(self.new_parts))},
         )
-        return Publisher(self.request, parent.settings, self.reporter).publish(trained, self.select_images())
+        return Publisher(self.request, base.settings, self.reporter).publish(trained, self.select_images())
 
     @torch.no_grad()
     def extend_memory(self) -> tuple[CalibrationFeatures, ItemOrigins]:
         """Add the new parts' features to the memory, and the parts to the calibration features."""
-        student, settings = self.networks.student, self.base.settings
+        student, settings = self.base.networks.student, self.base.settings
         most = min(
             round(MAX_ADDED_SHARE * settings.num_recall_items),
             MAX_MEMORY_GROWTH * settings.num_recall_items - student.recall.num_items,
@@ -143,9 +137,8 @@ class Adaptation:
     @torch.no_grad()
     def compute_features(self) -> tuple[Tensor, ...]:
         """Return teacher features of the new parts, scales 1..K. Raises BadImage."""
-        seen = [
-            self.networks.teacher(self.reader.to_pixels([image])) for image in self.reader.decode_all(self.new_parts)
-        ]
+        teacher, images = self.base.networks.teacher, self.reader.decode_all(self.new_parts)
+        seen = [teacher(self.reader.to_pixels([image])) for image in images]
         return tuple(torch.cat(scale) for scale in zip(*seen, strict=True))
 
     def fit_statistics(self, kept: CalibrationFeatures) -> None:
@@ -153,8 +146,8 @@ class Adaptation:
         num_new, num_old = len(self.new_parts), len(kept) - len(self.new_parts)
         rows = [*range(min(num_new, num_old)), *range(num_old, len(kept))]
         fit_comparison(
-            self.networks.compare,
-            self.networks.student,
+            self.base.networks.compare,
+            self.base.networks.student,
             ComparedImages(
                 tuple(torch.from_numpy(scale[rows].astype(np.float32)) for scale in kept.features),
                 torch.from_numpy(kept.valid[rows]),
@@ -164,7 +157,7 @@ class Adaptation:
 
     def export_graphs(self) -> tuple[Graphs, Detector, Parity]:
         """Export the graphs and check their parity on the new parts. Raises TrainingError."""
-        networks = self.networks
+        networks = self.base.networks
         images = list(self.reader.decode_all(self.new_parts))
         with self.reporter.step("export", total=1) as advance:
             graphs = export_graphs(
@@ -195,14 +188,14 @@ class Adaptation:
         features = tuple(torch.from_numpy(scale[row : row + 1].astype(np.float32)) for scale in kept.features)
         hidden = torch.from_numpy(kept.owners == row)[None]
         valid = torch.from_numpy(kept.valid[row : row + 1])
-        answer = self.networks.compare(features, self.networks.student(*features, hidden_items=hidden), valid)
+        answer = self.base.networks.compare(features, self.base.networks.student(*features, hidden_items=hidden), valid)
         (comparison,) = to_comparisons({name: one.numpy() for name, one in answer._asdict().items()}, {}, 1)
         return comparison
 
     def make_builder(self, graphs: Graphs, calibrated: Calibration, added: ItemOrigins) -> BundleBuilder:
         """Return the version, before its metrics are known."""
         parent = self.base
-        digests = sorted(sha256_hex(path.read_bytes()) for path in self.new_parts)
+        digests = sorted(part.read_digest() for part in self.new_parts)
         return BundleBuilder(
             product=self.request.product,
             created=datetime.now(UTC),
@@ -211,7 +204,7 @@ class Adaptation:
             settings=parent.settings,
             graphs=graphs,
             appearance=Appearance(self.widen_input_ranges(), self.render_patches(added)),
-            map_weights=tuple(self.networks.compare.map_weights.tolist()),
+            map_weights=tuple(self.base.networks.compare.map_weights.tolist()),
             calibration=calibrated,
             fingerprint=sha256_hex("\n".join([parent.bundle.manifest.fingerprint, *digests]).encode()),
         )
@@ -244,7 +237,7 @@ class Adaptation:
     def select_images(self) -> EvaluationImages:
         """Return the images for evaluation: golden parts of both kinds, and synthetic defects on the old ones."""
         golden = self.base.golden
-        new = [(path.suffix.lower(), path.read_bytes()) for path in self.new_parts[:1]]
+        new = [(part.path.suffix.lower(), part.read_bytes()) for part in self.new_parts[:1]]
         return EvaluationImages(
             held_out=self.new_parts,
             good=self.new_parts,
@@ -254,7 +247,23 @@ class Adaptation:
         )
 
 
-def deduplicate(good: Sequence[Path]) -> tuple[Path, ...]:
+def prepare_adaptation(images: Path, request: PublishRequest, reporter: ProgressReporter) -> Adaptation:
+    """Check the store, find the new parts, and load the version in service. Raises GoodpartError."""
+    request.check_writable()
+    new_parts = deduplicate(find_images(images).good)
+    base = load_base_version(request)
+    manifest, region = base.bundle.manifest, base.bundle.files.get(REGION)
+    reader = ImageReader(
+        rule=manifest.input,
+        max_pixels=base.settings.max_pixels,
+        map_size=manifest.map_size,
+        roi=region_from_png(region, is_blanked=True) if region else None,
+        num_workers=base.settings.num_workers,
+    )
+    return Adaptation(base, new_parts, reader, request, reporter)
+
+
+def deduplicate(good: Sequence[ImageFile]) -> tuple[ImageFile, ...]:
     """Return the parts without identical copies, by the hash of their bytes. Raises TrainingError."""
     by_hash = index_by_digest(good)
     if len(by_hash) > MAX_IMAGES:

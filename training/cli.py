@@ -1,6 +1,10 @@
-"""The trainer's subcommands of ``goodpart``. Heavy imports happen when a command is called."""
+"""The trainer's subcommands of ``goodpart``.
 
-# ruff: noqa: PLC0415  # a call of `goodpart serve` or `--help` must not pay for torch
+Heavy imports happen when a command is called, and after its settings are read: a wrong one takes a quarter of a second
+to say, and loading torch takes several.
+"""
+
+# ruff: noqa: PLC0415  # as above
 import os
 import sys
 from collections.abc import Iterator
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from app.bootstrap import OpenStore
     from training.progress import ProgressReporter
     from training.release.publish import Published, PublishRequest
+    from training.settings import TrainSettings
 
 CONFIG = click.option("--config", type=click.Path(path_type=Path), help="Settings as a YAML file.")
 ASSIGNMENTS = click.option(
@@ -127,12 +132,9 @@ def train_command(  # noqa: PLR0913  # click hands over one argument an option
 
     Exit code 3: the version was published, but the gate failed and it was not activated.
     """
+    settings = read_settings(config, assignments, quick=quick)
     from app.bootstrap import open_store_at
-    from app.settings import read_train_variables
-    from training.settings import read_train_settings
-
-    settings = read_train_settings(config, assignments, quick=quick, variables=read_train_variables())
-    from training.job import RunOptions, TrainingJob  # after the settings, whose errors need no torch
+    from training.job import RunOptions, TrainingJob
 
     stored = open_store_at(store, state, local=local, most_copied_gib=most_copied_gib)
     request = make_request(product, stored, activates=activates, force=force, sign_key=sign_key)
@@ -171,12 +173,20 @@ def adapt_command(  # noqa: PLR0913  # click hands over one argument an option
     Exit code 3: the version was published, but the gate failed and it was not activated. `rollback` undoes it.
     """
     from app.bootstrap import open_store_at
-    from training.adapt import Adaptation
+    from training.adapt import prepare_adaptation
 
     stored = open_store_at(store, state, local=local, most_copied_gib=most_copied_gib)
     request = make_request(product, stored, activates=activates, force=force, sign_key=sign_key, why="adapted")
     with open_reporter() as reporter:
-        print_published(Adaptation(images, request, reporter).run(), request, reporter)
+        print_published(prepare_adaptation(images, request, reporter).run(), request, reporter)
+
+
+def read_settings(config: Path | None, assignments: tuple[str, ...], *, quick: bool | None = None) -> "TrainSettings":
+    """Return the settings of file, variables and flags. Raises SettingsError."""
+    from app.variables import read_train_variables
+    from training.settings import read_train_settings
+
+    return read_train_settings(config, assignments, quick=quick, variables=read_train_variables())
 
 
 def make_request(  # one argument an option
@@ -262,11 +272,8 @@ def check_data_command(
 
     Exit code 0: no findings; 1: images that would stop a training; 3: images to review.
     """
-    from app.settings import read_train_variables
-    from training.settings import read_train_settings
-
-    settings = read_train_settings(config, assignments, variables=read_train_variables())
-    from training.checks.checks import DataCheck  # after the settings, whose errors need no torch
+    settings = read_settings(config, assignments)
+    from training.checks.checks import DataCheck
     from training.checks.contact_sheet import write_contact_sheet
 
     with open_reporter() as reporter:
@@ -285,7 +292,8 @@ def settings_command(*, of: str, as_json: bool) -> None:
     """Print every setting with its default and description, of `train` or `serve`."""
     import json
 
-    from app.settings import PREFIX, TRAIN_PREFIX, Settings
+    from app.settings import Settings
+    from app.variables import PREFIX, TRAIN_PREFIX
     from training.settings import TrainSettings, list_settings
 
     kind: type[BaseModel] = TrainSettings if of == "train" else Settings
@@ -303,13 +311,10 @@ def settings_command(*, of: str, as_json: bool) -> None:
 @ASSIGNMENTS
 def model_info_command(*, config: Path | None, assignments: tuple[str, ...]) -> None:
     """Print layers, shapes, parameters and multiply-adds of teacher, student and comparison."""
+    settings = read_settings(config, assignments)
     from rich.console import Console
 
-    from app.settings import read_train_variables
-    from training.settings import read_train_settings
-
-    settings = read_train_settings(config, assignments, variables=read_train_variables())
-    from training.model_info import make_tables  # after the settings, whose errors need no torch
+    from training.model_info import make_tables
 
     console = Console()
     for table in make_tables(settings):
@@ -356,15 +361,16 @@ def train_all_command(*, plan: Path, address: str | None, as_json: Path | None) 
 
     Exit code 1: a product failed; 3: the gate failed for a product.
     """
+    from training.many.plan import read_plan
+
+    read = read_plan(plan)
     import json
     from dataclasses import asdict
 
     from app.store.files import replace_file
-    from training.many.plan import read_plan
     from training.many.ray import train_on_ray
     from training.many.train_all import Outcome, make_summary, train_locally
 
-    read = read_plan(plan)
     outcomes: list[Outcome] = []
     try:
         with open_reporter() as reporter:

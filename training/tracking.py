@@ -31,10 +31,10 @@ def track(published: Published, request: PublishRequest, settings: TrainSettings
     run = client.create_run(experiment, run_name=published.version).info.run_id
     for name, value in settings.to_report().items():
         client.log_param(run, name, json.dumps(value)[:MAX_CHARACTERS])
-    for name, value in published.metrics.items():
+    for name, value in published.metrics.to_dict().items():
         if isinstance(value, float):
             client.log_metric(run, name, value)
-    for name, points in published.metrics["curves"].items():
+    for name, points in published.metrics.training.curves.items():
         metrics = [make_metric(name.replace(": ", "/"), loss, step) for step, loss in points]
         for first in range(0, len(metrics), MAX_BATCH):
             client.log_batch(run, metrics=metrics[first : first + MAX_BATCH])

@@ -7,9 +7,9 @@ import ssl
 import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
-from importlib.metadata import entry_points, version
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 import uvicorn
@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from app.api.keys import generate_key
 from app.api.schemas import to_file_result
 from app.bootstrap import load_version
-from app.cli import health
+from app.cli import group, health
 from app.cli.doctor import format_report, run_diagnostics
 from app.cli.store import STORE, feedback_command, store_commands
 from app.cli.watch import Watcher, WatchTimeouts
@@ -31,36 +31,17 @@ from app.server.shutdown import DrainingServer
 from app.settings import Settings, read_settings
 from app.store.files import write_synced
 from app.store.signing import generate_key_pair
-from model.bundle import GoodpartError
 
-COMMANDS = "goodpart.commands"
 SUFFIX = ".heatmap.png"
-# The extra that installs a package required by a command; the default is 'train'.
-EXTRAS = {"pyarrow": "archive", "ray": "ray"}
 BACKLOG = 2048
 # Maximum time that a Python thread may block the event loop; a tenth of Python's default.
 SWITCH_INTERVAL_S = 0.0005
 
 
-class Commands(click.Group):
-    """Our own commands, and those of installed entry points."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Every command's name."""
-        return sorted({*super().list_commands(ctx), *entry_points(group=COMMANDS).names})
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """A command by name, imported now if it is not our own."""
-        own = super().get_command(ctx, cmd_name)
-        if own is not None or cmd_name not in entry_points(group=COMMANDS).names:
-            return own
-        return cast("click.Command", entry_points(group=COMMANDS)[cmd_name].load())
-
-
 @click.group(
-    cls=Commands,
+    cls=group.Commands,
     commands=[feedback_command, store_commands],
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=group.CONTEXT_SETTINGS,
 )
 @click.version_option(version("goodpart"), prog_name="goodpart")
 def commands() -> None:
@@ -307,18 +288,5 @@ def write_heatmap(folder: Path | None, path: Path, inspection: Inspection) -> No
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command, by default that of the process. An error of Goodpart is printed in one line, with exit code 1."""
-    try:
-        commands(arguments)
-    except (GoodpartError, OSError) as error:
-        click.echo(f"goodpart: error: {error}", err=True)
-        sys.exit(getattr(error, "exit_code", 1))
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in {"app", "model", "training"}:
-            raise
-        extra = EXTRAS.get(error.name or "", "train")
-        click.echo(
-            f"goodpart: error: this command needs the package {error.name}: pip install 'goodpart[{extra}]'",
-            err=True,
-        )
-        sys.exit(1)
+    """Run a command, by default that of the process. Errors are printed as ``group.run`` does."""
+    group.run(commands, arguments)

@@ -9,7 +9,8 @@ from fastapi.testclient import TestClient
 
 from app.cli.main import commands
 from app.main import create_app
-from app.settings import Settings, read_settings, read_train_variables
+from app.settings import Settings, read_settings
+from app.variables import read_train_variables
 from training.settings import RETIRED, TrainSettings, list_settings, parse_settings, read_train_settings
 
 RECORDED = Path(__file__).parent / "compatibility"

@@ -55,8 +55,9 @@ def learn(data, store, *settings, resume=False, stop=None):
     """Train the networks without exporting them; ``stop``: a phase and the step after which it is interrupted."""
     reporter = ProgressReporter(Console(quiet=True))
     job = make_job(data, store, *settings, reporter=reporter)
+    prepared = job.prepare()
     with open_run_directory(store / "run", resume=resume) as place:
-        trainer = Trainer(job.settings, job.split, job.reader, reporter, place, torch.device("cpu"))
+        trainer = Trainer(job.settings, prepared.split, prepared.reader, reporter, place, torch.device("cpu"))
         if stop is not None:
             interrupt(trainer, *stop)
         return trainer.train()
@@ -114,7 +115,7 @@ def command(data, store, *flags):
 
 
 def test_a_second_training_of_the_same_data_and_settings_is_refused(data, tmp_path):
-    key = make_job(data, tmp_path).checked_images.key
+    key = make_job(data, tmp_path).prepare().key
     with open_run_directory(get_run_path(tmp_path, "disc", key), resume=False):
         done = goodpart(*command(data, tmp_path))
     assert done.returncode == 1

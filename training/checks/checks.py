@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from app.errors import ImageError
-from app.imaging.decode import load_image
+from app.imaging.decode import decode, load_image
 from app.imaging.input_check import measure
 from app.inference.calibration import min_calibration_parts
-from model.bundle import InputRecord, MeasureName
+from model.bundle import MeasureName
 from model.standardise import Standardiser
 from training.checks.duplicates import ImageFingerprint, compute_fingerprint, find_duplicates
 from training.checks.outliers import SPREAD_OF_DEVIATION, OutlierScores, score_outliers
@@ -31,11 +31,13 @@ from training.data.dataset import (
     find_odd_sizes,
     min_good_images,
 )
+from training.data.images import ImageFile
+from training.data.reader import ImageReader
 from training.data.roi import read_region_of_interest
 from training.errors import BadImage
 from training.evaluation.evaluate import open_mask
 from training.fit.feature_store import GIB, MemoryLimit, StandardisedRows
-from training.fit.features import ImageReader, extract_features, resize_valid
+from training.fit.features import extract_features, resize_valid
 from training.fit.trainer import MAX_FOR_STATISTICS
 from training.fit.weights import load_teacher
 from training.progress import ProgressReporter
@@ -66,7 +68,7 @@ class Finding:
 class ImageSummary:
     """One decoded good image: its measures, mode and fingerprint."""
 
-    path: Path
+    image: ImageFile
     measures: dict[MeasureName, float]
     mode: str
     fingerprint: ImageFingerprint
@@ -123,84 +125,79 @@ def make_table(title: str, rows: Sequence[tuple[str, str, str]]) -> Table:
     return made
 
 
+@dataclass(frozen=True)
 class DataCheck:
-    """The checks, in request."""
+    """The checks of a folder, in order."""
 
-    def __init__(self, folder: Path, settings: TrainSettings, reporter: ProgressReporter) -> None:
-        self.folder = folder
-        self.settings = settings
-        self.reporter = reporter
-        self.dataset = find_images(folder)
+    folder: Path
+    settings: TrainSettings
+    reporter: ProgressReporter
 
     def run(self, *, looks_for_outliers: bool) -> DataReport:
         """Run every check. Raises TrainingError where the others are impossible."""
-        looks, findings = self.read_all()
-        good = [one.path for one in looks]
+        dataset = find_images(self.folder)
+        looks, findings = self.read_all(dataset)
+        good = [one.image for one in looks]
         findings += self.find_odd_sizes(good)
         findings += find_odd_modes(looks)
         findings += find_odd_measures(looks)
-        findings += self.find_copies(looks)
+        findings += self.find_copies(looks, dataset.test)
         suspects: list[Finding] = []
         if looks_for_outliers and len(good) >= MIN_GOOD:
             suspects = self.find_outliers(good)
-        return DataReport(self.dataset, tuple(findings), tuple(suspects), tuple(looks), self.check_promise(len(good)))
+        return DataReport(dataset, tuple(findings), tuple(suspects), tuple(looks), self.check_promise(len(good)))
 
-    def read_all(self) -> tuple[list[ImageSummary], list[Finding]]:
+    def read_all(self, dataset: Dataset) -> tuple[list[ImageSummary], list[Finding]]:
         """Decode all images; return summaries of the good ones, and a finding for each that can't be decoded."""
         looks, findings = [], []
-        with self.reporter.step("reading", total=len(self.dataset.good) + len(self.dataset.test)) as advance:
-            for path in self.dataset.good:
+        with self.reporter.step("reading", total=len(dataset.good) + len(dataset.test)) as advance:
+            for image in dataset.good:
                 try:
-                    looks.append(self.read_image(path))
+                    looks.append(self.read_image(image))
                 except (ImageError, OSError) as error:
-                    findings.append(Finding(path, "unreadable", str(error), "bad"))
+                    findings.append(Finding(image.path, "unreadable", str(error), "bad"))
                 advance(1)
-            for sample in self.dataset.test:
+            for sample in dataset.test:
                 try:
                     self.read_sample(sample)
-                except (ImageError, BadImage, OSError) as error:
+                except BadImage as error:
                     findings.append(Finding(sample.path, "unreadable", str(error), "bad"))
                 advance(1)
         return looks, findings
 
-    def read_image(self, path: Path) -> ImageSummary:
+    def read_image(self, image: ImageFile) -> ImageSummary:
         """Summarise one image. Raises ImageError, OSError."""
-        picture = load_image(path.read_bytes(), max_pixels=self.settings.max_pixels)
-        try:
-            image = self.make_reader("grey" if picture.mode in GREY_MODES else "rgb").decode(path)
-        except BadImage as error:
-            raise OSError(str(error).removeprefix(f"{path}: ")) from error
-        return ImageSummary(path, measure(image), picture.mode, compute_fingerprint(path, picture))
+        data, max_pixels = image.read_bytes(), self.settings.max_pixels
+        picture = load_image(data, max_pixels=max_pixels)
+        rule = self.settings.input_record(channels="grey" if picture.mode in GREY_MODES else "rgb")
+        measures = measure(decode(data, rule, max_pixels=max_pixels))
+        return ImageSummary(image, measures, picture.mode, compute_fingerprint(image.path, picture))
 
     def read_sample(self, sample: Sample) -> None:
-        """Decode a test image and its mask. Raises ImageError, BadImage, OSError."""
-        image = self.make_reader("rgb").decode(sample.path)
+        """Decode a test image and its mask. Raises BadImage."""
+        rule = self.settings.input_record(channels="rgb")
+        image = sample.image.decode(rule, max_pixels=self.settings.max_pixels)
         if sample.mask is not None:
             open_mask(sample.mask, size=(image.width, image.height))
 
-    def make_reader(self, channels: Literal["grey", "rgb"]) -> ImageReader:
-        """Return a reader as training uses it."""
-        rule: InputRecord = self.settings.input_record(channels=channels)
-        return ImageReader(rule, self.settings.max_pixels, self.settings.map_size)
-
-    def find_odd_sizes(self, good: Sequence[Path]) -> list[Finding]:
+    def find_odd_sizes(self, good: Sequence[ImageFile]) -> list[Finding]:
         """Find images of another size than the rest."""
         found = None if self.settings.allow_odd_sizes else find_odd_sizes(good, max_pixels=self.settings.max_pixels)
         if found is None:
             return []
         usual = f"{found.usual[0]} x {found.usual[1]}"
         return [
-            Finding(path, "odd size", f"{width} x {height} pixels, the rest have {usual}", "bad")
-            for path, (width, height) in found.odd.items()
+            Finding(image.path, "odd size", f"{width} x {height} pixels, the rest have {usual}", "bad")
+            for image, (width, height) in found.odd.items()
         ]
 
-    def find_copies(self, looks: Sequence[ImageSummary]) -> list[Finding]:
+    def find_copies(self, looks: Sequence[ImageSummary], samples: Sequence[Sample]) -> list[Finding]:
         """Find near duplicates among the good images, and between those and the test images."""
         good = [one.fingerprint for one in looks]
         test = []
-        for sample in self.dataset.test:
+        for sample in samples:
             try:
-                picture = load_image(sample.path.read_bytes(), max_pixels=self.settings.max_pixels)
+                picture = load_image(sample.image.read_bytes(), max_pixels=self.settings.max_pixels)
             except (ImageError, OSError):
                 continue
             test.append(compute_fingerprint(sample.path, picture))
@@ -218,15 +215,15 @@ class DataCheck:
         ]
         return [*within, *across]
 
-    def find_outliers(self, good: Sequence[Path]) -> list[Finding]:
+    def find_outliers(self, good: Sequence[ImageFile]) -> list[Finding]:
         """Find good parts that the others do not explain, by the teacher's features."""
         odd = self.score_outliers(good)
         return [
-            Finding(good[part], "suspect", f"{odd.oddness[part]:.1f} spreads above the median part")
+            Finding(good[part].path, "suspect", f"{odd.oddness[part]:.1f} spreads above the median part")
             for part in odd.suspects
         ]
 
-    def score_outliers(self, good: Sequence[Path]) -> OutlierScores:
+    def score_outliers(self, good: Sequence[ImageFile]) -> OutlierScores:
         """Return how odd each good part is."""
         settings = self.settings
         rule = settings.input_record(channels=detect_channels(good, max_pixels=settings.max_pixels))
@@ -262,7 +259,9 @@ def find_odd_modes(looks: Sequence[ImageSummary]) -> list[Finding]:
     if len(counts) < 2:
         return []
     usual = counts.most_common(1)[0][0]
-    return [Finding(one.path, "odd mode", f"mode {one.mode}, most have {usual}") for one in looks if one.mode != usual]
+    return [
+        Finding(one.image.path, "odd mode", f"mode {one.mode}, most have {usual}") for one in looks if one.mode != usual
+    ]
 
 
 def find_odd_measures(looks: Sequence[ImageSummary]) -> list[Finding]:
@@ -276,5 +275,5 @@ def find_odd_measures(looks: Sequence[ImageSummary]) -> list[Finding]:
         spread = SPREAD_OF_DEVIATION * float(np.median(np.abs(values - middle)))
         for one, value in zip(looks, values, strict=True):
             if abs(value - middle) > ODD_SPREADS * max(spread, 1e-3 * abs(middle)):
-                findings.append(Finding(one.path, f"odd {name}", f"{value:.1f}, the median is {middle:.1f}"))
+                findings.append(Finding(one.image.path, f"odd {name}", f"{value:.1f}, the median is {middle:.1f}"))
     return findings

@@ -1,17 +1,13 @@
-"""Images on disk: finding them, and splitting them by their use."""
+"""The images of a folder: finding them, and splitting them by their use."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image as Pillow
-
-from app.errors import ImageError
-from app.imaging.decode import SUFFIXES, Image, decode, open_image
-from model.bundle import InputRecord
+from app.imaging.decode import SUFFIXES
+from training.data.images import ImageFile, ImageSource, open_files
 from training.errors import BadImage, TrainingError
 
 # Image files of the region of interest; see training.data.roi.
@@ -27,9 +23,14 @@ CALIBRATE_SHARE, MIN_CALIBRATE, ENOUGH_TO_CALIBRATE = 0.20, 20, 60
 class Sample:
     """A test image. ``mask``: of its defect; None if it is good or not annotated."""
 
-    path: Path
+    image: ImageFile
     kind: str
-    mask: Path | None = None
+    mask: ImageFile | None = None
+
+    @property
+    def path(self) -> Path:
+        """The image's path."""
+        return self.image.path
 
     @property
     def is_defective(self) -> bool:
@@ -41,7 +42,7 @@ class Sample:
 class Dataset:
     """Good images to train on, and a test set, which may be empty."""
 
-    good: tuple[Path, ...]
+    good: tuple[ImageFile, ...]
     test: tuple[Sample, ...]
 
 
@@ -53,17 +54,23 @@ class Split:
     the promise.
     """
 
-    train: tuple[Path, ...]
-    standardise: tuple[Path, ...]
-    calibrate: tuple[Path, ...]
-    confirmed: tuple[Path, ...] = ()
+    train: tuple[ImageFile, ...]
+    standardise: tuple[ImageFile, ...]
+    calibrate: tuple[ImageFile, ...]
+    confirmed: tuple[ImageFile, ...] = ()
+
+    @property
+    def remembered(self) -> tuple[ImageFile, ...]:
+        """Images that the memory holds: those to train on first."""
+        return (*self.train, *self.standardise)
 
 
-def find_images(folder: Path) -> Dataset:
-    """Find the images of a plain folder, or of MVTec layout (``train/good``, ``test/<kind>``).
+def find_images(folder: Path, source: ImageSource | None = None) -> Dataset:
+    """Find the images of a plain folder, or of MVTec layout (``train/good``, ``test/<kind>``); nothing is read yet.
 
-    Raises TrainingError.
+    ``source``: reads them; None: one of their own. Raises TrainingError.
     """
+    source = source or ImageSource()
     is_mvtec = (folder / "train" / "good").is_dir()
     if is_mvtec:
         refuse_misplaced(folder)
@@ -72,7 +79,7 @@ def find_images(folder: Path) -> Dataset:
     if not good:
         below = [path.name for path in sorted(good_folder.glob("*")) if list_images(path)]
         raise no_images_error(good_folder, below=below)
-    return Dataset(good=good, test=list_test_images(folder) if is_mvtec else ())
+    return Dataset(good=open_files(good, source), test=list_test_images(folder, source) if is_mvtec else ())
 
 
 def no_images_error(folder: Path, *, below: Sequence[str]) -> TrainingError:
@@ -104,12 +111,13 @@ def refuse_misplaced(folder: Path) -> None:
 class OddSizes:
     """A few images of another size than the rest. ``odd``: each with its width and height."""
 
-    odd: Mapping[Path, tuple[int, int]]
+    odd: Mapping[ImageFile, tuple[int, int]]
     usual: tuple[int, int]
 
     def to_error(self) -> TrainingError:
         """Return the error that names some of them."""
-        some = ", ".join(f"{path.name} ({width} x {height})" for path, (width, height) in list(self.odd.items())[:3])
+        first = list(self.odd.items())[:3]
+        some = ", ".join(f"{image.path.name} ({width} x {height})" for image, (width, height) in first)
         return TrainingError(
             f"{len(self.odd)} images are not {self.usual[0]} x {self.usual[1]} pixels like the rest: {some}; "
             "remove them, or use --skip-bad or --set allow_odd_sizes=true",
@@ -117,16 +125,16 @@ class OddSizes:
         )
 
 
-def find_odd_sizes(paths: Sequence[Path], *, max_pixels: int) -> OddSizes | None:
+def find_odd_sizes(images: Sequence[ImageFile], *, max_pixels: int) -> OddSizes | None:
     """Return the images of another size where most have one, or None.
 
-    Where sizes vary throughout, they are the product's own. Reads headers alone. Raises BadImage.
+    Where sizes vary throughout, they are the product's own. Decodes no pixels. Raises BadImage.
     """
-    sizes = {path: read_header(path, max_pixels=max_pixels).size for path in paths}
+    sizes = {image: image.read_header(max_pixels=max_pixels).size for image in images}
     if not sizes:
         return None
     usual, count = Counter(sizes.values()).most_common(1)[0]
-    odd = {path: size for path, size in sizes.items() if size != usual}
+    odd = {image: size for image, size in sizes.items() if size != usual}
     return OddSizes(odd=odd, usual=usual) if odd and count >= USUAL_SHARE * len(sizes) else None
 
 
@@ -134,16 +142,16 @@ def drop_bad_images(dataset: Dataset, *, max_pixels: int, is_size_free: bool) ->
     """Return the data set without images of an unreadable header or an odd size, and the reasons."""
     skipped = []
     kept = []
-    for path in dataset.good:
+    for image in dataset.good:
         try:
-            read_header(path, max_pixels=max_pixels)
-            kept.append(path)
+            image.read_header(max_pixels=max_pixels)
+            kept.append(image)
         except BadImage as error:
             skipped.append(str(error))
     odd = None if is_size_free else find_odd_sizes(kept, max_pixels=max_pixels)
     if odd is not None:
-        skipped += [f"{path}: {width} x {height} pixels, unlike the rest" for path, (width, height) in odd.odd.items()]
-        kept = [path for path in kept if path not in odd.odd]
+        skipped += [f"{image.path}: {size[0]} x {size[1]} pixels, unlike the rest" for image, size in odd.odd.items()]
+        kept = [image for image in kept if image not in odd.odd]
     return replace(dataset, good=tuple(kept)), skipped
 
 
@@ -160,26 +168,31 @@ def list_images(folder: Path) -> tuple[Path, ...]:
     )
 
 
-def list_test_images(folder: Path) -> tuple[Sample, ...]:
+def list_test_images(folder: Path, source: ImageSource) -> tuple[Sample, ...]:
     """Return every image under ``test/<kind>``, with its mask if there is one."""
     kinds = sorted(path for path in (folder / "test").glob("*") if path.is_dir())
-    return tuple(Sample(path, kind.name, find_mask(folder, path)) for kind in kinds for path in list_images(kind))
+    return tuple(
+        Sample(ImageFile(path, source), kind.name, find_mask(folder, path, source))
+        for kind in kinds
+        for path in list_images(kind)
+    )
 
 
-def find_mask(folder: Path, image: Path) -> Path | None:
+def find_mask(folder: Path, image: Path, source: ImageSource) -> ImageFile | None:
     """Return ``ground_truth/<kind>/<name>_mask.png``, or None."""
     mask = folder / "ground_truth" / image.parent.name / f"{image.stem}_mask.png"
-    return mask if mask.is_file() else None
+    return ImageFile(mask, source) if mask.is_file() else None
 
 
-def split_images(good: Iterable[Path], *, ok: Iterable[Path] = (), ng: Iterable[Path] = ()) -> Split:
+def split_images(good: Iterable[ImageFile], *, ok: Iterable[ImageFile] = (), ng: Iterable[ImageFile] = ()) -> Split:
     """Split by the hash of the bytes, so that a rerun gives the same; identical copies are dropped.
 
     ``ok`` and ``ng`` are labelled images: the former are for training alone, the latter are excluded. Raises
     TrainingError.
     """
     confirmed, defective = index_by_digest(ok), index_by_digest(ng)
-    by_hash = {digest: path for digest, path in index_by_digest(good).items() if digest not in confirmed | defective}
+    labelled = confirmed | defective
+    by_hash = {digest: image for digest, image in index_by_digest(good).items() if digest not in labelled}
     ordered = [by_hash[digest] for digest in sorted(by_hash)]
     if len(ordered) < MIN_GOOD:
         raise TrainingError(
@@ -194,14 +207,11 @@ def split_images(good: Iterable[Path], *, ok: Iterable[Path] = (), ng: Iterable[
     return Split((*ordered[:first], *known), tuple(ordered[first:second]), tuple(ordered[second:]), known)
 
 
-def index_by_digest(paths: Iterable[Path]) -> dict[str, Path]:
-    """Return files by the hash of their bytes; of identical copies the first. Raises BadImage."""
-    found: dict[str, Path] = {}
-    for path in paths:
-        try:
-            found.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), path)
-        except OSError as error:
-            raise BadImage(path, error.strerror or str(error)) from error
+def index_by_digest(images: Iterable[ImageFile]) -> dict[str, ImageFile]:
+    """Return images by the hash of their bytes; of identical copies the first. Raises BadImage."""
+    found: dict[str, ImageFile] = {}
+    for image in images:
+        found.setdefault(image.read_digest(), image)
     return found
 
 
@@ -221,25 +231,7 @@ def min_good_images(num_calibrate: int) -> int:
     return number
 
 
-def detect_channels(paths: Iterable[Path], *, max_pixels: int) -> Literal["grey", "rgb"]:
-    """Return ``grey`` where no image has colour channels, else ``rgb``. Reads headers alone. Raises BadImage."""
-    modes = {read_header(path, max_pixels=max_pixels).mode for path in paths}
+def detect_channels(images: Iterable[ImageFile], *, max_pixels: int) -> Literal["grey", "rgb"]:
+    """Return ``grey`` where no image has colour channels, else ``rgb``. Decodes no pixels. Raises BadImage."""
+    modes = {image.read_header(max_pixels=max_pixels).mode for image in images}
     return "grey" if modes <= GREY_MODES else "rgb"
-
-
-def read_header(path: Path, *, max_pixels: int) -> Pillow.Image:
-    """Open an image and check its header. Raises BadImage."""
-    try:
-        return open_image(path.read_bytes(), max_pixels=max_pixels)
-    except ImageError as error:
-        raise BadImage(path, str(error)) from error
-    except OSError as error:
-        raise BadImage(path, error.strerror or str(error)) from error
-
-
-def decode_image(path: Path, rule: InputRecord, *, max_pixels: int) -> Image:
-    """Decode a training image with the service's decoder. Raises BadImage."""
-    try:
-        return decode(path.read_bytes(), rule, max_pixels=max_pixels)
-    except ImageError as error:
-        raise BadImage(path, str(error)) from error

@@ -1,7 +1,7 @@
 """Evaluation of a version on a test set, through the service's own pipeline."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from app.imaging.heatmap import enlarge
 from app.inference.version import Version
 from app.inspection.pipeline import Inspection, inspect
 from training.data.dataset import Sample
+from training.data.images import ImageFile
 from training.errors import BadImage
 from training.evaluation.metrics import image_metrics, pixel_metrics
 
@@ -34,6 +35,25 @@ class TestScore:
     verdict: str
 
 
+@dataclass(frozen=True)
+class EvaluationMetrics:
+    """Metrics of a version on a test set; those that its parts or masks do not allow are None.
+
+    ``test_scores``: one an image, in order.
+    """
+
+    num_test_good: int
+    num_test_defective: int
+    false_alarm_rate: float | None = None
+    escape_rate: float | None = None
+    image_auroc: float | None = None
+    average_precision: float | None = None
+    f1_max: float | None = None
+    pixel_auroc: float | None = None
+    aupro: float | None = None
+    test_scores: tuple[TestScore, ...] | None = None
+
+
 def evaluate(
     version: Version,
     samples: Sequence[Sample],
@@ -41,8 +61,8 @@ def evaluate(
     folder: Path,
     max_pixels: int,
     on_image: Callable[[int], None],
-) -> dict[str, object]:
-    """Return the metrics of a test set, as plain values for ``metrics.json``. Raises BadImage."""
+) -> EvaluationMetrics:
+    """Return the metrics of a test set, those of pixels where every defective part has a mask. Raises BadImage."""
     scores: list[TestScore] = []
     maps: list[NDArray[np.float32]] = []
     masks: list[NDArray[np.bool_]] = []
@@ -53,16 +73,13 @@ def evaluate(
             masks.append(load_mask(sample, inspection))
             maps.append(resize_map(inspection, masks[-1].shape))
         on_image(1)
-    return {
-        **compute_image_metrics(scores),
-        **(asdict(pixel_metrics(maps, masks)) if has_masks and any_defect(masks) else {}),
-        "test_scores": [asdict(score) for score in scores],
-    }
+    metrics = replace(compute_image_metrics(scores), test_scores=tuple(scores))
+    return replace(metrics, **asdict(pixel_metrics(maps, masks))) if has_masks and any_defect(masks) else metrics
 
 
 def evaluate_images(
     version: Version, samples: Sequence[Sample], *, folder: Path, max_pixels: int, on_image: Callable[[int], None]
-) -> dict[str, object]:
+) -> EvaluationMetrics:
     """Return the metrics that need scores alone. Raises BadImage."""
     scores = []
     for sample, inspection in inspect_samples(version, samples, max_pixels=max_pixels):
@@ -77,7 +94,7 @@ def inspect_samples(
     """Yield each sample with its inspection. Raises BadImage."""
     for sample in samples:
         try:
-            yield sample, inspect(sample.path.read_bytes(), version, max_pixels=max_pixels)
+            yield sample, inspect(sample.image.read_bytes(), version, max_pixels=max_pixels)
         except ImageError as error:
             raise BadImage(sample.path, str(error)) from error
 
@@ -93,22 +110,20 @@ def to_test_score(sample: Sample, inspection: Inspection, folder: Path) -> TestS
     )
 
 
-def compute_image_metrics(scores: Sequence[TestScore]) -> dict[str, object]:
+def compute_image_metrics(scores: Sequence[TestScore]) -> EvaluationMetrics:
     """Return metrics of the scores, as far as both kinds of parts exist, and both error rates at the threshold."""
     values = np.array([score.score for score in scores])
     defective = np.array([score.kind != "good" for score in scores])
     judged_ng = np.array([score.verdict == "ng" for score in scores])
-    figures: dict[str, object] = {
-        "num_test_good": int((~defective).sum()),
-        "num_test_defective": int(defective.sum()),
-    }
-    if not defective.all():
-        figures["false_alarm_rate"] = float(judged_ng[~defective].mean())
-    if defective.any():
-        figures["escape_rate"] = float((~judged_ng)[defective].mean())
-    if defective.any() and not defective.all():
-        figures |= asdict(image_metrics(values, defective))
-    return figures
+    metrics = EvaluationMetrics(
+        num_test_good=int((~defective).sum()),
+        num_test_defective=int(defective.sum()),
+        false_alarm_rate=None if defective.all() else float(judged_ng[~defective].mean()),
+        escape_rate=float((~judged_ng)[defective].mean()) if defective.any() else None,
+    )
+    if defective.all() or not defective.any():
+        return metrics
+    return replace(metrics, **asdict(image_metrics(values, defective)))
 
 
 def load_mask(sample: Sample, inspection: Inspection) -> NDArray[np.bool_]:
@@ -125,15 +140,18 @@ def load_mask(sample: Sample, inspection: Inspection) -> NDArray[np.bool_]:
     return np.asarray(picture.resize((width, height), Pillow.Resampling.NEAREST)) > 0
 
 
-def open_mask(path: Path, *, size: tuple[int, int]) -> Pillow.Image:
+def open_mask(mask: ImageFile, *, size: tuple[int, int]) -> Pillow.Image:
     """Open a mask of its image's ``(width, height)`` in mode L. Raises BadImage."""
     try:
-        mask = load_image(path.read_bytes(), max_pixels=MAX_PIXELS).convert("L")
+        picture = load_image(mask.read_bytes(), max_pixels=MAX_PIXELS).convert("L")
     except (ImageError, OSError) as error:
-        raise BadImage(path, f"the mask can't be read: {error}") from error
-    if mask.size != size:
-        raise BadImage(path, f"the mask is {mask.width} x {mask.height}, but its image is {size[0]} x {size[1]}")
-    return mask
+        raise BadImage(mask.path, f"the mask can't be read: {error}") from error
+    if picture.size != size:
+        raise BadImage(
+            mask.path,
+            f"the mask is {picture.width} x {picture.height}, but its image is {size[0]} x {size[1]}",
+        )
+    return picture
 
 
 def resize_map(inspection: Inspection, size: tuple[int, ...]) -> NDArray[np.float32]:

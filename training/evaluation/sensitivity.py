@@ -82,6 +82,11 @@ def make_inspected_mask(version: Version, picture: Pillow.Image) -> NDArray[np.b
     return version.roi.contains(rows, columns)
 
 
+def compute_recall(cells: Sequence[Cell]) -> float:
+    """Return the share of synthetic defects that are found."""
+    return sum(cell.num_found for cell in cells) / max(1, sum(cell.num_drawn for cell in cells))
+
+
 def count_defects(num_parts: int) -> int:
     """Return the number of defects, for the progress."""
     return len(KINDS) * len(SIZES) * len(CONTRASTS) * min(num_parts, NUM_PARTS)

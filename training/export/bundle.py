@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version as installed_version
-from pathlib import Path
 
 import numpy as np
 from safetensors.torch import save
@@ -129,12 +128,6 @@ def make_scale_records(settings: TrainSettings, map_weights: Sequence[float]) ->
     )
 
 
-def compute_fingerprint(paths: Sequence[Path], settings: TrainSettings) -> str:
-    """Return a digest of a training's inputs: the settings and the bytes of every good image."""
-    digests = sorted(sha256_hex(path.read_bytes()) for path in paths)
-    return sha256_hex("\n".join([settings.model_dump_json(), *digests]).encode())
-
-
 def build_golden_files(
     good: Sequence[tuple[str, bytes]], builder: BundleBuilder, detector: Detector
 ) -> dict[str, bytes]:
@@ -181,6 +174,6 @@ def build_training_files(
 def build_metrics_files(content: ReportContent) -> dict[str, bytes]:
     """Return the metrics as JSON and as the report."""
     return {
-        METRICS: json.dumps(content.metrics, indent=1).encode() + b"\n",
+        METRICS: json.dumps(content.metrics.to_dict(), indent=1).encode() + b"\n",
         REPORT: render_report(content).encode(),
     }

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from app.imaging.decode import Image
 from app.inference.detector import Comparison, Detector, Floats, make_batch
+from training.data.reader import ImageReader
 from training.export.calibration_features import NO_OWNER, CalibrationFeatures
 from training.export.onnx import Parity, check_parity, compare_with_networks
-from training.fit.features import ImageReader
 from training.fit.networks import Networks
 
 # Calibration parts whose features are kept for adapting and for the gate: enough to promise one in a thousand.

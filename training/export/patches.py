@@ -2,14 +2,13 @@
 
 import io
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from model.bundle import InputRecord
-from training.data.dataset import decode_image
+from training.data.images import ImageFile
+from training.data.reader import ImageReader
 from training.fit.memory import ItemOrigins
 
 # Width of the area that a patch shows, in strides, and of its picture, in pixels.
@@ -17,20 +16,19 @@ SHOWN_STRIDES, SIDE_PX, JPEG_QUALITY = 4, 48, 70
 
 
 def render_patches(
-    paths: Sequence[Path],
+    images: Sequence[ImageFile],
     origins: ItemOrigins,
     *,
-    rule: InputRecord,
+    reader: ImageReader,
     stride: int,
-    max_pixels: int,
     on_images: Callable[[int], None],
 ) -> list[bytes]:
     """Render a JPEG an item, in order, from the images that filled the memory. Raises BadImage."""
     pictures = [b""] * len(origins.images)
-    for index, path in enumerate(paths):
+    for index, image in enumerate(images):
         items = (origins.images == index).nonzero()[:, 0].tolist()
         if items:
-            pixels = decode_image(path, rule, max_pixels=max_pixels).pixels
+            pixels = reader.decode(image).pixels
             for item in items:
                 pictures[item] = render_patch(pixels, int(origins.positions[item]), stride=stride)
         on_images(1)

@@ -14,9 +14,8 @@ from app.store.store import Bundle, Store
 from model.bundle import METRICS, BundleError
 from model.teacher import Teacher
 from training.export.onnx import OPSET
+from training.version_metrics import read_keys
 
-# The metric that names what a version's teacher was exported from.
-TEACHER_KEY = "teacher_key"
 # Packages that decide on the bytes of a graph.
 EXPORTERS = ("torch", "onnx", "onnxscript")
 
@@ -46,6 +45,6 @@ def iter_bundles(store: Store, state: State, name: str) -> Iterator[Bundle]:
                 yield store.load_bundle(product, current.version)
 
 
-def read_key(bundle: Bundle) -> object:
+def read_key(bundle: Bundle) -> str | None:
     """Return the key that a version's metrics contain, or None."""
-    return json.loads(bundle.files.get(METRICS, b"{}")).get(TEACHER_KEY)
+    return read_keys(bundle.files.get(METRICS, b"{}")).teacher

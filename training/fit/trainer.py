@@ -6,7 +6,6 @@ The two training phases take long; their state is saved in the run directory, an
 import math
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -16,11 +15,12 @@ from app.errors import SettingsError
 from model.student import Student
 from model.teacher import Teacher
 from training.data.dataset import Split
+from training.data.reader import ImageReader
 from training.errors import TrainingError
 from training.evaluation.synthetic import draw_defects
 from training.fit.distillation import Distillation, TrainingSet
 from training.fit.feature_store import GIB, FeatureRows, MemoryLimit, StandardisedRows
-from training.fit.features import ImageReader, extract_features, resize_valid
+from training.fit.features import extract_features, resize_valid
 from training.fit.memory import (
     FeatureDataset,
     ItemOrigins,
@@ -39,6 +39,7 @@ from training.settings import TrainSettings
 MAX_FOR_STATISTICS = 1000
 # Synthetic defects for the weights of the comparison: on so many held-out images, so many each.
 NUM_DEFECTIVE, NUM_DEFECTS = 48, 8
+# Each loss by step, as ``phase: loss``.
 Curves = dict[str, list[tuple[int, float]]]
 
 
@@ -83,22 +84,18 @@ class Trainer:
     split: Split
     reader: ImageReader
     reporter: ProgressReporter
-    place: RunDirectory
+    run_directory: RunDirectory
     device: torch.device
     curves: Curves = field(default_factory=dict)
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """Images that the memory holds: those to train on first."""
-        return (*self.split.train, *self.split.standardise)
+    generator: torch.Generator = field(default_factory=torch.Generator)
 
     def train(self) -> TrainedNetworks:
         """Run every step. Raises TrainingError."""
         torch.manual_seed(self.settings.seed)
-        self.generator = torch.Generator().manual_seed(self.settings.seed)
+        self.generator.manual_seed(self.settings.seed)
         networks = create_networks(self.settings)
         networks.to(self.device)
-        saved = self.place.checkpoint or {}
+        saved = self.run_directory.checkpoint or {}
         features = self._compute_features(networks.teacher)
         dataset = self._make_dataset(networks.student, features, saved)
         if not self.settings.quick and saved.get("phase") != "learning":
@@ -112,15 +109,16 @@ class Trainer:
         return TrainedNetworks(networks, dataset.origins, self.curves)
 
     def _compute_features(self, teacher: Teacher) -> tuple[FeatureRows, ...]:
-        bound = MemoryLimit(self.settings.feature_memory_gib * GIB, self.place.features / "good")
-        with self.reporter.step("features", total=len(self.paths)) as advance:
-            return extract_features(teacher, self.paths, reader=self.reader, limit=bound, on_images=advance)
+        bound = MemoryLimit(self.settings.feature_memory_gib * GIB, self.run_directory.features / "good")
+        images = self.split.remembered
+        with self.reporter.step("features", total=len(images)) as advance:
+            return extract_features(teacher, images, reader=self.reader, limit=bound, on_images=advance)
 
     def _make_dataset(
         self, student: Student, features: tuple[FeatureRows, ...], saved: dict[str, Any]
     ) -> FeatureDataset:
         """Fit the student's statistics, and fill its memory or restore it from a checkpoint."""
-        valid = resize_valid(self.reader.compute_valid(self.paths), features)
+        valid = resize_valid(self.reader.compute_valid(self.split.remembered), features)
         if not all(scale.any() for scale in valid):
             raise SettingsError("the region of interest is thinner than a feature: widen it, or take smaller strides")
         student.to("cpu")
@@ -179,7 +177,7 @@ class Trainer:
 
     def _save(self, name: str, phase: TrainingPhase, student: Student, origins: ItemOrigins) -> None:
         """Save the state of the training in the run directory."""
-        self.place.save_checkpoint(
+        self.run_directory.save_checkpoint(
             {
                 "phase": name,
                 "state": phase.state(),

@@ -29,7 +29,7 @@ class PlanEntry(BaseModel):
     num_gpus: float = Field(default=0, ge=0)
 
 
-class Plan(BaseModel):
+class TrainingPlan(BaseModel):
     """``retries``: how often a product is restarted on a Ray cluster after its worker or node is lost."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,11 +49,11 @@ class Plan(BaseModel):
             raise SettingsError(f"{product}: {error}") from None
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: Path) -> TrainingPlan:
     """Read a plan, with absolute paths and validated settings. Raises SettingsError."""
     folder = path.parent.absolute()
     try:
-        plan = Plan.model_validate(read_yaml(path))
+        plan = TrainingPlan.model_validate(read_yaml(path))
     except ValidationError as error:
         raise SettingsError(f"{path}: {describe_error(error)}") from None
     for product in plan.products:

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from app.batch.cluster import join_cluster, summarise_error
 from training.errors import AlreadyRunning
-from training.many.plan import Plan
+from training.many.plan import TrainingPlan
 from training.many.train_all import Outcome, train_product
 from training.progress import ProgressReporter
 
@@ -16,7 +16,7 @@ LOCK_TIMEOUT_S = 120.0
 POLL_INTERVAL_S = 1.0
 
 
-def train_on_ray(plan: Plan, reporter: ProgressReporter, *, address: str) -> Iterator[Outcome]:
+def train_on_ray(plan: TrainingPlan, reporter: ProgressReporter, *, address: str) -> Iterator[Outcome]:
     """Yield each product's outcome, from nodes that all see images and store. Raises Stopped."""
     import ray  # noqa: PLC0415  # an extra
     from ray.exceptions import RayError  # noqa: PLC0415
@@ -38,7 +38,7 @@ def train_on_ray(plan: Plan, reporter: ProgressReporter, *, address: str) -> Ite
                 yield Outcome(product, "failed", why=summarise_error(error))
 
 
-def train_when_free(plan: Plan, product: str) -> Outcome:
+def train_when_free(plan: TrainingPlan, product: str) -> Outcome:
     """Train one product; wait for another worker that seems to train it still."""
     ends = time.monotonic() + LOCK_TIMEOUT_S
     while True:

@@ -4,7 +4,6 @@ Products that were trained from the same images and settings are skipped, and in
 checkpoint, so that a plan can be repeated until it is complete.
 """
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,10 +17,11 @@ from app.store.paths import read_immutable
 from app.store.store import Store
 from model.bundle import METRICS, BundleError, GoodpartError
 from training.errors import AlreadyRunning, Stopped
-from training.job import KEY, RunOptions, TrainingJob
-from training.many.plan import Plan
+from training.job import RunOptions, TrainingJob
+from training.many.plan import TrainingPlan
 from training.progress import ProgressReporter
 from training.release.publish import Published, PublishRequest
+from training.version_metrics import read_keys
 
 What = Literal["serves", "published", "held back", "made already", "failed"]
 
@@ -39,7 +39,7 @@ class Outcome:
     why: str = ""
 
 
-def train_locally(plan: Plan, reporter: ProgressReporter) -> Iterator[Outcome]:
+def train_locally(plan: TrainingPlan, reporter: ProgressReporter) -> Iterator[Outcome]:
     """Train one product after another. Raises Stopped."""
     for product in plan.products:
         reporter.print_line(f"-- {product}")
@@ -49,7 +49,7 @@ def train_locally(plan: Plan, reporter: ProgressReporter) -> Iterator[Outcome]:
             yield Outcome(product, "failed", why=str(error))
 
 
-def train_product(plan: Plan, product: str, reporter: ProgressReporter) -> Outcome:
+def train_product(plan: TrainingPlan, product: str, reporter: ProgressReporter) -> Outcome:
     """Train one product; its errors do not affect the others. Raises Stopped, AlreadyRunning."""
     began = time.monotonic()
     try:
@@ -61,33 +61,33 @@ def train_product(plan: Plan, product: str, reporter: ProgressReporter) -> Outco
     return replace(found, minutes=round((time.monotonic() - began) / 60, 2))
 
 
-def train_unless_done(plan: Plan, product: str, reporter: ProgressReporter) -> Outcome:
+def train_unless_done(plan: TrainingPlan, product: str, reporter: ProgressReporter) -> Outcome:
     """Train one product, unless it has been trained. Raises GoodpartError, OSError."""
     entry, settings, stored = plan.products[product], plan.get_settings(product), open_store_at(plan.store, plan.state)
     request = PublishRequest(product, stored.store, stored.state, activates=plan.activates, why="trained by plan")
     job = TrainingJob(entry.data, request, settings, reporter, options=RunOptions(resume=True, skip_bad=entry.skip_bad))
-    before = find_existing(job)
-    return before if before is not None else to_outcome(product, job.run(), request)
+    prepared = job.prepare()
+    before = find_existing(request, prepared.key)
+    return before if before is not None else to_outcome(product, job.train(prepared), request)
 
 
-def find_existing(job: TrainingJob) -> Outcome | None:
+def find_existing(request: PublishRequest, key: str) -> Outcome | None:
     """Return the outcome of the serving version, or without activation of the newest, if its inputs are the same."""
-    key = job.checked_images.key
-    product, store = job.request.product, job.request.store
-    current = job.request.state.read_current(product)
+    product, store = request.product, request.store
+    current = request.state.read_current(product)
     serving = current.version if current else None
     for version in reversed(store.list_versions(product) if product in store.list_products() else ()):
-        if version != serving and job.request.activates:
+        if version != serving and request.activates:
             continue
         if read_training_key(store, product, version) == key:
             return Outcome(product, "made already", version, store.load_manifest(product, version).promise.supported)
     return None
 
 
-def read_training_key(store: Store, product: str, version: str) -> object:
+def read_training_key(store: Store, product: str, version: str) -> str | None:
     """Return the digest of a version's inputs, or None."""
     try:
-        return json.loads(read_immutable(store.version_folder(product, version) / METRICS, METRICS)).get(KEY)
+        return read_keys(read_immutable(store.version_folder(product, version) / METRICS, METRICS)).training
     except (StoreError, BundleError, ValueError):
         return None
 
@@ -95,12 +95,14 @@ def read_training_key(store: Store, product: str, version: str) -> object:
 def to_outcome(product: str, published: Published, request: PublishRequest) -> Outcome:
     """Return the outcome of a published version."""
     what: What = "serves" if published.is_active else "held back" if request.activates else "published"
-    auroc, promise = (
-        published.metrics.get("image_auroc"),
-        request.store.load_manifest(product, published.version).promise,
-    )
+    evaluation = published.metrics.evaluation
     return Outcome(
-        product, what, published.version, promise.supported, auroc, why="; ".join(published.gate_result.reasons)
+        product,
+        what,
+        published.version,
+        supported=request.store.load_manifest(product, published.version).promise.supported,
+        image_auroc=evaluation.image_auroc if evaluation else None,
+        why="; ".join(published.gate_result.reasons),
     )
 
 

@@ -5,7 +5,6 @@ A version that fails is published with the reasons and not activated; a person d
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +19,9 @@ from app.store.errors import StoreError
 from app.store.state import ProductState
 from app.store.store import Store
 from model.bundle import GOLDEN, REGION, BundleError, GoodpartError, PromiseRecord
+from training.data.images import ImageFile
 from training.errors import BadImage
-from training.evaluation.sensitivity import Cell
+from training.evaluation.sensitivity import Cell, compute_recall
 from training.export.calibration_features import (
     CALIBRATION_FEATURES,
     CalibrationFeatures,
@@ -96,8 +96,8 @@ class Evidence:
     of the candidate, and ``cells_before`` of the version in service, on the same synthetic defects.
     """
 
-    good: Sequence[Path]
-    confirmed_ng: Sequence[Path]
+    good: Sequence[ImageFile]
+    confirmed_ng: Sequence[ImageFile]
     cells: Sequence[Cell]
     cells_before: Sequence[Cell]
     is_shift_confirmed: bool = False
@@ -155,7 +155,7 @@ class Gate:
     def check_new_parts(self, incumbent: Incumbent, evidence: Evidence) -> Iterator[Check]:
         """Check that good parts of the new data are ok for the version in service, with ordinary scores."""
         old = incumbent.version
-        found = [score_image(path, old) for path in evidence.good]
+        found = [score_image(image, old) for image in evidence.good]
         num_ng = sum(score > old.threshold for score in found)
         ordinary = self._is_within(num_ng, len(found), rate=old.promise.supported)
         half = float(np.median(found)) if found else 0.0
@@ -172,20 +172,20 @@ class Gate:
             says += ": another product, defects among the good parts, or a change that must be confirmed"
         yield Check("new parts look ordinary", is_ordinary or evidence.is_shift_confirmed, says)
 
-    def check_confirmed_defects(self, paths: Sequence[Path]) -> Iterator[Check]:
+    def check_confirmed_defects(self, images: Sequence[ImageFile]) -> Iterator[Check]:
         """Check that no labelled defective part that the version in service catches is lost."""
-        if not paths:
+        if not images:
             return
-        caught_now = [score_image(path, self.candidate) > self.candidate.threshold for path in paths]
+        caught_now = [score_image(image, self.candidate) > self.candidate.threshold for image in images]
         old = self.incumbent.version if self.incumbent else None
-        caught_before = [old is not None and score_image(path, old) > old.threshold for path in paths]
-        both = zip(paths, caught_now, caught_before, strict=True)
-        lost = [path.name for path, now, before in both if before and not now]
+        caught_before = [old is not None and score_image(image, old) > old.threshold for image in images]
+        both = zip(images, caught_now, caught_before, strict=True)
+        lost = [image.path.name for image, now, before in both if before and not now]
         named = f": {', '.join(name[:12] for name in lost[:3])}" if lost else ""
         yield Check(
             "confirmed defects",
             not lost,
-            f"of {len(paths)} confirmed defective parts {sum(caught_now)} are caught; {len(lost)} that the version in "
+            f"of {len(images)} confirmed defective parts {sum(caught_now)} are caught; {len(lost)} that the version in "
             f"service catches would be lost{named}",
         )
 
@@ -244,19 +244,14 @@ def compute_scores(version: Version, calibration_features: CalibrationFeatures) 
     return np.array([version.manifest.score.standardise(comparison.score) for comparison in comparisons])
 
 
-def score_image(path: Path, version: Version) -> float:
+def score_image(image: ImageFile, version: Version) -> float:
     """Return an image's score; infinite where the version refuses the image. Raises BadImage."""
     try:
-        return inspect(path.read_bytes(), version, max_pixels=MAX_PIXELS).score
+        return inspect(image.read_bytes(), version, max_pixels=MAX_PIXELS).score
     except ImageError:
         return float("inf")
     except OSError as error:
-        raise BadImage(path, error.strerror or str(error)) from error
-
-
-def compute_recall(cells: Sequence[Cell]) -> float:
-    """Return the share of synthetic defects that are found."""
-    return sum(cell.num_found for cell in cells) / max(1, sum(cell.num_drawn for cell in cells))
+        raise BadImage(image.path, error.strerror or str(error)) from error
 
 
 NOT_COMPARABLE: tuple[type[GoodpartError], ...] = (StoreError, BundleError, ModelError)

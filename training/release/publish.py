@@ -3,10 +3,9 @@
 import getpass
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -21,9 +20,10 @@ from app.store.state import ANY_VERSION, ProductState, State
 from app.store.store import Store
 from model.bundle import sha256_hex
 from training.data.dataset import Sample
+from training.data.images import ImageFile, ImageSource, open_files
 from training.errors import BadImage
-from training.evaluation.evaluate import evaluate, evaluate_images
-from training.evaluation.repeatability import NUM_PARTS, count_repeats, measure_repeatability
+from training.evaluation.evaluate import EvaluationMetrics, evaluate, evaluate_images
+from training.evaluation.repeatability import NUM_PARTS, Repeat, count_repeats, measure_repeatability
 from training.evaluation.sensitivity import Cell, count_defects, measure_sensitivity
 from training.export.bundle import BundleBuilder, build_golden_files, build_metrics_files
 from training.progress import ProgressReporter
@@ -34,13 +34,13 @@ from training.release.gate import (
     Gate,
     GateResult,
     Incumbent,
-    compute_recall,
     fail_comparison,
     load_incumbent,
 )
 from training.report.examples import NUM_SHOWN, render_examples
 from training.report.report import ReportContent
 from training.settings import TrainSettings
+from training.version_metrics import IncumbentMetrics, TrainingMetrics, VersionMetrics
 
 # Good parts that the version in service inspects, and from which the report selects the oddest.
 MAX_COMPARED_PARTS = 400
@@ -78,12 +78,12 @@ class PublishRequest:
 
 @dataclass(frozen=True)
 class Published:
-    """A published version. ``metrics``: as in ``metrics.json``."""
+    """A published version."""
 
     version: str
     is_active: bool
     gate_result: GateResult
-    metrics: dict[str, Any]
+    metrics: VersionMetrics
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ class EvaluationImages:
     of the test images. ``is_shift_confirmed``: whether a person confirms that the good parts are good, however odd.
     """
 
-    held_out: Sequence[Path]
-    good: Sequence[Path]
+    held_out: Sequence[ImageFile]
+    good: Sequence[ImageFile]
     golden: Sequence[tuple[str, bytes]]
     synthetic: Sequence[bytes] = ()
     test: Sequence[Sample] = ()
@@ -110,7 +110,7 @@ class TrainedVersion:
 
     builder: BundleBuilder
     detector: Detector
-    metrics: Mapping[str, Any]
+    metrics: TrainingMetrics
     training: Mapping[str, bytes]
     facts: Mapping[str, str]
 
@@ -127,20 +127,12 @@ class TrainedVersion:
 
 
 @dataclass(frozen=True)
-class IncumbentMetrics:
-    """Metrics of the version in service on a candidate's test parts, and its sensitivity."""
-
-    figures: dict[str, object]
-    cells: tuple[Cell, ...]
-
-
 class Publisher:
     """Evaluates a version, runs the gate, and publishes."""
 
-    def __init__(self, request: PublishRequest, settings: TrainSettings, reporter: ProgressReporter) -> None:
-        self.request = request
-        self.settings = settings
-        self.reporter = reporter
+    request: PublishRequest
+    settings: TrainSettings
+    reporter: ProgressReporter
 
     def publish(self, trained: TrainedVersion, images: EvaluationImages) -> Published:
         """Evaluate, gate, report; then write, and activate if allowed.
@@ -150,39 +142,47 @@ class Publisher:
         self.request.set_write_patience()
         product_state = self.request.state.read(self.request.product)
         version = trained.version.with_override(product_state.override)  # as it would serve
+        metrics = self.evaluate(trained, version, images, product_state)
+        files = {
+            **trained.builder.build_files(),
+            **build_golden_files(images.golden, trained.builder, trained.detector),
+            **build_metrics_files(self.collect_report(trained, version, metrics, images)),
+        }
+        name = self.write(trained, files)
+        try:
+            is_active = self.activate(name, metrics.gate, product_state)
+        except Conflict:
+            return Published(name, is_active=False, gate_result=fail_changed(metrics.gate), metrics=metrics)
+        return Published(name, is_active, metrics.gate, metrics)
+
+    def evaluate(
+        self, trained: TrainedVersion, version: Version, images: EvaluationImages, product_state: ProductState
+    ) -> VersionMetrics:
+        """Evaluate a version, beside the one in service if there is one, and run the gate."""
         incumbent, failure = self.load_incumbent(product_state)
         both = (version, incumbent.version) if incumbent else (version,)
         plain = select_ok(both, images.synthetic or read_some(images.held_out), max_pixels=self.settings.max_pixels)
-        cells = self.measure_sensitivity(version, plain, "synthetic defects")
-        before = self.evaluate_incumbent(incumbent.version, images, plain) if incumbent else IncumbentMetrics({}, ())
-        metrics = {
-            **trained.metrics,
-            **self.evaluate_test_set(version, images),
-            **self.evaluate_robustness(version, plain, cells),
-        }
+        sensitivity = self.measure_sensitivity(version, plain, "synthetic defects")
+        before = self.evaluate_incumbent(incumbent.version, images, plain) if incumbent else None
+        evaluation = self.evaluate_test_set(version, images)
+        repeatability = self.measure_repeatability(version, plain)
         evidence = Evidence(
             good=images.good[:MAX_COMPARED_PARTS],
-            confirmed_ng=LabelStore(self.request.state).image_paths(self.request.product, "ng"),
-            cells=cells,
-            cells_before=before.cells,
+            confirmed_ng=self.find_defects(),
+            cells=sensitivity,
+            cells_before=before.sensitivity if before else (),
             is_shift_confirmed=images.is_shift_confirmed,
         )
         with self.reporter.step("gate", total=1) as advance:
             gate_result = failure or Gate(version, incumbent, self.settings.gate).evaluate(evidence)
             gate_result = self.check_unchanged(gate_result, product_state)
             advance(1)
-        metrics |= {"before": before.figures, "gate": gate_result.to_dict()}
-        files = {
-            **trained.builder.build_files(),
-            **build_golden_files(images.golden, trained.builder, trained.detector),
-            **build_metrics_files(self.collect_report(trained, metrics, images)),
-        }
-        name = self.write(trained, files)
-        try:
-            is_active = self.activate(name, gate_result, product_state)
-        except Conflict:
-            return Published(name, is_active=False, gate_result=fail_changed(gate_result), metrics=metrics)
-        return Published(name, is_active, gate_result, metrics)
+        return VersionMetrics(trained.metrics, evaluation, sensitivity, repeatability, before, gate_result)
+
+    def find_defects(self) -> tuple[ImageFile, ...]:
+        """Return the product's images that users have labelled as defective. Raises StoreError."""
+        paths = LabelStore(self.request.state).image_paths(self.request.product, "ng")
+        return open_files(paths, ImageSource())
 
     def check_unchanged(self, gate_result: GateResult, product_state: ProductState) -> GateResult:
         """Return the result, failed where another decision was made since the training began."""
@@ -200,26 +200,21 @@ class Publisher:
         except NOT_COMPARABLE as error:
             return None, fail_comparison(error, product_state.current.version if product_state.current else "")
 
-    def evaluate_test_set(self, version: Version, images: EvaluationImages) -> dict[str, object]:
-        """Return metrics of the test set; empty without one."""
+    def evaluate_test_set(self, version: Version, images: EvaluationImages) -> EvaluationMetrics | None:
+        """Return metrics of the test set; None without one."""
         if not images.test:
-            return {}
+            return None
         with self.reporter.step("evaluation", total=len(images.test)) as advance:
             return evaluate(
                 version, images.test, folder=images.folder, max_pixels=self.settings.max_pixels, on_image=advance
             )
 
-    def evaluate_robustness(self, version: Version, plain: Sequence[bytes], cells: Sequence[Cell]) -> dict[str, object]:
-        """Return sensitivity and repeatability."""
+    def measure_repeatability(self, version: Version, plain: Sequence[bytes]) -> tuple[Repeat, ...]:
+        """Return how small changes of these good parts change the result."""
         with self.reporter.step("repeatability", total=count_repeats(len(plain))) as advance:
-            repeats = measure_repeatability(
+            return measure_repeatability(
                 version, plain, seed=self.settings.seed, max_pixels=self.settings.max_pixels, on_part=advance
             )
-        return {
-            "sensitivity": [asdict(cell) for cell in cells],
-            **({"synthetic_recall": compute_recall(cells)} if cells else {}),
-            "repeatability": [asdict(one) for one in repeats],
-        }
 
     def measure_sensitivity(self, version: Version, plain: Sequence[bytes], name: str) -> tuple[Cell, ...]:
         """Return which synthetic defects a version finds on these good parts; every version gets the same ones."""
@@ -232,33 +227,33 @@ class Publisher:
         self, incumbent: Version, images: EvaluationImages, plain: Sequence[bytes]
     ) -> IncumbentMetrics:
         """Evaluate the version in service on the same test parts and synthetic defects."""
-        cells = self.measure_sensitivity(incumbent, plain, "the same by what serves")
-        figures: dict[str, object] = {"synthetic_recall": compute_recall(cells)}
+        sensitivity = self.measure_sensitivity(incumbent, plain, "the same by what serves")
+        evaluation = None
         if images.test:
             with self.reporter.step("evaluation of what serves", total=len(images.test)) as advance, suppress(BadImage):
-                figures |= evaluate_images(
+                evaluation = evaluate_images(
                     incumbent,
                     images.test,
                     folder=images.folder,
                     max_pixels=self.settings.max_pixels,
                     on_image=advance,
                 )
-        return IncumbentMetrics(figures, cells)
+        return IncumbentMetrics(evaluation, sensitivity)
 
     def collect_report(
-        self, trained: TrainedVersion, metrics: Mapping[str, Any], images: EvaluationImages
+        self, trained: TrainedVersion, version: Version, metrics: VersionMetrics, images: EvaluationImages
     ) -> ReportContent:
         """Return the content of the report."""
-        version = trained.version.with_override(self.request.state.read(self.request.product).override)
-        odd = [images.held_out[index] for index in find_oddest(version, images.held_out, self.settings.max_pixels)]
-        weak = find_weakest(metrics, images.folder)
+        max_pixels = self.settings.max_pixels
+        odd = find_oddest(version, images.held_out, max_pixels=max_pixels)
+        weak = find_weakest(images.test, metrics.evaluation)
         return ReportContent(
             product=self.request.product,
             metrics=metrics,
             calibration=version.calibration.tolist(),
             threshold=version.threshold,
-            oddest_good=render_examples(version, odd, max_pixels=self.settings.max_pixels),
-            weakest_defects=render_examples(version, weak, max_pixels=self.settings.max_pixels),
+            oddest_good=render_examples(version, odd, max_pixels=max_pixels),
+            weakest_defects=render_examples(version, weak, max_pixels=max_pixels),
             facts=trained.facts,
         )
 
@@ -292,9 +287,9 @@ def fail_changed(gate_result: GateResult) -> GateResult:
     return replace(gate_result, checks=(*gate_result.checks, Check("in service still", passed=False, says=says)))
 
 
-def read_some(paths: Sequence[Path]) -> list[bytes]:
+def read_some(images: Sequence[ImageFile]) -> list[bytes]:
     """Return a few images' bytes, twice as many as are tried, since some may be ng."""
-    return [path.read_bytes() for path in paths[: 2 * NUM_PARTS]]
+    return [image.read_bytes() for image in images[: 2 * NUM_PARTS]]
 
 
 def select_ok(versions: Sequence[Version], parts: Sequence[bytes], *, max_pixels: int) -> list[bytes]:
@@ -310,16 +305,19 @@ def is_ok(data: bytes, version: Version, *, max_pixels: int) -> bool:
         return False
 
 
-def find_oddest(version: Version, paths: Sequence[Path], max_pixels: int) -> list[int]:
-    """Return the indices of the good parts of the highest scores, the highest first."""
-    scores = [inspect(path.read_bytes(), version, max_pixels=max_pixels).score for path in paths[:MAX_COMPARED_PARTS]]
-    return sorted(range(len(scores)), key=lambda index: -scores[index])[:NUM_SHOWN]
+def find_oddest(version: Version, good: Sequence[ImageFile], *, max_pixels: int) -> list[ImageFile]:
+    """Return the good parts of the highest scores, the highest first."""
+    scores = {
+        image: inspect(image.read_bytes(), version, max_pixels=max_pixels).score for image in good[:MAX_COMPARED_PARTS]
+    }
+    return sorted(scores, key=lambda image: -scores[image])[:NUM_SHOWN]
 
 
-def find_weakest(metrics: Mapping[str, Any], folder: Path) -> list[Path]:
+def find_weakest(test: Sequence[Sample], evaluation: EvaluationMetrics | None) -> list[ImageFile]:
     """Return the defective test parts of the lowest scores, the lowest first."""
-    defective = [row for row in metrics.get("test_scores", []) if row["kind"] != "good"]
-    return [folder / row["path"] for row in sorted(defective, key=lambda row: row["score"])[:NUM_SHOWN]]
+    scores = evaluation.test_scores if evaluation and evaluation.test_scores else ()
+    scored = [(score.score, sample.image) for sample, score in zip(test, scores, strict=True) if sample.is_defective]
+    return [image for _, image in sorted(scored, key=lambda pair: pair[0])[:NUM_SHOWN]]
 
 
 def get_user_name() -> str:

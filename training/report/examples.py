@@ -4,13 +4,13 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image as Pillow
 
 from app.imaging.decode import load_image
 from app.inference.version import Version
 from app.inspection.pipeline import InspectOptions, inspect
+from training.data.images import ImageFile
 
 NUM_SHOWN = 6
 SIDE_PX, JPEG_QUALITY = 200, 75
@@ -27,19 +27,19 @@ class ExampleImage:
     heatmap: str
 
 
-def render_examples(version: Version, paths: Sequence[Path], *, max_pixels: int) -> list[ExampleImage]:
+def render_examples(version: Version, images: Sequence[ImageFile], *, max_pixels: int) -> list[ExampleImage]:
     """Inspect each image again, with its heat-map. Raises ImageError."""
-    return [render_example(version, path, max_pixels=max_pixels) for path in paths]
+    return [render_example(version, image, max_pixels=max_pixels) for image in images]
 
 
-def render_example(version: Version, path: Path, *, max_pixels: int) -> ExampleImage:
+def render_example(version: Version, image: ImageFile, *, max_pixels: int) -> ExampleImage:
     """Inspect one image."""
-    data = path.read_bytes()
+    data = image.read_bytes()
     inspection = inspect(data, version, max_pixels=max_pixels, options=InspectOptions(heatmap="overlay"))
     heatmap = inspection.heatmap
     overlay = load_image(heatmap.data, max_pixels=max_pixels) if heatmap else Pillow.new("RGB", (1, 1))
     return ExampleImage(
-        name=path.name,
+        name=image.path.name,
         score=inspection.score,
         verdict=inspection.verdict,
         part=to_thumbnail(load_image(data, max_pixels=max_pixels)),

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
+from training.evaluation.evaluate import TestScore
 from training.evaluation.sensitivity import CONTRASTS, SIZES, Cell
 
 COLOURS = ("#9ecae1", "#4292c6", "#08306b")  # the faintest contrast first
@@ -45,10 +46,10 @@ def render_curve(phase: str, curves: Mapping[str, Points]) -> Plot:
     return to_plot(figure, f"losses of {phase} over steps")
 
 
-def render_histogram(calibration: Sequence[float], test: Sequence[Mapping[str, object]], threshold: float) -> Plot:
+def render_histogram(calibration: Sequence[float], test: Sequence[TestScore], threshold: float) -> Plot:
     """Render the scores of good parts, and of test parts if there are any, with the threshold."""
-    good = [float(str(row["score"])) for row in test if row["kind"] == "good"]
-    bad = [float(str(row["score"])) for row in test if row["kind"] != "good"]
+    good = [one.score for one in test if one.kind == "good"]
+    bad = [one.score for one in test if one.kind != "good"]
     figure, axes = make_figure(WIDE)
     everything = [*calibration, *good, *bad, threshold]
     # Scores of defects may be a hundred spreads away; the plot shows the range around the threshold.
@@ -68,12 +69,12 @@ def render_histogram(calibration: Sequence[float], test: Sequence[Mapping[str, o
     return to_plot(figure, "histogram of scores with the threshold")
 
 
-def render_roc(test: Sequence[Mapping[str, object]]) -> Plot | None:
+def render_roc(test: Sequence[TestScore]) -> Plot | None:
     """Render the ROC curve; None without both kinds of parts."""
-    labels = [row["kind"] != "good" for row in test]
+    labels = [one.kind != "good" for one in test]
     if not any(labels) or all(labels):
         return None
-    alarms, caught, _ = roc_curve(labels, [float(str(row["score"])) for row in test])
+    alarms, caught, _ = roc_curve(labels, [one.score for one in test])
     figure, axes = make_figure(SMALL)
     axes.plot(alarms, caught, color=GOOD)
     axes.set(xlabel="false alarms", ylabel="defects caught", xlim=(0, 1), ylim=(0, 1.02))

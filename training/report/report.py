@@ -1,8 +1,7 @@
 """``report.html``: a version's metrics on one page that needs no network; ``metrics.json`` has the same."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
 
 from scipy.stats import binomtest
 
@@ -13,6 +12,7 @@ from training.evaluation.sensitivity import CONTRASTS, Cell, find_smallest
 from training.report.examples import ExampleImage
 from training.report.pages import render_page
 from training.report.plots import render_curves, render_histogram, render_roc, render_sensitivity
+from training.version_metrics import VersionMetrics
 
 LABELS = {
     "image_auroc": "image AUROC",
@@ -41,7 +41,7 @@ class ReportContent:
     """The content of a report beside the metrics. ``calibration``: scores of calibration parts."""
 
     product: str
-    metrics: Mapping[str, Any]
+    metrics: VersionMetrics
     calibration: Sequence[float]
     threshold: float
     oddest_good: Sequence[ExampleImage] = ()
@@ -52,22 +52,21 @@ class ReportContent:
 def render_report(content: ReportContent) -> str:
     """Render the page; sections without figures are left out."""
     metrics = content.metrics
-    test = metrics.get("test_scores", [])
-    cells = [Cell(**row) for row in metrics.get("sensitivity", [])]
+    test = (metrics.evaluation and metrics.evaluation.test_scores) or ()
     return render_page(
         "report.html",
         content=content,
-        metrics=metrics,
+        training=metrics.training,
         format_value=format_value,
-        gate=metrics.get("gate"),
+        gate=metrics.gate,
         figures=make_metric_rows(metrics),
         roc=render_roc(test),
         histogram=render_histogram(content.calibration, test, content.threshold),
         incumbent=make_incumbent_rows(metrics),
-        sensitivity=render_sensitivity(cells),
-        smallest=describe_smallest(cells),
-        repeats=[(one["change"], REPEAT.format(**one)) for one in metrics.get("repeatability", [])],
-        curves=render_curves(metrics.get("curves", {})),
+        sensitivity=render_sensitivity(metrics.sensitivity),
+        smallest=describe_smallest(metrics.sensitivity),
+        repeats=[(one.change, REPEAT.format(**asdict(one))) for one in metrics.repeatability],
+        curves=render_curves(metrics.training.curves),
     )
 
 
@@ -76,12 +75,13 @@ def format_value(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def make_metric_rows(metrics: Mapping[str, Any]) -> list[tuple[str, object]]:
+def make_metric_rows(metrics: VersionMetrics) -> list[tuple[str, object]]:
     """Return each metric with its label, rates with their intervals."""
+    values = metrics.to_dict()
     return [
-        (label, format_rate(metrics[name], metrics[RATES[name]]) if name in RATES else metrics[name])
+        (label, format_rate(values[name], values[RATES[name]]) if name in RATES else values[name])
         for name, label in LABELS.items()
-        if name in metrics
+        if name in values
     ]
 
 
@@ -97,13 +97,13 @@ def format_rate(rate: float, num_parts: int) -> str:
     return f"{rate:.2%} ({low:.2%} to {high:.2%} at {CONFIDENCE:.0%} confidence)"
 
 
-def make_incumbent_rows(metrics: Mapping[str, Any]) -> list[tuple[str, object]]:
+def make_incumbent_rows(metrics: VersionMetrics) -> list[tuple[str, object]]:
     """Return the metrics beside those of the version in service."""
-    before: Mapping[str, Any] = metrics.get("before", {})
+    values = metrics.to_dict()
     return [
-        (LABELS.get(name, name.replace("_", " ")), f"{format_value(metrics[name])}; in service {format_value(value)}")
-        for name, value in before.items()
-        if name in metrics and isinstance(value, float)
+        (LABELS.get(name, name.replace("_", " ")), f"{format_value(values[name])}; in service {format_value(value)}")
+        for name, value in values["before"].items()
+        if name in values and isinstance(value, float)
     ]
 
 
@@ -136,7 +136,8 @@ def describe_promise(promise: PromiseRecord) -> str:
     return f"{said}, not the {promise.asked:.2%} that was asked; that takes {needed}, of {images} good images in all."
 
 
-def describe_metrics(metrics: Mapping[str, object]) -> list[str]:
+def describe_metrics(metrics: VersionMetrics) -> list[str]:
     """Return the metrics of a test set, one a line; empty without one."""
-    named = {name: metrics[name] for name in LABELS if isinstance(metrics.get(name), float)}
+    values = metrics.to_dict()
+    named = {name: values[name] for name in LABELS if isinstance(values.get(name), float)}
     return [f"{LABELS[name]}: {value:.4f}" for name, value in named.items()]

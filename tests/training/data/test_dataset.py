@@ -5,7 +5,6 @@ from drawing import encode, good_part, write_mvtec
 from model.bundle import InputRecord
 from training.data.dataset import (
     count_held_out,
-    decode_image,
     detect_channels,
     drop_bad_images,
     find_images,
@@ -13,6 +12,7 @@ from training.data.dataset import (
     min_good_images,
     split_images,
 )
+from training.data.images import ImageFile, ImageSource
 from training.errors import BadImage, TrainingError
 
 RULE = InputRecord(height=64, width=64, fit="stretch", channels="grey", white_level=255)
@@ -108,7 +108,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 
 def test_two_images_are_too_few(plain):
     with pytest.raises(TrainingError, match="2 different good images"):
-        split_images(sorted(plain.iterdir())[:2])
+        split_images(find_images(plain).good[:2])
 
 
 def test_every_image_is_for_one_thing_and_a_rerun_splits_alike(plain):
@@ -140,12 +140,12 @@ def test_as_many_good_images_are_needed_as_hold_out_so_many(num_calibrate):
 
 
 def test_a_text_file_named_png_is_named(plain):
-    path = plain / "text.png"
-    path.write_text("I am no image")
+    image = ImageFile(plain / "text.png", ImageSource())
+    image.path.write_text("I am no image")
     with pytest.raises(BadImage, match=r"text\.png: these bytes are not an image"):
-        decode_image(path, RULE, max_pixels=10**6)
+        image.decode(RULE, max_pixels=10**6)
     with pytest.raises(BadImage, match=r"text\.png"):
-        detect_channels([path], max_pixels=10**6)
+        detect_channels([image], max_pixels=10**6)
 
 
 def test_a_product_is_grey_where_no_image_has_colours(plain):
@@ -156,6 +156,6 @@ def test_a_product_is_grey_where_no_image_has_colours(plain):
 
 
 def test_pixels_are_those_of_the_service(plain):
-    image = decode_image(plain / "00.png", RULE, max_pixels=10**6)
+    image = find_images(plain).good[0].decode(RULE, max_pixels=10**6)
     assert image.pixels.shape == (64, 64, 3)
     assert image.pixels.dtype == np.uint8

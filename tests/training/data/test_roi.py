@@ -56,4 +56,4 @@ def test_a_region_that_is_no_picture_is_named(tmp_path):
 def test_pictures_of_the_region_are_not_taken_for_parts(tmp_path):
     (tmp_path / "region.png").write_bytes(rectangle_png((0, 0, 9, 9)))
     (tmp_path / "part.png").write_bytes(encode(good_part(0)))
-    assert [path.name for path in find_images(tmp_path).good] == ["part.png"]
+    assert [image.path.name for image in find_images(tmp_path).good] == ["part.png"]

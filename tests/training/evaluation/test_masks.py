@@ -3,13 +3,14 @@
 import pytest
 from PIL import Image
 
+from training.data.images import ImageFile, ImageSource
 from training.errors import BadImage
 from training.evaluation.evaluate import open_mask
 
 
 def write_mask(path, mode="L", size=(8, 6), colour=255):
     Image.new(mode, size, colour).save(path)
-    return path
+    return ImageFile(path, ImageSource())
 
 
 @pytest.mark.parametrize(("mode", "colour"), [("L", 255), ("1", 1), ("RGB", "white"), ("I;16", 65535)])
@@ -25,10 +26,12 @@ def test_a_mask_of_another_size_is_refused(tmp_path):
 
 @pytest.mark.parametrize("num_bytes", [0, 20, 60])
 def test_a_mask_that_cannot_be_read_is_named(tmp_path, num_bytes):
-    path = write_mask(tmp_path / "a_mask.png")
-    path.write_bytes(path.read_bytes()[:num_bytes])
+    mask = write_mask(tmp_path / "a_mask.png")
+    mask.path.write_bytes(mask.path.read_bytes()[:num_bytes])
     with pytest.raises(BadImage, match=r"a_mask\.png: the mask can't be read"):
-        open_mask(path, size=(8, 6))
-    path.unlink()
-    with pytest.raises(BadImage, match="the mask can't be read"):
-        open_mask(path, size=(8, 6))
+        open_mask(mask, size=(8, 6))
+
+
+def test_a_mask_that_is_gone_is_named(tmp_path):
+    with pytest.raises(BadImage, match=r"a_mask\.png: the mask can't be read"):
+        open_mask(ImageFile(tmp_path / "a_mask.png", ImageSource()), size=(8, 6))

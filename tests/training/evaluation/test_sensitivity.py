@@ -1,7 +1,8 @@
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 from drawing import encode, good_part
+from metrics import make_metrics
 
 from app.imaging.roi import RegionOfInterest
 from training.evaluation.sensitivity import (
@@ -70,8 +71,8 @@ def test_parts_that_are_not_8_bit_are_not_tried(tiny_version):
 
 
 def render(cells):
-    metrics = {"promise_in_words": "", "settings": {}, "sensitivity": [asdict(cell) for cell in cells]}
-    return render_report(ReportContent("disc", metrics, calibration=[0.0, 1.0], threshold=1.0))
+    content = ReportContent("disc", make_metrics(sensitivity=cells), calibration=[0.0, 1.0], threshold=1.0)
+    return render_report(content)
 
 
 def test_the_report_draws_a_chart_a_kind_and_says_the_smallest():

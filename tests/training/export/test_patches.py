@@ -6,7 +6,8 @@ from drawing import encode, good_part
 from PIL import Image
 
 from model.bundle import InputRecord
-from training.data.dataset import decode_image
+from training.data.images import ImageFile, ImageSource
+from training.data.reader import ImageReader
 from training.export.patches import SIDE_PX, render_patch, render_patches
 from training.fit.memory import ItemOrigins
 
@@ -29,14 +30,15 @@ def test_a_patch_is_centred_on_its_position():
 
 
 def test_every_item_has_the_picture_of_its_own_image_and_place(tmp_path):
-    paths = [tmp_path / f"{index}.png" for index in range(2)]
-    for index, path in enumerate(paths):
-        path.write_bytes(encode(good_part(index)))
+    source, reader = ImageSource(), ImageReader(RULE, max_pixels=10**6, map_size=(16, 16))
+    images = [ImageFile(tmp_path / f"{index}.png", source) for index in range(2)]
+    for index, image in enumerate(images):
+        image.path.write_bytes(encode(good_part(index)))
     origins = ItemOrigins(torch.tensor([1, 0, 1]), torch.tensor([5, 5, 9]))
     done = []
-    pictures = render_patches(paths, origins, rule=RULE, stride=16, max_pixels=10**6, on_images=done.append)
+    pictures = render_patches(images, origins, reader=reader, stride=16, on_images=done.append)
     assert sum(done) == 2
-    canvases = [decode_image(path, RULE, max_pixels=10**6).pixels for path in paths]
+    canvases = [reader.decode(image).pixels for image in images]
     expected = [render_patch(canvases[image], place, stride=16) for image, place in ((1, 5), (0, 5), (1, 9))]
     assert pictures == expected
     assert len(set(pictures)) == 3

@@ -9,6 +9,7 @@ from app.inference.sessions import Device
 from app.inference.version import Loader
 from app.store.state import Activation, ProductState
 from app.store.store import Store
+from training.data.images import ImageSource, open_files
 from training.evaluation.sensitivity import Cell
 from training.export.calibration_features import CalibrationFeatures
 from training.release.gate import Evidence, Gate, Incumbent, compute_scores, load_incumbent
@@ -39,7 +40,7 @@ def images(tmp_path):
         paths = [folder / f"{index}.png" for index in range(count)]
         for index, path in enumerate(paths):
             path.write_bytes(encode(draw(first + index)))
-        return paths
+        return open_files(paths, ImageSource())
 
     return make
 

@@ -1,5 +1,13 @@
+from dataclasses import replace
+
+from metrics import make_metrics
+
 from model.bundle import PromiseRecord
+from training.evaluation.evaluate import EvaluationMetrics, TestScore
+from training.evaluation.repeatability import Repeat
+from training.release.gate import Check, GateResult
 from training.report.report import ReportContent, compute_interval, describe_promise, render_report
+from training.version_metrics import IncumbentMetrics
 
 
 def promise(asked, supported, num_calibration):
@@ -16,28 +24,15 @@ def test_a_promise_that_fails_says_how_many_parts_it_takes():
     assert said.endswith("that takes 99, of 493 good images in all.")
 
 
-METRICS = {
-    "promise_in_words": "20 parts support 6 %.",
-    "image_auroc": 0.9731,
-    "false_alarm_rate": 0.02,
-    "escape_rate": 0.25,
-    "num_test_good": 50,
-    "num_test_defective": 20,
-    "synthetic_recall": 0.5,
-    "before": {"image_auroc": 0.95, "synthetic_recall": 0.6},
-    "test_scores": [
-        {"path": "a.png", "kind": "good", "score": 0.1},
-        {"path": "b.png", "kind": "blot", "score": 5.0},
-    ],
-    "gate": {
-        "passed": False,
-        "beside": "20261125t000000z-00000000",
-        "checks": [{"name": "promise", "passed": False, "says": "1 % was <asked>"}],
-    },
-    "repeatability": [{"change": "noise", "num_parts": 12, "spread": 0.2, "largest": 0.6, "num_flipped": 1}],
-    "curves": {"learning: loss": [[1, 0.5], [2, 0.4]], "learning: held_out": [[2, 0.45]]},
-    "settings": {"seed": 0},
-}
+INCUMBENT = EvaluationMetrics(num_test_good=50, num_test_defective=20, image_auroc=0.95)
+SCORES = (TestScore("a.png", "good", "a" * 64, 0.1, "ok"), TestScore("b.png", "blot", "b" * 64, 5.0, "ng"))
+METRICS = make_metrics(
+    evaluation=replace(INCUMBENT, image_auroc=0.9731, false_alarm_rate=0.02, escape_rate=0.25, test_scores=SCORES),
+    repeatability=[Repeat("noise", 12, 0.2, 0.6, 1)],
+    before=IncumbentMetrics(INCUMBENT, ()),
+    gate=GateResult((Check("promise", passed=False, says="1 % was <asked>"),), "20261125t000000z-00000000"),
+    curves={"learning: loss": [(1, 0.5), (2, 0.4)], "learning: held_out": [(2, 0.45)]},
+)
 
 
 def test_the_report_is_one_file_that_needs_no_network_and_says_what_was_found():
