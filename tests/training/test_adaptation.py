@@ -19,13 +19,14 @@ from model.compare import Compare, CompareSpec
 from model.student import Student, StudentSpec
 from training import adapt
 from training.adapt import Adaptation, BaseVersion, deduplicate, load_base_version
+from training.data.images import ImageSource, open_files
 from training.data.input_ranges import widen
+from training.data.reader import ImageReader
 from training.errors import TrainingError
 from training.export.bundle import NUM_GOLDEN
 from training.export.calibrate import calibrate
 from training.export.calibration_features import NO_OWNER, CalibrationFeatures
 from training.export.patches import render_patch
-from training.fit.features import ImageReader
 from training.fit.memory import ItemOrigins
 from training.fit.networks import Networks
 from training.progress import ProgressReporter
@@ -82,39 +83,40 @@ def make_calibration_features(number, owners):
 def adaptation(tmp_path):
     """An adaptation to four new parts, of a version with seven calibration parts that gave two of nine items."""
     torch.manual_seed(0)
-    one = Adaptation.__new__(Adaptation)
-    one.reporter = ProgressReporter(Console(quiet=True))
-    one.networks = Networks(
-        SmallTeacher().eval(), Student(SPEC).eval(), Compare(COMPARE, channels=SPEC.channels).eval()
-    )
-    one.new_parts = tuple(tmp_path / f"{number}.png" for number in range(NUM_NEW))
-    for number, path in enumerate(one.new_parts):
+    paths = [tmp_path / f"{number}.png" for number in range(NUM_NEW)]
+    for number, path in enumerate(paths):
         path.write_bytes(encode(good_part(number, size=(64, 64))))
-    one.reader = ImageReader(rule=RULE, max_pixels=10**6, map_size=COMPARE.map_size, num_workers=1)
-    one.base = SimpleNamespace(
+    base = SimpleNamespace(
         bundle=SimpleNamespace(manifest=SimpleNamespace(expects=None), files={}),
         settings=SimpleNamespace(num_recall_items=9, strides=SPEC.strides, false_alarm_rate=0.2),
+        networks=Networks(SmallTeacher().eval(), Student(SPEC).eval(), Compare(COMPARE, channels=SPEC.channels).eval()),
         calibration_features=make_calibration_features(NUM_OLD, [*[NO_OWNER] * 7, 1, 6]),
         golden=[(".png", b"0"), (".png", b"1"), (".bmp", b"2")],
     )
-    return one
+    return Adaptation(
+        base=base,
+        new_parts=open_files(paths, ImageSource()),
+        reader=ImageReader(rule=RULE, max_pixels=10**6, map_size=COMPARE.map_size, num_workers=1),
+        request=None,
+        reporter=ProgressReporter(Console(quiet=True)),
+    )
 
 
 def decode_new(adaptation):
-    return [adaptation.reader.decode(path) for path in adaptation.new_parts]
+    return [adaptation.reader.decode(part) for part in adaptation.new_parts]
 
 
 def test_features_of_new_parts_are_the_teachers_in_their_order(adaptation):
     found = adaptation.compute_features()
     for number, image in enumerate(decode_new(adaptation)):
-        expected = adaptation.networks.teacher(adaptation.reader.to_pixels([image]))
+        expected = adaptation.base.networks.teacher(adaptation.reader.to_pixels([image]))
         for scale, own in zip(found, expected, strict=True):
             torch.testing.assert_close(scale[number], own[0])
     assert not any(scale.requires_grad for scale in found)
 
 
 def test_the_memory_gets_what_is_new_in_the_parts_and_the_parts_calibrate_from_now_on(adaptation):
-    old, student = adaptation.base.calibration_features, adaptation.networks.student
+    old, student = adaptation.base.calibration_features, adaptation.base.networks.student
     nn.init.zeros_(student.recall.keys)  # similar to nothing
     kept, added = adaptation.extend_memory()
     assert len(added.images) == student.recall.num_items - 9 > 0
@@ -134,7 +136,7 @@ def test_a_memory_grows_by_half_at_a_time_and_to_three_times_what_training_gave_
     adaptation, monkeypatch, num_items, limit
 ):
     """Of nine items: half is 4, rounded to even, and thrice 27."""
-    adaptation.networks.student.recall.write(keys=torch.randn(num_items, 7), values=torch.randn(num_items, 6))
+    adaptation.base.networks.student.recall.write(keys=torch.randn(num_items, 7), values=torch.randn(num_items, 6))
     seen = []
 
     def extend(student, standard, valid, *, max_items):
@@ -144,7 +146,7 @@ def test_a_memory_grows_by_half_at_a_time_and_to_three_times_what_training_gave_
     monkeypatch.setattr(adapt, "extend_memory", extend)
     adaptation.extend_memory()
     ((student, standard, valid, max_items),) = seen
-    assert (student, max_items) == (adaptation.networks.student, limit)
+    assert (student, max_items) == (adaptation.base.networks.student, limit)
     assert valid.tolist() == torch.ones(NUM_NEW, 4, 4).tolist()
     for scale, expected in zip(standard, student.standardise(adaptation.compute_features()), strict=True):
         torch.testing.assert_close(scale, expected)
@@ -162,7 +164,7 @@ def test_constants_come_from_as_many_old_parts_as_new_ones_each_without_its_own_
     monkeypatch.setattr(adapt, "fit_comparison", lambda *given: seen.append(given))
     adaptation.fit_statistics(kept)
     ((compare, student, images),) = seen
-    assert (compare, student) == (adaptation.networks.compare, adaptation.networks.student)
+    assert (compare, student) == (adaptation.base.networks.compare, adaptation.base.networks.student)
     for scale, own in zip(images.features, kept.features, strict=True):
         assert scale.dtype == torch.float32
         np.testing.assert_array_equal(scale.numpy(), own[rows].astype(np.float32))
@@ -182,7 +184,7 @@ def compare_slowly(networks, kept, row):
 def test_a_part_is_compared_without_the_items_that_it_gave(adaptation, row):
     kept = adaptation.base.calibration_features
     found = adaptation.compare_part(kept, row)
-    expected = compare_slowly(adaptation.networks, kept, row)
+    expected = compare_slowly(adaptation.base.networks, kept, row)
     assert found.score == pytest.approx(expected.score.item(), rel=1e-6)
     np.testing.assert_array_equal(found.map, expected.map[0].numpy())
     np.testing.assert_array_equal(found.scale_shares, expected.scale_shares[0].numpy())
@@ -190,7 +192,7 @@ def test_a_part_is_compared_without_the_items_that_it_gave(adaptation, row):
 
 def test_the_threshold_is_calibrated_on_every_part_at_the_rate_of_training(adaptation):
     kept = adaptation.base.calibration_features
-    scores = [compare_slowly(adaptation.networks, kept, row).score.item() for row in range(NUM_OLD)]
+    scores = [compare_slowly(adaptation.base.networks, kept, row).score.item() for row in range(NUM_OLD)]
     expected = calibrate([SimpleNamespace(score=score) for score in scores], asked=0.2)
     found = adaptation.fit_threshold(kept)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
@@ -240,7 +242,7 @@ def write_parts(folder, *contents):
     paths = [folder / f"{number:03}.png" for number in range(len(contents))]
     for path, data in zip(paths, contents, strict=True):
         path.write_bytes(data)
-    return paths
+    return open_files(paths, ImageSource())
 
 
 def test_identical_copies_of_a_part_count_once(tmp_path):
@@ -273,7 +275,7 @@ def test_a_product_that_nothing_serves_of_is_not_adapted(store, store_folder):
 
 
 def test_networks_are_restored_with_a_memory_of_its_own_size(adaptation, monkeypatch):
-    networks = adaptation.networks
+    networks = adaptation.base.networks
     networks.student.recall.write(keys=torch.randn(13, 7), values=torch.randn(13, 6))
     networks.compare.map_means.uniform_()
     states = [copy.deepcopy(one.state_dict()) for one in (networks.student, networks.compare)]

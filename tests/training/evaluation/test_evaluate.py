@@ -12,9 +12,11 @@ from scipy.stats import mannwhitneyu
 from app.imaging.decode import Box
 from app.inspection.pipeline import inspect
 from training.data.dataset import Sample
+from training.data.images import ImageFile, ImageSource
 from training.errors import BadImage
 from training.evaluation.evaluate import (
     MAX_SIDE_PX,
+    EvaluationMetrics,
     TestScore,
     any_defect,
     compute_image_metrics,
@@ -44,12 +46,16 @@ def make_inspection(*, width, height, map_=None, canvas=(64, 64), content=Box(0,
     return SimpleNamespace(image=image, map=map_)
 
 
+def open_file(path):
+    return ImageFile(path, ImageSource(max_bytes=0))
+
+
 def write_mask(path, *, size, box=None):
     mask = Image.new("L", size)
     if box:
         mask.paste(255, box)
     mask.save(path)
-    return path
+    return open_file(path)
 
 
 @pytest.fixture
@@ -61,7 +67,7 @@ def samples(tmp_path):
         path = tmp_path / f"{number}.png"
         path.write_bytes(encode(defective_part(number) if is_bad else good_part(number)))
         mask = write_mask(tmp_path / f"m{number}.png", size=(96, 80), box=(54, 24, 67, 37)) if is_bad else None
-        found.append(Sample(path, "blot" if is_bad else "good", mask))
+        found.append(Sample(open_file(path), "blot" if is_bad else "good", mask))
     return found
 
 
@@ -74,61 +80,54 @@ def run(version, samples, folder, function=evaluate):
 
 def test_error_rates_are_those_of_each_kind_at_the_threshold():
     figures = compute_image_metrics(SCORES)
-    assert (figures["num_test_good"], figures["num_test_defective"]) == (4, 4)
-    assert (figures["false_alarm_rate"], figures["escape_rate"]) == (0.25, 0.25)
-    assert compute_image_metrics(SCORES[:5])["escape_rate"] == 1.0
+    assert (figures.num_test_good, figures.num_test_defective) == (4, 4)
+    assert (figures.false_alarm_rate, figures.escape_rate) == (0.25, 0.25)
+    assert compute_image_metrics(SCORES[:5]).escape_rate == 1.0
 
 
 def test_the_area_under_the_curve_is_that_of_the_rank_test():
     good, bad = ([one.score for one in SCORES if (one.kind == "good") is is_good] for is_good in (True, False))
-    assert compute_image_metrics(SCORES)["image_auroc"] == pytest.approx(mannwhitneyu(bad, good).statistic / 16)
+    assert compute_image_metrics(SCORES).image_auroc == pytest.approx(mannwhitneyu(bad, good).statistic / 16)
 
 
 def test_figures_that_need_the_other_kind_of_part_are_left_out():
-    assert compute_image_metrics(SCORES[:4]) == {
-        "num_test_good": 4,
-        "num_test_defective": 0,
-        "false_alarm_rate": 0.25,
-    }
-    assert compute_image_metrics(SCORES[4:]) == {"num_test_good": 0, "num_test_defective": 4, "escape_rate": 0.25}
+    assert compute_image_metrics(SCORES[:4]) == EvaluationMetrics(4, 0, false_alarm_rate=0.25)
+    assert compute_image_metrics(SCORES[4:]) == EvaluationMetrics(0, 4, escape_rate=0.25)
 
 
 def test_a_test_set_is_evaluated_by_the_services_own_inspection(tiny_version, samples, tmp_path):
     figures = run(tiny_version, samples, tmp_path)
-    inspections = [inspect(sample.path.read_bytes(), tiny_version, max_pixels=LIMIT) for sample in samples]
-    scores = [to_test_score(*pair, tmp_path) for pair in zip(samples, inspections, strict=True)]
-    assert figures["test_scores"] == [asdict(score) for score in scores]
+    inspections = [inspect(sample.image.read_bytes(), tiny_version, max_pixels=LIMIT) for sample in samples]
+    scores = tuple(to_test_score(*pair, tmp_path) for pair in zip(samples, inspections, strict=True))
     assert scores[2] == TestScore(
         "2.png", "blot", inspections[2].image.sha256, inspections[2].score, inspections[2].verdict
     )
     masks = [load_mask(*pair) for pair in zip(samples, inspections, strict=True)]
     maps = [resize_map(one, mask.shape) for one, mask in zip(inspections, masks, strict=True)]
-    expected = {**compute_image_metrics(scores), **asdict(pixel_metrics(maps, masks))}
-    assert {name: value for name, value in figures.items() if name != "test_scores"} == expected
-    assert figures["pixel_auroc"] > 0.9
+    expected = {**asdict(compute_image_metrics(scores)), **asdict(pixel_metrics(maps, masks))}
+    assert asdict(figures) == {**expected, "test_scores": tuple(asdict(score) for score in scores)}
+    assert figures.pixel_auroc > 0.9
 
 
 def test_where_a_mask_is_missing_the_pixels_are_not_measured(tiny_version, samples, tmp_path):
     samples[3] = replace(samples[3], mask=None)
     figures = run(tiny_version, samples, tmp_path)
-    assert "pixel_auroc" not in figures
-    assert figures["num_test_defective"] == 2
+    assert (figures.pixel_auroc, figures.aupro, figures.num_test_defective) == (None, None, 2)
 
 
 def test_good_parts_alone_have_no_pixel_figures(tiny_version, samples, tmp_path):
-    assert "pixel_auroc" not in run(tiny_version, samples[:2], tmp_path)
+    assert run(tiny_version, samples[:2], tmp_path).pixel_auroc is None
 
 
 def test_images_alone_have_the_figures_of_their_scores(tiny_version, samples, tmp_path):
     whole = run(tiny_version, samples, tmp_path)
-    figures = run(tiny_version, samples, tmp_path, evaluate_images)
-    assert figures == {name: whole[name] for name in figures}
-    assert "image_auroc" in figures
-    assert "pixel_auroc" not in figures
+    expected = replace(whole, pixel_auroc=None, aupro=None, test_scores=None)
+    assert run(tiny_version, samples, tmp_path, evaluate_images) == expected
+    assert expected.image_auroc is not None
 
 
 def test_an_image_that_can_not_be_inspected_is_named(tiny_version, samples, tmp_path):
-    samples[1].path.write_bytes(b"no image")
+    samples[1].image.path.write_bytes(b"no image")
     with pytest.raises(BadImage, match=r"1\.png"):
         run(tiny_version, samples, tmp_path)
 
@@ -157,7 +156,8 @@ def test_a_mask_of_a_large_image_is_reduced(tmp_path, size, expected):
 
 def test_a_mask_marks_every_level_that_is_not_black(tmp_path):
     Image.fromarray(np.array([[0, 1, 128, 255]], np.uint8)).save(tmp_path / "m.png")
-    found = load_mask(Sample(tmp_path, "blot", tmp_path / "m.png"), make_inspection(width=4, height=1))
+    mask = open_file(tmp_path / "m.png")
+    found = load_mask(Sample(mask, "blot", mask), make_inspection(width=4, height=1))
     assert found.tolist() == [[False, True, True, True]]
 
 
@@ -165,11 +165,11 @@ def test_a_mask_of_another_size_or_that_can_not_be_read_is_refused(tmp_path):
     mask = write_mask(tmp_path / "m.png", size=(96, 80))
     with pytest.raises(BadImage, match="the mask is 96 x 80, but its image is 80 x 96"):
         open_mask(mask, size=(80, 96))
-    mask.write_bytes(b"no image")
+    mask.path.write_bytes(b"no image")
     with pytest.raises(BadImage, match="the mask can't be read"):
         open_mask(mask, size=(96, 80))
     with pytest.raises(BadImage, match="the mask can't be read"):
-        open_mask(tmp_path / "absent.png", size=(96, 80))
+        open_mask(open_file(tmp_path / "absent.png"), size=(96, 80))
 
 
 def test_a_map_is_enlarged_to_the_image_without_the_padding():

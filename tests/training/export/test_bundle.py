@@ -1,4 +1,4 @@
-"""The records and the fingerprint of a bundle."""
+"""The records and the golden files of a bundle."""
 
 from types import SimpleNamespace
 
@@ -11,8 +11,7 @@ from app.inference.detector import make_batch
 from app.inspection.verification import EXPECTED, unpack_expectation
 from model.bundle import AffineRecord, InputRecord, ScaleRecord
 from training.export import bundle
-from training.export.bundle import build_golden_files, compute_fingerprint, make_scale_records
-from training.settings import read_train_settings
+from training.export.bundle import build_golden_files, make_scale_records
 
 RULE = InputRecord(height=64, width=64, fit="stretch", channels="grey", white_level=255)
 
@@ -32,18 +31,6 @@ def test_every_map_has_a_record_of_its_stride_source_and_weight():
     )
     with pytest.raises(ValueError, match="shorter"):
         make_scale_records(settings, (1.0,))
-
-
-def test_the_fingerprint_is_of_settings_and_bytes_and_not_of_names(tmp_path):
-    settings = read_train_settings(None, ())
-    for name, data in (("a", b"1"), ("b", b"2"), ("c", b"1"), ("d", b"3")):
-        (tmp_path / name).write_bytes(data)
-    a, b, c, d = (tmp_path / name for name in "abcd")
-    first = compute_fingerprint([a, b], settings)
-    assert compute_fingerprint([b, c], settings) == first
-    assert compute_fingerprint([a, d], settings) != first
-    assert compute_fingerprint([a, c], settings) != compute_fingerprint([a], settings)
-    assert compute_fingerprint([a, b], read_train_settings(None, ("seed=1",))) != first
 
 
 class MeanDetector:

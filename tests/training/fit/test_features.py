@@ -10,10 +10,12 @@ from app.imaging.decode import decode
 from app.imaging.roi import RegionOfInterest
 from app.inference.detector import make_batch
 from model.bundle import InputRecord
+from training.data.images import ImageSource, open_files
+from training.data.reader import ImageReader
 from training.errors import BadImage
 from training.fit import features
 from training.fit.feature_store import MemoryLimit
-from training.fit.features import AHEAD, ImageReader, extract_features, map_ahead, resize_valid
+from training.fit.features import extract_features, resize_valid
 
 STRETCH = InputRecord(height=64, width=64, fit="stretch", channels="grey", white_level=255)
 LETTERBOX = STRETCH.model_copy(update={"fit": "letterbox"})
@@ -38,7 +40,7 @@ def paths(tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(5)]
     for number, path in enumerate(paths):
         path.write_bytes(encode(good_part(number, size=(96, 48 + 8 * number))))
-    return paths
+    return open_files(paths, ImageSource())
 
 
 def make_reader(rule=STRETCH, roi=None):
@@ -51,8 +53,8 @@ def test_features_are_the_teachers_row_by_row(paths, monkeypatch, batch_size):
     teacher, reader, done = Mean(), make_reader(), []
     found = extract_features(teacher, paths, reader=reader, limit=MemoryLimit(10**9, None), on_images=done.append)
     assert teacher.batches == done == {1: [1] * 5, 2: [2, 2, 1], 9: [5]}[batch_size]
-    for row, path in enumerate(paths):
-        expected = teacher(reader.to_pixels([decode(path.read_bytes(), STRETCH, max_pixels=10**6)]))
+    for row, image in enumerate(paths):
+        expected = teacher(reader.to_pixels([decode(image.read_bytes(), STRETCH, max_pixels=10**6)]))
         for scale, own in zip(found, expected, strict=True):
             torch.testing.assert_close(scale[row], own[0])
 
@@ -67,12 +69,12 @@ def test_valid_positions_are_those_of_the_services_batches(paths):
     inside[:, :5] = True
     for rule, roi in ((STRETCH, None), (LETTERBOX, None), (LETTERBOX, RegionOfInterest(inside, is_blanked=True))):
         valid = make_reader(rule, roi).compute_valid(paths)
-        images = [decode(path.read_bytes(), rule, max_pixels=10**6) for path in paths]
+        images = [decode(one.read_bytes(), rule, max_pixels=10**6) for one in paths]
         np.testing.assert_array_equal(valid.numpy(), make_batch(images, map_size=(16, 16), roi=roi).valid)
 
 
 def test_where_images_are_stretched_one_speaks_for_all(paths):
-    paths[1].write_bytes(b"no image")
+    paths[1].path.write_bytes(b"no image")
     assert make_reader().compute_valid(paths).shape == (5, 16, 16)
     with pytest.raises(BadImage, match=r"1\.png"):
         make_reader(LETTERBOX).compute_valid(paths)
@@ -89,27 +91,3 @@ def test_a_position_is_valid_where_at_least_half_of_it_is(is_shared):
     assert coarse.tolist() == [[[1, 1], [0, 0]]] * 3
     assert torch.equal(same, valid)
     assert (coarse.stride(0) == 0) is is_shared
-
-
-def test_results_come_in_order_and_never_far_ahead():
-    begun = []
-
-    def make(item):
-        begun.append(item)
-        return 2 * item
-
-    results = map_ahead(make, range(100), num_workers=2)
-    assert next(results) == 0
-    assert len(begun) <= 2 * AHEAD + 1
-    assert list(results) == list(range(2, 200, 2))
-    assert begun == list(range(100)) or sorted(begun) == list(range(100))
-
-
-def test_an_error_ends_the_results_where_it_belongs():
-    def make(item):
-        return 1 / (item - 2)
-
-    results = map_ahead(make, range(5), num_workers=2)
-    assert [next(results), next(results)] == [-0.5, -1.0]
-    with pytest.raises(ZeroDivisionError):
-        next(results)

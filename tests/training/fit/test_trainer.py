@@ -16,11 +16,13 @@ from model.bundle import InputRecord
 from model.compare import Compare, CompareSpec, make_prior_weights
 from model.student import Student, StudentSpec
 from training.data.dataset import Split
+from training.data.images import ImageSource, open_files
+from training.data.reader import ImageReader
 from training.errors import TrainingError
 from training.evaluation.synthetic import draw_defects
 from training.fit import trainer as trainer_module
 from training.fit.feature_store import MemoryLimit
-from training.fit.features import ImageReader, extract_features, resize_valid
+from training.fit.features import extract_features, resize_valid
 from training.fit.memory import FeatureDataset, fit_expected_distances, recall_all
 from training.fit.networks import Networks
 from training.fit.run_directory import RunDirectory
@@ -93,9 +95,8 @@ def split(tmp_path):
     paths = [tmp_path / f"{number:02}.png" for number in range(NUM_TRAIN + NUM_STANDARDISE + 1)]
     for number, path in enumerate(paths):
         path.write_bytes(encode(good_part(number, size=(64, 64))))
-    return Split(
-        tuple(paths[:NUM_TRAIN]), tuple(paths[NUM_TRAIN : NUM_TRAIN + NUM_STANDARDISE]), calibrate=tuple(paths[-1:])
-    )
+    images = open_files(paths, ImageSource())
+    return Split(images[:NUM_TRAIN], images[NUM_TRAIN : NUM_TRAIN + NUM_STANDARDISE], calibrate=images[-1:])
 
 
 @pytest.fixture
@@ -133,8 +134,8 @@ def compute_features(trainer, teacher, paths):
 
 def rebuild_dataset(trainer, found):
     """The dataset of a training that has run."""
-    features = compute_features(trainer, found.networks.teacher, trainer.paths)
-    valid = resize_valid(trainer.reader.compute_valid(trainer.paths), features)
+    features = compute_features(trainer, found.networks.teacher, trainer.split.remembered)
+    valid = resize_valid(trainer.reader.compute_valid(trainer.split.remembered), features)
     return FeatureDataset(standardise_rows(found.networks.student, features), valid, found.origins)
 
 
@@ -173,7 +174,7 @@ def test_the_expected_distances_are_those_of_the_memory_that_the_student_has_in_
 def test_the_statistics_are_those_of_all_images_that_the_memory_holds(trained):
     trainer, found, _ = trained
     student = Student(SPEC)
-    features = compute_features(trainer, found.networks.teacher, trainer.paths)
+    features = compute_features(trainer, found.networks.teacher, trainer.split.remembered)
     valid = tuple(torch.ones(len(scale), *scale.shape[-2:]) for scale in features)
     student.fit_statistics(features, valid)
     for one, other in zip(student.standardisers, found.networks.student.standardisers, strict=True):
@@ -184,7 +185,7 @@ def test_the_statistics_are_those_of_all_images_that_the_memory_holds(trained):
 def fit_again(trainer, found, images):
     """A comparison whose constants are fitted to some of the images, by their own steps."""
     compare = Compare(COMPARE, channels=SPEC.channels).eval()
-    paths = [trainer.paths[image] for image in images]
+    paths = [trainer.split.remembered[image] for image in images]
     good = ComparedImages(
         compute_features(trainer, found.networks.teacher, paths),
         trainer.reader.compute_valid(paths),
@@ -224,7 +225,7 @@ def test_a_quick_version_is_filled_and_fitted_without_a_gradient_step(make_train
     assert found.curves == {}
     origins = found.origins
     queries = found.networks.student.make_query(
-        tuple(scale[torch.arange(len(trainer.paths))] for scale in rebuild_dataset(trainer, found).features)
+        tuple(scale[torch.arange(len(trainer.split.remembered))] for scale in rebuild_dataset(trainer, found).features)
     ).flatten(2)
     for key, image, place in zip(found.networks.student.recall.keys, origins.images, origins.positions, strict=True):
         torch.testing.assert_close(key, queries[image, :, place], rtol=1e-4, atol=1e-4)
