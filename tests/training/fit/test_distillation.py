@@ -22,8 +22,17 @@ from training.settings import LearningSettings
 NOTHING = Recalled((), (), torch.zeros(1), torch.zeros(1))
 
 
-@pytest.mark.parametrize(("losses", "is_over"), [([5, 4, 4, 4], True), ([5, 4, 3, 2], False), ([-1, -1, -1], True),
-                                                 ([-1, -0.9, -0.8], True), ([-1, -2, -3], False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("losses", "is_over"),
+    [
+        ([5, 4, 4, 4], True),
+        ([5, 4, 4], False),
+        ([5, 4, 3, 2], False),
+        ([-1, -1, -1], True),
+        ([-1, -0.9, -0.8], True),
+        ([-1, -2, -3], False),
+    ],
+)
 def test_training_stops_after_as_many_evaluations_without_a_gain_below_zero_too(losses, is_over):
     stopping = EarlyStopping(patience=2, min_delta=0.01)
     for loss in losses:
@@ -175,6 +184,23 @@ def test_a_step_trains_in_training_mode_and_leaves_the_student_in_evaluation_mod
     for name in ("first.join.0.1.running_mean", "first.extract.weight", "decoder.log_distances.bias"):
         assert not torch.equal(before[name], student.state_dict()[name]), name
     assert phase.num_done == 1
+
+
+def test_a_step_follows_the_gradient_of_the_distances_and_a_tenth_of_that_of_the_expected_ones(student, dataset):
+    """The former alone reaches the extracted features, the latter alone the expected distances."""
+    twin, phase = copy.deepcopy(student).train(), make_phase(student, dataset)
+    images = torch.arange(6)[torch.randint(6, (3,), generator=torch.Generator().manual_seed(4))]
+    loss, expected_loss = compute_losses(
+        twin, *phase.training_set.load(twin, images), settings=phase.settings, is_mixed=False
+    )
+    phase.step()
+    for value, weight, name in (
+        (loss, 1.0, "first.extract.weight"),
+        (expected_loss, 0.1, "decoder.log_distances.bias"),
+    ):
+        (gradient,) = torch.autograd.grad(value, twin.get_parameter(name), retain_graph=True)
+        assert gradient.abs().sum() > 0
+        torch.testing.assert_close(student.get_parameter(name).grad, weight * gradient)
 
 
 def test_the_learning_rate_rises_for_three_tenths_of_the_steps_and_falls_to_almost_nothing(student, dataset):
