@@ -39,11 +39,11 @@ class RequestCounter:
             setattr(files, name, self._count(getattr(files, name)))
 
     def _count(self, call):  # noqa: ANN001, ANN202  # fsspec has no types
-        def counted(*given, **options):  # noqa: ANN002, ANN003, ANN202
+        def count_call(*given, **options):  # noqa: ANN002, ANN003, ANN202
             self.num_calls += 1
             return call(*given, **options)
 
-        return counted
+        return count_call
 
 
 def publish(stored: OpenStore, bundle: Bundle, *, product: str) -> None:

@@ -152,7 +152,8 @@ def compare_with_networks(
 
 def check_parity(expected: TorchComparison, found: list[Comparison]) -> Parity:
     """Return the largest differences of score and map. Raises TrainingError above their tolerances."""
-    score = max(abs(row.score - value) for row, value in zip(found, expected.score.tolist(), strict=True))
+    off = [row.score - value for row, value in zip(found, expected.score.tolist(), strict=True)]
+    score = float(np.abs(off).max())  # Python's max would lose NaN
     map_ = float(np.abs(np.stack([row.map for row in found]) - expected.map.numpy()).max())
     for what, largest in (("score", score), ("map", map_)):
         if not largest <= TOLERANCES[what]:
