@@ -18,7 +18,7 @@ INTERFACE = json.loads((RECORDED / "interface.json").read_text())
 ANSWERS = json.loads((RECORDED / "answers.json").read_text())
 SETTINGS = INTERFACE["settings"]
 # Members that differ from one answer to the next.
-VARIABLE = {"inspection_id", "request_id", "timings_ms"}
+VARIABLE = {"at", "inspection_id", "request_id", "timings_ms"}
 # Sentences for people; a program reads ``type`` and the number of warnings.
 SENTENCES = {"detail", "warnings"}
 
