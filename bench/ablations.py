@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from evidence import load_evidence
+from evidence import fit_to_images, load_evidence
 from goodpart import Goodpart
 from quality import DEVELOPMENT, HEADINGS, Row, figures, keep, mean_and_spread, read_rows
 from torch import Tensor, nn
@@ -138,7 +138,7 @@ def main() -> None:
             if any({one: row[one] for one in key} == key for row in read_rows(given.out)):
                 continue
             change = GROUPS[group][name]
-            settings = read_train_settings(None, change.settings, quick=group == "memory")
+            settings = fit_to_images(read_train_settings(None, change.settings, quick=group == "memory"), folder)
             evidence = evidence or load_evidence(folder, teacher=settings.teacher, size=settings.height)
             method = change.method(settings, change.student)
             method.fit(evidence.train, seed=seed)

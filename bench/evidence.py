@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.bundle import InputRecord
-from training.data.dataset import Dataset, Sample, detect_channels, find_images
+from training.data.dataset import Dataset, Sample, compute_median_size, detect_channels, find_images
 from training.data.images import ImageFile
 from training.evaluation.evaluate import open_mask
 from training.fit.weights import load_teacher
+from training.settings import TrainSettings
 
 CACHE = Path(".cache/features")
 MASK_SIZE = 256
@@ -57,6 +58,11 @@ def load_evidence(folder: Path, *, teacher: str, size: int, strides: Sequence[in
         defective=np.array([sample.is_defective for sample in dataset.test]),
         masks=load_masks(dataset),
     )
+
+
+def fit_to_images(settings: TrainSettings, folder: Path) -> TrainSettings:
+    """Return the settings with the input size that a training on this data set would take."""
+    return settings.fit_to_images(compute_median_size(find_images(folder).good, max_pixels=MAX_PIXELS))
 
 
 def load_masks(dataset: Dataset) -> NDArray[np.bool_] | None:

@@ -1,4 +1,4 @@
-"""How well Goodpart and its baselines judge: the same teacher, the same data, the same size, several seeds.
+"""How well Goodpart and its baselines judge: the same teacher, the same data, the same input size, several seeds.
 
 Rows are kept as they are done, and a rerun computes only those that are not there. Designs are chosen by the mean over
 the development sets; no choice is made on the others.
@@ -23,7 +23,7 @@ from baselines.padim import PaDiM
 from baselines.patchcore import PatchCore
 from baselines.reverse_distillation import ReverseDistillation
 from baselines.stfpm import STFPM
-from evidence import MASK_SIZE, Evidence, load_evidence, select
+from evidence import MASK_SIZE, Evidence, fit_to_images, load_evidence, select
 from goodpart import Goodpart
 from scipy.ndimage import label
 from scipy.stats import beta
@@ -65,7 +65,7 @@ def makers(settings: TrainSettings) -> dict[str, Callable[[], Method]]:
     """Every method by name."""
     return {
         "goodpart": lambda: Goodpart(settings),
-        "goodpart_fast": lambda: Goodpart(settings.model_copy(update={"quick": True})),
+        "goodpart_fast": lambda: Goodpart(settings),
         "rd4ad": ReverseDistillation,
         "stfpm": lambda: STFPM(teacher=settings.teacher),
         "patchcore": PatchCore,
@@ -80,16 +80,19 @@ def main() -> None:
     if (given.set or given.config) and not given.label:
         raise SystemExit("settings were changed: name the methods' rows apart by --label")
     teacher = [f"teacher={given.teacher}"] if given.teacher else []
-    assignments = [*teacher, f"height={given.size}", f"width={given.size}", *given.set]
-    settings = read_train_settings(given.config, assignments)
+    size = [f"height={given.size}", f"width={given.size}"] if given.size else []
+    asked = read_train_settings(given.config, [*teacher, *size, *given.set])
     for folder in given.data:
-        evidence = None
+        evidence: dict[int, Evidence] = {}
         for method, seed in itertools.product(given.methods, range(given.seeds)):
+            quick = {"quick": True} if method == "goodpart_fast" else {}
+            settings = fit_to_images(asked.model_copy(update=quick), folder)
             key = make_key(method, folder.name, settings, seed=seed, given=given)
             if any({name: row[name] for name in key} == key for row in read_rows(given.out)):
                 continue
-            evidence = evidence or load_evidence(folder, teacher=settings.teacher, size=settings.height)
-            row = {**key, **measure(makers(settings)[method](), evidence, seed=seed, given=given)}
+            if settings.height not in evidence:
+                evidence[settings.height] = load_evidence(folder, teacher=settings.teacher, size=settings.height)
+            row = {**key, **measure(makers(settings)[method](), evidence[settings.height], seed=seed, given=given)}
             keep(given.out, row)
             print(f"{method} on {folder.name}, seed {seed}: image AUROC {row['image_auroc']:.4f}", flush=True)
     rows = read_rows(given.out)
@@ -120,7 +123,9 @@ def arguments() -> argparse.Namespace:
         "--methods", nargs="+", default=list(makers(TrainSettings())), choices=list(makers(TrainSettings()))
     )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--size", type=int, default=256, help="input height and width in pixels")
+    parser.add_argument(
+        "--size", type=int, default=None, help="input height and width in pixels; default: as a training takes it"
+    )
     parser.add_argument("--teacher", help="default: that of the settings")
     parser.add_argument("--max-train", type=int, default=None, help="good images to train on; default: all")
     parser.add_argument(

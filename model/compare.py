@@ -205,11 +205,13 @@ def make_gaussian(sigma: float) -> Float[Tensor, " taps"]:
 def make_prior_weights(spec: CompareSpec) -> Float[Tensor, " maps"]:
     """Return the weights of the maps before anything is known of the product, summing to 1.
 
-    The memory's first scale and the scales decoded from it count most: they are never far from the best map. The other
-    maps are best on some products and worst on others (decision 014).
+    The memory's first scale and the scales decoded from it count most: they are never far from the best map. The first
+    extracted scale counts half as much. The other maps are best on some products and worst on others (decision 014).
     """
-    num_decoded = spec.num_recalled - spec.num_stored
-    weights = [4.0, *[2.0] * (spec.num_stored - 1), *[4.0] * num_decoded, *[1.0] * spec.num_extracted]
+    num_stored, num_decoded = spec.num_stored, spec.num_recalled - spec.num_stored
+    recalled = [4.0, *[2.0] * (num_stored - 1), *[4.0] * num_decoded]
+    extracted = [2.0, *[1.0] * (spec.num_extracted - 1)] if spec.num_extracted else []
+    weights = [*recalled, *extracted]
     return torch.tensor(weights) / sum(weights)
 
 

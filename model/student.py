@@ -107,7 +107,9 @@ class MemoryDecoder(nn.Module):
 
     def __init__(self, *, num_in: int, hidden_channels: int, later: list[LaterModule]) -> None:
         super().__init__()
-        self.join = nn.Sequential(convolve(num_in, hidden_channels), convolve(hidden_channels, hidden_channels))
+        self.join = nn.Sequential(
+            convolve(num_in, hidden_channels, kernel_size=1), convolve(hidden_channels, hidden_channels)
+        )
         self.later = nn.ModuleList(later)
         self.log_distances = nn.Conv2d(hidden_channels, len(later), kernel_size=1)
         nn.init.zeros_(self.log_distances.weight)

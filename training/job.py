@@ -93,8 +93,9 @@ class TrainingJob:
         with self.open_run(prepared.key) as run_directory:
             data = copy_confirmed(prepared, run_directory)
             trained = self.build_version(data, run_directory)
-            published = Publisher(self.request, self.settings, self.reporter).publish(trained, select_images(data))
-        self.track_run(published)
+            publisher = Publisher(self.request, prepared.settings, self.reporter)
+            published = publisher.publish(trained, select_images(data))
+        self.track_run(published, prepared.settings)
         return published
 
     @contextmanager
@@ -125,16 +126,16 @@ class TrainingJob:
                 self.reporter.print_line("a checkpoint is kept: the same command with --resume goes on from it")
             raise
 
-    def track_run(self, published: Published) -> None:
+    def track_run(self, published: Published, settings: TrainSettings) -> None:
         """Log the run to MLflow if configured; an error there does not affect the version."""
         try:
-            track(published, self.request, self.settings)
+            track(published, self.request, settings)
         except Exception as error:  # noqa: BLE001  # a dozen classes of its own, and of the network's
             self.reporter.print_line(f"this run could not be logged to MLflow: {str(error).splitlines()[0]}")
 
     def build_version(self, data: PreparedData, run_directory: RunDirectory) -> TrainedVersion:
         """Train, export, check parity and calibrate."""
-        settings = self.settings
+        settings = data.settings
         device = choose_torch_device(settings.device)
         trained = Trainer(settings, data.split, data.reader, self.reporter, run_directory, device).train()
         networks = trained.networks
@@ -172,7 +173,7 @@ class TrainingJob:
             images = [data.reader.decode(image) for image in data.split.train[:NUM_TRACED]]
             pixels = data.reader.to_pixels(images)
             key = compute_teacher_key(networks.teacher, pixels)
-            teacher = find_exported_teacher(self.request.store, self.request.state, name=self.settings.teacher, key=key)
+            teacher = find_exported_teacher(self.request.store, self.request.state, name=data.settings.teacher, key=key)
             graphs = export_graphs(
                 networks.teacher, networks.student, networks.compare, pixels, exported_teacher=teacher
             )
@@ -191,7 +192,7 @@ class TrainingJob:
         images = data.split.remembered
         with self.reporter.step("pictures of the memory", total=len(images)) as advance:
             pictures = render_patches(
-                images, origins, reader=data.reader, stride=self.settings.strides[0], on_images=advance
+                images, origins, reader=data.reader, stride=data.settings.strides[0], on_images=advance
             )
         return pack_patches(pictures)
 

@@ -15,6 +15,8 @@ from app.validation import describe_error, suggest_name
 from model.bundle import InputRecord
 from model.teacher_specs import get_teacher_spec
 
+# Input height and width where the images are at least that large.
+LARGE_SIDE = 320
 # Widths of the student's modules by stride.
 HIDDEN_CHANNELS = {4: 32, 8: 48, 16: 112, 32: 192}
 # Top shares of the score, as multiples of the largest: from single positions to large areas.
@@ -129,8 +131,20 @@ class TrainSettings(BaseModel):
     taps: dict[int, int] = Field(
         default={}, description="Block or layer to tap at a stride, instead of the teacher's default."
     )
-    height: int = Field(default=256, ge=64, le=1024, multiple_of=32, description="Input height in pixels.")
-    width: int = Field(default=256, ge=64, le=1024, multiple_of=32, description="Input width in pixels.")
+    height: int = Field(
+        default=256,
+        ge=64,
+        le=1024,
+        multiple_of=32,
+        description="Input height in pixels; unless set, 320 where good images are at least that large.",
+    )
+    width: int = Field(
+        default=256,
+        ge=64,
+        le=1024,
+        multiple_of=32,
+        description="Input width in pixels; unless set, 320 where good images are at least that large.",
+    )
     fit: Literal["stretch", "letterbox"] = Field(
         default="stretch", description="Whether images are stretched or padded to the input size."
     )
@@ -225,6 +239,17 @@ class TrainSettings(BaseModel):
     def map_size(self) -> tuple[int, int]:
         """Height and width of the anomaly map in positions."""
         return self.height // self.map_stride, self.width // self.map_stride
+
+    def fit_to_images(self, size: tuple[int, int]) -> Self:
+        """Return the settings for images of this width and height.
+
+        Small defects need resolution, but an image that is enlarged has nothing to show (decision 014). A size that was
+        set is kept, and so is that of quick trainings, which are to be fast.
+        """
+        is_set = bool({"height", "width"} & self.model_fields_set)
+        if is_set or self.quick or min(size) < LARGE_SIDE:
+            return self
+        return self.model_copy(update={"height": LARGE_SIDE, "width": LARGE_SIDE})
 
     @property
     def num_stored(self) -> int:

@@ -209,8 +209,8 @@ def make_spec(**shape):
 @pytest.mark.parametrize(
     ("num_stored", "num_recalled", "num_extracted", "expected"),
     [
-        (2, 3, 3, (4, 2, 4, 1, 1, 1)),
-        (1, 3, 2, (4, 4, 4, 1, 1)),
+        (2, 3, 3, (4, 2, 4, 2, 1, 1)),
+        (1, 3, 2, (4, 4, 4, 2, 1)),
         (3, 3, 0, (4, 2, 2)),
         (1, 1, 0, (4,)),
     ],
@@ -218,7 +218,7 @@ def make_spec(**shape):
 def test_before_anything_is_known_the_memorys_first_and_its_decoded_scales_count_most(
     num_stored, num_recalled, num_extracted, expected
 ):
-    """Decision 014: four times an extracted scale; every scale counts."""
+    """Decision 014: twice the first extracted scale; every scale counts."""
     spec = make_spec(num_stored=num_stored, num_recalled=num_recalled, num_extracted=num_extracted)
     assert make_prior_weights(spec).tolist() == pytest.approx([one / sum(expected) for one in expected])
     assert torch.equal(Compare(spec, channels=(5, 4, 3)).map_weights, make_prior_weights(spec))

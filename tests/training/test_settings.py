@@ -115,3 +115,15 @@ def test_reports_show_addresses_without_their_secrets():
     assert settings.to_report()["mlflow_uri"] == "https://host:5000/api"
     assert settings.to_report()["teacher_weights"] == "a.pth"
     assert settings.mlflow_uri.endswith("key=1")
+
+
+def test_the_input_is_larger_where_every_side_of_the_images_is():
+    settings = TrainSettings()
+    assert [settings.fit_to_images(size).height for size in ((320, 320), (319, 900), (4000, 3000))] == [320, 256, 320]
+    assert settings.fit_to_images((320, 320)).map_size == (80, 80)
+
+
+@pytest.mark.parametrize("given", [["height=256", "width=256"], ["preset=fast"], ["quick=true"]])
+def test_an_input_size_that_was_set_is_kept_and_so_is_that_of_quick_trainings(given):
+    settings = read_train_settings(None, given)
+    assert settings.fit_to_images((4000, 3000)) == settings

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
 from app.imaging.decode import SUFFIXES
@@ -136,6 +137,12 @@ def find_odd_sizes(images: Sequence[ImageFile], *, max_pixels: int) -> OddSizes 
     usual, count = Counter(sizes.values()).most_common(1)[0]
     odd = {image: size for image, size in sizes.items() if size != usual}
     return OddSizes(odd=odd, usual=usual) if odd and count >= USUAL_SHARE * len(sizes) else None
+
+
+def compute_median_size(images: Sequence[ImageFile], *, max_pixels: int) -> tuple[int, int]:
+    """Return the median width and height. Decodes no pixels. Raises BadImage."""
+    widths, heights = zip(*(image.read_header(max_pixels=max_pixels).size for image in images), strict=True)
+    return int(median(widths)), int(median(heights))
 
 
 def drop_bad_images(dataset: Dataset, *, max_pixels: int, is_size_free: bool) -> tuple[Dataset, list[str]]:

