@@ -18,6 +18,8 @@ from training.settings import LearningSettings
 NUM_PASSES, MIN_STEPS, MAX_STEPS = 12, 1000, 2000
 # Adam's decay rates as in reverse distillation: a short memory of gradients suits a short one-cycle schedule.
 BETAS = (0.5, 0.999)
+# Share of the steps in which the learning rate rises.
+WARM_UP_SHARE = 0.3
 # Weight of the expected distances' loss; its gradient reaches nothing but the decoder.
 EXPECTED_WEIGHT = 0.1
 
@@ -121,7 +123,7 @@ class Distillation:
             self.optimiser,
             max_lr=settings.learning_rate,
             total_steps=self.num_steps,
-            pct_start=compute_warm_up_share(self.num_steps),
+            pct_start=WARM_UP_SHARE,
         )
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.is_mixed)
 
@@ -200,11 +202,6 @@ def distil(
     while not phase.is_over:
         losses = phase.step()
         on_step(phase.num_done, losses["loss"])
-
-
-def compute_warm_up_share(num_steps: int) -> float:
-    """Return the warm-up's share of the steps, .3 unless that is one step: there torch divides by zero."""
-    return next(share for share in (0.3, 0.4, 0.2) if abs(share * num_steps - 1) > 1e-6)
 
 
 @torch.no_grad()

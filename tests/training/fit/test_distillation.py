@@ -14,7 +14,6 @@ from training.fit.distillation import (
     TrainingSet,
     compute_held_out_loss,
     compute_losses,
-    compute_warm_up_share,
 )
 from training.fit.memory import BATCH_SIZE, FeatureDataset, fill_memory, recall_all, recall_batch
 from training.settings import LearningSettings
@@ -234,11 +233,12 @@ def test_without_patience_nothing_is_held_out(student, dataset):
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 5, 10, 100])
-def test_the_warm_up_is_never_one_step(num_steps):
-    """There torch's schedule divides by zero; otherwise it is three tenths."""
-    share = compute_warm_up_share(num_steps)
-    assert abs(share * num_steps - 1) > 1e-6
-    assert share == (0.3 if abs(0.3 * num_steps - 1) > 1e-6 else 0.4)
+def test_a_phase_of_few_steps_ends_with_its_last(student, dataset, num_steps):
+    """The schedule of the learning rate divides by the length of the warm-up."""
+    phase = make_phase(student, dataset, num_steps=num_steps)
+    while not phase.is_over:
+        phase.step()
+    assert phase.num_done == num_steps
 
 
 def test_distillation_continues_from_its_state(student, dataset):
