@@ -32,7 +32,9 @@ def train(data, store, *flags, settings=(), **environment):
 
 def train_limited(limit, *arguments, **options):
     """Train in a process whose resources are limited."""
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    # Without coverage, whose data file the limits would damage.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    environment = {**inherited, "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
         [GOODPART, *command(*arguments, **options)],
         capture_output=True,
