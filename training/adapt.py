@@ -27,7 +27,7 @@ from app.inference.version import Loader
 from app.store import paths
 from app.store.errors import StoreError, nothing_active_error
 from app.store.store import Bundle
-from model.bundle import FORMAT, MEASURES, PATCHES, REGION, ExpectsRecord, RangeRecord, sha256_hex
+from model.bundle import FORMAT, MEASURES, METRICS, PATCHES, REGION, ExpectsRecord, RangeRecord, sha256_hex
 from training.data.dataset import find_images, index_by_digest
 from training.data.images import ImageFile
 from training.data.input_ranges import widen
@@ -36,10 +36,9 @@ from training.errors import TrainingError
 from training.export.bundle import NUM_GOLDEN, Appearance, BundleBuilder, build_training_files
 from training.export.calibrate import Calibration, calibrate
 from training.export.calibration_features import CALIBRATION_FEATURES, CalibrationFeatures, read_calibration_features
-from training.export.onnx import Parity, export_graphs
+from training.export.onnx import NUM_TRACED, Parity, export_graphs
 from training.export.parity import MAX_KEPT_PARTS, verify_parity
 from training.export.patches import render_patch
-from training.export.teachers import read_key
 from training.fit.features import resize_valid
 from training.fit.memory import ItemOrigins, extend_memory
 from training.fit.networks import Networks, create_networks
@@ -49,13 +48,12 @@ from training.release.gate import GOOD_GOLDEN
 from training.release.publish import EvaluationImages, Published, Publisher, PublishRequest, TrainedVersion
 from training.report.report import describe_promise
 from training.settings import TrainSettings
-from training.version_metrics import TrainingMetrics
+from training.version_metrics import TrainingMetrics, read_keys
 
 # With fewer there is nothing to say; more are a training.
 MIN_IMAGES, MAX_IMAGES = 4, 200
 # Items added at a time, as a share of those that training trained, and how many times these there may be in all.
 MAX_ADDED_SHARE, MAX_MEMORY_GROWTH = 0.5, 3
-NUM_TRACED = 2
 STUDENT_WEIGHTS, COMPARE_WEIGHTS, SETTINGS = "student.safetensors", "compare.safetensors", "settings.json"
 
 
@@ -108,7 +106,7 @@ class Adaptation:
                 num_calibrate=calibrated.promise.num_calibration,
                 settings=base.settings.to_report(),
                 curves={},
-                teacher_key=read_key(base.bundle),
+                teacher_key=read_keys(base.bundle.files.get(METRICS, b"{}")).teacher,
                 training_s=round(time.monotonic() - began, 1),
             ),
             training=build_training_files(

@@ -24,7 +24,7 @@ from training.data.prepare import DataPreparation, PreparedData
 from training.errors import AlreadyRunning, BadCheckpoint, TrainingError
 from training.export.bundle import NUM_GOLDEN, Appearance, BundleBuilder, build_training_files
 from training.export.calibrate import calibrate
-from training.export.onnx import Parity, export_graphs
+from training.export.onnx import NUM_TRACED, Parity, export_graphs
 from training.export.parity import ParityResult, verify_parity
 from training.export.patches import render_patches
 from training.export.teachers import compute_teacher_key, find_exported_teacher
@@ -39,8 +39,6 @@ from training.settings import TrainSettings
 from training.tracking import check_tracking, track
 from training.version_metrics import TrainingMetrics
 
-# With a single image the exporter would make the batch size fixed.
-NUM_TRACED = 2
 # How torch's messages name a lack of memory, on the CPU and on CUDA.
 MEMORY_MESSAGES = ("allocate memory", "out of memory", "ALLOC_FAILED")
 
@@ -173,7 +171,7 @@ class TrainingJob:
             images = [data.reader.decode(image) for image in data.split.train[:NUM_TRACED]]
             pixels = data.reader.to_pixels(images)
             key = compute_teacher_key(networks.teacher, pixels)
-            teacher = find_exported_teacher(self.request.store, self.request.state, name=data.settings.teacher, key=key)
+            teacher = find_exported_teacher(self.request.store, self.request.state, key=key)
             graphs = export_graphs(
                 networks.teacher, networks.student, networks.compare, pixels, exported_teacher=teacher
             )

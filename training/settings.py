@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
 import yaml
@@ -15,6 +15,8 @@ from app.validation import describe_error, suggest_name
 from model.bundle import InputRecord
 from model.teacher_specs import get_teacher_spec
 
+# Input height or width in pixels.
+InputSide = Annotated[int, Field(ge=64, le=1024, multiple_of=32)]
 # Input height and width where the images are at least that large.
 LARGE_SIDE = 320
 # Widths of the student's modules by stride.
@@ -131,19 +133,11 @@ class TrainSettings(BaseModel):
     taps: dict[int, int] = Field(
         default={}, description="Block or layer to tap at a stride, instead of the teacher's default."
     )
-    height: int = Field(
-        default=256,
-        ge=64,
-        le=1024,
-        multiple_of=32,
-        description="Input height in pixels; unless set, 320 where good images are at least that large.",
+    height: InputSide = Field(
+        default=256, description="Input height in pixels; unless set, 320 where good images are at least that large."
     )
-    width: int = Field(
-        default=256,
-        ge=64,
-        le=1024,
-        multiple_of=32,
-        description="Input width in pixels; unless set, 320 where good images are at least that large.",
+    width: InputSide = Field(
+        default=256, description="Input width in pixels; unless set, 320 where good images are at least that large."
     )
     fit: Literal["stretch", "letterbox"] = Field(
         default="stretch", description="Whether images are stretched or padded to the input size."

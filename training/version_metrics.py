@@ -5,6 +5,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from app.store.errors import StoreError
+from app.store.paths import read_immutable
+from app.store.store import Store
+from model.bundle import METRICS, BundleError
 from training.evaluation.evaluate import EvaluationMetrics
 from training.evaluation.repeatability import Repeat
 from training.evaluation.sensitivity import Cell, compute_recall
@@ -88,6 +92,14 @@ def read_keys(metrics: bytes) -> VersionKeys:
     """Return the keys in ``metrics.json``, of whichever release. Raises ValueError where it is not JSON."""
     found = json.loads(metrics)
     return VersionKeys(found.get("teacher_key"), found.get("training_key"))
+
+
+def read_version_keys(store: Store, product: str, version: str) -> VersionKeys:
+    """Return the keys of a version in a store; None where its metrics can't be read."""
+    try:
+        return read_keys(read_immutable(store.version_folder(product, version) / METRICS, METRICS))
+    except (StoreError, BundleError, ValueError):
+        return VersionKeys(None, None)
 
 
 def drop_missing(metrics: TrainingMetrics | EvaluationMetrics | None) -> dict[str, Any]:

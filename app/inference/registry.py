@@ -186,8 +186,8 @@ class ModelRegistry:
         return RefreshPlan(self._reader.read_all(products), num_decisions)
 
     def _follow(self, product: str, decided: StateOrError, *, num_decisions: int) -> None:
-        """Bring a product to what was decided; skipped where somebody changes it just now, or has since."""
-        lock = self._changes.setdefault(product, threading.Lock())
+        """Bring a product to what was decided; skipped where it is being changed, or has been since."""
+        lock = self._get_lock(product)
         if not lock.acquire(blocking=False):
             return
         try:
@@ -259,11 +259,15 @@ class ModelRegistry:
     @contextmanager
     def _change(self, product: str) -> Iterator[None]:
         """Exclude other changes of a product; a refresh that read its state before skips it."""
-        with self._changes.setdefault(product, threading.Lock()):
+        with self._get_lock(product):
             try:
                 yield
             finally:
                 self._num_decisions[product] += 1
+
+    def _get_lock(self, product: str) -> threading.Lock:
+        """Return the lock of changes of a product."""
+        return self._changes.setdefault(product, threading.Lock())
 
     def _set_status(self, status: ProductStatus) -> ProductStatus:
         """Replace a status; readers see either the old or the new statuses."""

@@ -7,9 +7,9 @@ batcher joins the images of all threads to batches.
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
@@ -65,7 +65,7 @@ class InspectionTask:
 
     def run(self, inspector: "Inspector") -> Inspection:
         """Run every step in the calling thread. Raises as ``Inspector.inspect``, and CancelledError."""
-        with DecodeTurn(inspector.decoders, self.deadline):
+        with take_turn(inspector.decoders, self.deadline):
             self._enter(TaskState.DECODING)
             started = time.perf_counter()
             preprocessed = preprocess(
@@ -96,29 +96,23 @@ class InspectionTask:
         return job
 
     def _enter(self, state: TaskState, job: InferenceJob | None = None) -> None:
-        """Enter a state. Raises CancelledError where nobody waits for the result any more."""
+        """Enter a state. Raises CancelledError once the task is cancelled."""
         with self._lock:
             if self.state is TaskState.CANCELLED:
                 raise CancelledError
             self.state, self._job = state, job
 
 
-class DecodeTurn:
-    """One of the places to decode, for the length of a ``with`` statement. Raises EngineError past the deadline."""
-
-    def __init__(self, places: threading.Semaphore, deadline: float | None) -> None:
-        self.places = places
-        self.deadline = deadline
-
-    def __enter__(self) -> None:
-        left_s = None if self.deadline is None else self.deadline - time.monotonic()
-        if left_s is not None and left_s <= 0:
-            raise deadline_error()
-        if not self.places.acquire(timeout=left_s):
-            raise deadline_error()
-
-    def __exit__(self, *_: object) -> None:
-        self.places.release()
+@contextmanager
+def take_turn(places: threading.Semaphore, deadline: float | None) -> Iterator[None]:
+    """Take one of the places to decode, once there is one. Raises EngineError past the deadline."""
+    left_s = None if deadline is None else deadline - time.monotonic()
+    if (left_s is not None and left_s <= 0) or not places.acquire(timeout=left_s):
+        raise deadline_error()
+    try:
+        yield
+    finally:
+        places.release()
 
 
 class Inspector:

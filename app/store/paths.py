@@ -102,19 +102,22 @@ def read(path: StoragePath) -> bytes | None:
 def read_immutable(path: StoragePath, what: str) -> bytes:
     """Return the content of a file that is written once. Raises MissingFile."""
     storage, key = locate(path)
-    try:
+    with name_missing(path, what):
         return storage.read_immutable(key)
-    except FileNotFoundError:
-        raise MissingFile(what) from None
-    except OSError as error:
-        raise files.to_store_error(path.parent, error) from error
 
 
 def make_local_file(path: StoragePath, what: str) -> Path:
     """Return a local file with the content of one that is written once. Raises MissingFile."""
     storage, key = locate(path)
-    try:
+    with name_missing(path, what):
         return storage.make_local_file(key)
+
+
+@contextmanager
+def name_missing(path: StoragePath, what: str) -> Iterator[None]:
+    """Translate OSError: of a file that does not exist to MissingFile, others to StoreUnusable."""
+    try:
+        yield
     except FileNotFoundError:
         raise MissingFile(what) from None
     except OSError as error:

@@ -1,8 +1,9 @@
 import pytest
 import torch
+from small_networks import THREE_SCALES, make_compare_spec
+from small_networks import make_student as make_small_student
 
-from model.compare import Compare, CompareSpec
-from model.student import Student, StudentSpec
+from model.compare import Compare
 
 MAP_SIZE = (8, 10)
 
@@ -10,32 +11,15 @@ MAP_SIZE = (8, 10)
 @pytest.fixture
 def spec():
     """Three scales: that of the memory, a coarser one that it holds as well, and a finer one."""
-    return StudentSpec(
-        channels=(6, 5, 4),
-        strides=(16, 32, 8),
-        hidden_channels=(8, 7, 5),
-        bottleneck_channels=8,
-        query_channels=9,
-        num_stored=2,
-        num_recall_items=7,
-        num_read_items=4,
-        num_adaptive_items=3,
-        temperature=0.1,
-        regularisation=0.5,
-    )
+    return THREE_SCALES
 
 
 @pytest.fixture
 def make_student(spec):
-    """Makes students whose standardisers are no identities, so that what skips one is found."""
+    """Makes students by their seed."""
 
     def make(seed, spec=spec):
-        torch.manual_seed(seed)
-        student = Student(spec).eval()
-        for standardiser in (*student.standardisers, student.view.standardiser):
-            standardiser.mean.normal_()
-            standardiser.spread.uniform_(0.5, 2)
-        return student
+        return make_small_student(spec, seed=seed)
 
     return make
 
@@ -45,18 +29,8 @@ def make_compare():
     """Makes the comparison that belongs to a student."""
 
     def make(student):
-        compare = Compare(
-            CompareSpec(
-                map_size=MAP_SIZE,
-                smoothing_sigma=0.5,
-                top_shares=(0.02, 0.1),
-                num_stored=student.spec.num_stored,
-                num_recalled=len(student.spec.channels) if student.spec.extracts else student.spec.num_stored,
-                num_extracted=len(student.spec.channels) if student.spec.extracts else 0,
-                regularisation=student.spec.regularisation,
-            ),
-            channels=student.spec.channels,
-        ).eval()
+        spec = make_compare_spec(student.spec, map_size=MAP_SIZE, top_shares=(0.02, 0.1))
+        compare = Compare(spec, channels=student.spec.channels).eval()
         compare.copy_statistics(student)
         return compare
 

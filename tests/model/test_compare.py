@@ -5,11 +5,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_networks import TWO_SCALES, make_student
 
 from model.compare import Compare, CompareSpec, make_gaussian, make_prior_weights, to_shares
 from model.fusion import average_neighbours, resize
 from model.similarity import cosine_distance
-from model.student import Reconstruction, Student, StudentSpec
+from model.student import Reconstruction
 
 SPEC = CompareSpec(
     map_size=(8, 8),
@@ -257,24 +258,7 @@ def test_recalled_decoded_and_extracted_scales_are_each_compared_with_the_teache
 
 
 def test_the_statistics_are_copied_from_the_student():
-    torch.manual_seed(0)
-    spec = StudentSpec(
-        channels=(5, 4),
-        strides=(16, 8),
-        hidden_channels=(4, 4),
-        bottleneck_channels=4,
-        query_channels=5,
-        num_stored=1,
-        num_recall_items=3,
-        num_read_items=2,
-        num_adaptive_items=2,
-        temperature=0.1,
-        regularisation=0.5,
-    )
-    student = Student(spec)
-    for one in (*student.standardisers, student.view.standardiser):
-        one.mean.normal_()
-        one.spread.uniform_(0.5, 2)
+    student = make_student(replace(TWO_SCALES, channels=(5, 4)))
     compare = Compare(SPEC, channels=(5, 4))
     compare.copy_statistics(student)
     assert torch.equal(compare.standardisers[1].mean, student.standardisers[1].mean)

@@ -4,34 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_networks import THREE_SCALES, make_student
 from torch import nn
 
 from model.fusion import average_neighbours, resize
 from model.standardise import Standardiser
-from model.student import LOG_DISTANCES, LaterModule, MemoryDecoder, Student, StudentSpec
-
-SPEC = StudentSpec(
-    channels=(6, 5, 4),
-    strides=(16, 32, 8),
-    hidden_channels=(8, 7, 5),
-    bottleneck_channels=8,
-    query_channels=9,
-    num_stored=2,
-    num_recall_items=7,
-    num_read_items=4,
-    num_adaptive_items=3,
-    temperature=0.1,
-    regularisation=0.5,
-)
+from model.student import LOG_DISTANCES, LaterModule, MemoryDecoder, Student
 
 
 @pytest.fixture
 def student():
-    torch.manual_seed(0)
-    student = Student(SPEC).eval()
-    for standardiser in (*student.standardisers, student.view.standardiser):
-        standardiser.mean.normal_()
-        standardiser.spread.uniform_(0.5, 2)
+    student = make_student()
     student.recall.expected_distances.uniform_(0.5, 2)
     return student
 
@@ -131,7 +114,7 @@ def test_statistics_are_those_of_valid_positions(student, features):
 
 
 def test_a_student_that_stores_every_scale_has_no_decoder(features):
-    student = Student(replace(SPEC, num_stored=3)).eval()
+    student = Student(replace(THREE_SCALES, num_stored=3)).eval()
     assert student.decoder is None
     assert len(student(*features).recalled) == 3
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from drawing import encode, good_part
 from rich.console import Console
+from small_networks import TWO_SCALES, SmallTeacher, make_compare_spec
 from torch import nn
 
 from app.imaging.input_check import measure
@@ -15,8 +16,8 @@ from app.inference.explain import pack_patches, unpack_patches
 from app.store.errors import StoreError
 from app.store.state import State
 from model.bundle import MEASURES, PATCHES, ExpectsRecord, InputRecord, RangeRecord
-from model.compare import Compare, CompareSpec
-from model.student import Student, StudentSpec
+from model.compare import Compare
+from model.student import Student
 from training import adapt
 from training.adapt import Adaptation, BaseVersion, deduplicate, load_base_version
 from training.data.images import ImageSource, open_files
@@ -32,45 +33,9 @@ from training.fit.networks import Networks
 from training.progress import ProgressReporter
 from training.release.publish import PublishRequest
 
-SPEC = StudentSpec(
-    channels=(6, 4),
-    strides=(16, 8),
-    hidden_channels=(8, 5),
-    bottleneck_channels=8,
-    query_channels=7,
-    num_stored=1,
-    num_recall_items=9,
-    num_read_items=3,
-    num_adaptive_items=3,
-    temperature=0.1,
-    regularisation=0.5,
-)
-COMPARE = CompareSpec(
-    map_size=(8, 8),
-    smoothing_sigma=0.5,
-    top_shares=(0.05, 0.2),
-    num_stored=1,
-    num_recalled=2,
-    num_extracted=2,
-    regularisation=0.5,
-)
+COMPARE = make_compare_spec(TWO_SCALES)
 RULE = InputRecord(height=64, width=64, fit="stretch", channels="grey", white_level=255)
 NUM_OLD, NUM_NEW = 7, 4
-
-
-class SmallTeacher(nn.Module):
-    """Random filters at two strides."""
-
-    def __init__(self):
-        super().__init__()
-        self.filters = nn.ModuleList(
-            nn.Conv2d(3, channels, stride, stride=stride)
-            for channels, stride in zip(SPEC.channels, SPEC.strides, strict=True)
-        )
-
-    def forward(self, pixels):
-        planes = pixels.permute(0, 3, 1, 2).float() / 64
-        return tuple(one(planes) for one in self.filters)
 
 
 def make_calibration_features(number, owners):
@@ -88,8 +53,12 @@ def adaptation(tmp_path):
         path.write_bytes(encode(good_part(number, size=(64, 64))))
     base = SimpleNamespace(
         bundle=SimpleNamespace(manifest=SimpleNamespace(expects=None), files={}),
-        settings=SimpleNamespace(num_recall_items=9, strides=SPEC.strides, false_alarm_rate=0.2),
-        networks=Networks(SmallTeacher().eval(), Student(SPEC).eval(), Compare(COMPARE, channels=SPEC.channels).eval()),
+        settings=SimpleNamespace(num_recall_items=9, strides=TWO_SCALES.strides, false_alarm_rate=0.2),
+        networks=Networks(
+            SmallTeacher(TWO_SCALES).eval(),
+            Student(TWO_SCALES).eval(),
+            Compare(COMPARE, channels=TWO_SCALES.channels).eval(),
+        ),
         calibration_features=make_calibration_features(NUM_OLD, [*[NO_OWNER] * 7, 1, 6]),
         golden=[(".png", b"0"), (".png", b"1"), (".bmp", b"2")],
     )
@@ -280,7 +249,7 @@ def test_networks_are_restored_with_a_memory_of_its_own_size(adaptation, monkeyp
     networks.compare.map_means.uniform_()
     states = [copy.deepcopy(one.state_dict()) for one in (networks.student, networks.compare)]
     torch.manual_seed(9)
-    fresh = Networks(networks.teacher, Student(SPEC), Compare(COMPARE, channels=SPEC.channels))
+    fresh = Networks(networks.teacher, Student(TWO_SCALES), Compare(COMPARE, channels=TWO_SCALES.channels))
     monkeypatch.setattr(adapt, "create_networks", lambda _: fresh)
     restored = adapt.restore_networks(None, *states)
     for network, state in zip((restored.student, restored.compare), states, strict=True):

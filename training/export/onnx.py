@@ -19,6 +19,8 @@ from training.errors import TrainingError
 
 # The newest opset that ONNX Runtime's CUDA and TensorRT providers run in whole.
 OPSET = 20
+# Images to trace with. With a single one the exporter would make the batch size fixed.
+NUM_TRACED = 2
 # In damped spreads of good positions. Recall divides cosines, whose rounding is 1e-7, by the temperature, and a
 # distance by the expected one, which is small where good parts hardly differ. So float32 can't repeat itself better
 # than some 1e-3 at one position, and some 1e-4 in a score, which is the mean of many. A verdict needs no more.

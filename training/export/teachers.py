@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import version
 
@@ -10,11 +9,11 @@ from torch import Tensor
 
 from app.store.errors import StoreError
 from app.store.state import State
-from app.store.store import Bundle, Store
-from model.bundle import METRICS, BundleError
+from app.store.store import Store
+from model.bundle import BundleError
 from model.teacher import Teacher
 from training.export.onnx import OPSET
-from training.version_metrics import read_keys
+from training.version_metrics import read_version_keys
 
 # Packages that decide on the bytes of a graph.
 EXPORTERS = ("torch", "onnx", "onnxscript")
@@ -31,20 +30,11 @@ def compute_teacher_key(teacher: Teacher, pixels: Tensor) -> str:
     return digest.hexdigest()
 
 
-def find_exported_teacher(store: Store, state: State, *, name: str, key: str) -> bytes | None:
+def find_exported_teacher(store: Store, state: State, *, key: str) -> bytes | None:
     """Return the graph of this key from a version in service, whichever product it is of; None if there is none."""
-    return next((bundle.teacher for bundle in iter_bundles(store, state, name) if read_key(bundle) == key), None)
-
-
-def iter_bundles(store: Store, state: State, name: str) -> Iterator[Bundle]:
-    """Yield the versions in service whose teacher has this name; what can't be read is left out."""
     for product in store.list_products():
         with suppress(StoreError, BundleError):
             current = state.read_current(product)
-            if current is not None and store.load_manifest(product, current.version).teacher.name == name:
-                yield store.load_bundle(product, current.version)
-
-
-def read_key(bundle: Bundle) -> str | None:
-    """Return the key that a version's metrics contain, or None."""
-    return read_keys(bundle.files.get(METRICS, b"{}")).teacher
+            if current is not None and read_version_keys(store, product, current.version).teacher == key:
+                return store.load_bundle(product, current.version).teacher
+    return None

@@ -12,16 +12,13 @@ from typing import Literal
 from rich.table import Table
 
 from app.bootstrap import open_store_at
-from app.store.errors import StoreError
-from app.store.paths import read_immutable
-from app.store.store import Store
-from model.bundle import METRICS, BundleError, GoodpartError
+from model.bundle import GoodpartError
 from training.errors import AlreadyRunning, Stopped
 from training.job import RunOptions, TrainingJob
 from training.many.plan import TrainingPlan
 from training.progress import ProgressReporter
 from training.release.publish import Published, PublishRequest
-from training.version_metrics import read_keys
+from training.version_metrics import read_version_keys
 
 What = Literal["serves", "published", "held back", "made already", "failed"]
 
@@ -79,17 +76,9 @@ def find_existing(request: PublishRequest, key: str) -> Outcome | None:
     for version in reversed(store.list_versions(product) if product in store.list_products() else ()):
         if version != serving and request.activates:
             continue
-        if read_training_key(store, product, version) == key:
+        if read_version_keys(store, product, version).training == key:
             return Outcome(product, "made already", version, store.load_manifest(product, version).promise.supported)
     return None
-
-
-def read_training_key(store: Store, product: str, version: str) -> str | None:
-    """Return the digest of a version's inputs, or None."""
-    try:
-        return read_keys(read_immutable(store.version_folder(product, version) / METRICS, METRICS)).training
-    except (StoreError, BundleError, ValueError):
-        return None
 
 
 def to_outcome(product: str, published: Published, request: PublishRequest) -> Outcome:

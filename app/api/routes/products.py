@@ -1,8 +1,9 @@
 """Routes that list products and versions, and that change what serves."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Self
+from typing import Annotated, Self, TypeVar
 
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Query
@@ -17,6 +18,8 @@ from app.inspection.service import InspectionService
 from app.store.errors import Conflict, StoreError, nothing_active_error
 from app.store.state import Decision, Override, ShadowDecision
 from model.bundle import BundleError
+
+Decided = TypeVar("Decided")
 
 # Any key may read; changing what serves requires the scope ``operate``.
 READ = [Depends(RequireScope("inspect", "operate"))]
@@ -124,8 +127,7 @@ async def threshold(
     """Let another threshold hold: a rate for every version to come, a value for the version that serves now."""
     registry = service.registry
     override = override_from_request(decision, registry.get_status(product), key)
-    status = await anyio.to_thread.run_sync(registry.set_override, product, override)
-    return to_product_response(service, status)
+    return await apply_change(service, registry.set_override, product, override)
 
 
 @router.delete("/{product}/threshold", dependencies=CHANGE)
@@ -133,17 +135,14 @@ async def lift_threshold(
     product: str, service: InspectionServiceDep, key: KeyName, decision: Annotated[DecisionRequest, Query()]
 ) -> ProductResponse:
     """Let the version's own threshold hold again."""
-    decided = decision.to_decision(key)
-    status = await anyio.to_thread.run_sync(service.registry.clear_override, product, decided)
-    return to_product_response(service, status)
+    return await apply_change(service, service.registry.clear_override, product, decision.to_decision(key))
 
 
 @router.put("/{product}/shadow", dependencies=CHANGE)
 async def shadow(product: str, decision: ShadowRequest, service: InspectionServiceDep, key: KeyName) -> ProductResponse:
     """Run a candidate on a share of the live images; responses stay those of the serving version."""
     order = ShadowDecision(**decision.to_decision(key).model_dump(), version=decision.version, share=decision.share)
-    status = await anyio.to_thread.run_sync(service.registry.set_shadow, product, order)
-    return to_product_response(service, status)
+    return await apply_change(service, service.registry.set_shadow, product, order)
 
 
 @router.delete("/{product}/shadow", dependencies=CHANGE)
@@ -151,9 +150,7 @@ async def end_shadow(
     product: str, service: InspectionServiceDep, key: KeyName, decision: Annotated[DecisionRequest, Query()]
 ) -> ProductResponse:
     """Let no candidate judge any more."""
-    decided = decision.to_decision(key)
-    status = await anyio.to_thread.run_sync(service.registry.clear_shadow, product, decided)
-    return to_product_response(service, status)
+    return await apply_change(service, service.registry.clear_shadow, product, decision.to_decision(key))
 
 
 async def apply_activation(
@@ -161,8 +158,15 @@ async def apply_activation(
 ) -> ProductResponse:
     """Activate a version. ``by``: name of the API key; ``decision``: None where the request has no body."""
     decision = decision or DecisionRequest()
-    change = partial(service.registry.activate, product, version, by=decision.attribution(by), why=decision.why)
-    return to_product_response(service, await anyio.to_thread.run_sync(change))
+    activate_version = partial(service.registry.activate, by=decision.attribution(by), why=decision.why)
+    return await apply_change(service, activate_version, product, version)
+
+
+async def apply_change(
+    service: InspectionService, change: Callable[[str, Decided], ProductStatus], product: str, decided: Decided
+) -> ProductResponse:
+    """Change a product by what was decided, in a thread, and return its status."""
+    return to_product_response(service, await anyio.to_thread.run_sync(change, product, decided))
 
 
 def to_product_response(service: InspectionService, status: ProductStatus) -> ProductResponse:

@@ -7,11 +7,11 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from small_networks import THREE_SCALES, make_compare_spec, make_student
 from torch import nn
 
 from app.inference.detector import ITEMS, WEIGHTS
-from model.compare import Compare, CompareSpec
-from model.student import Student, StudentSpec
+from model.compare import Compare
 from training.errors import TrainingError
 from training.export.onnx import (
     OPSET,
@@ -25,37 +25,12 @@ from training.export.onnx import (
     strip_metadata,
 )
 
-SPEC = StudentSpec(
-    channels=(6, 5, 4),
-    strides=(16, 32, 8),
-    hidden_channels=(8, 7, 5),
-    bottleneck_channels=8,
-    query_channels=9,
-    num_stored=2,
-    num_recall_items=7,
-    num_read_items=4,
-    num_adaptive_items=3,
-    temperature=0.1,
-    regularisation=0.5,
-)
-COMPARE = CompareSpec(
-    map_size=(8, 8),
-    smoothing_sigma=0.5,
-    top_shares=(0.05, 0.2),
-    num_stored=2,
-    num_recalled=3,
-    num_extracted=3,
-    regularisation=0.5,
-)
+COMPARE = make_compare_spec(THREE_SCALES)
 
 
 @pytest.fixture(scope="module")
 def student():
-    torch.manual_seed(0)
-    student = Student(SPEC).eval()
-    for standardiser in (*student.standardisers, student.view.standardiser):
-        standardiser.mean.normal_()
-        standardiser.spread.uniform_(0.5, 2)
+    student = make_student()
     student.recall.expected_distances.uniform_(0.5, 2)
     for module in (*student.later, *student.decoder.later):
         nn.init.normal_(module.memory.adjust.weight, std=3.0)
@@ -66,7 +41,7 @@ def student():
 
 @pytest.fixture(scope="module")
 def compare(student):
-    compare = Compare(COMPARE, channels=SPEC.channels).eval()
+    compare = Compare(COMPARE, channels=THREE_SCALES.channels).eval()
     compare.copy_statistics(student)
     compare.map_means.uniform_()
     return compare

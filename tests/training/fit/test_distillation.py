@@ -1,13 +1,15 @@
 import copy
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from small_networks import THREE_SCALES
 from torch import nn
 
 from model.recall import Recalled
-from model.student import Student, StudentSpec
+from model.student import Student
 from training.fit.distillation import (
     Distillation,
     EarlyStopping,
@@ -74,19 +76,7 @@ def test_what_is_extracted_in_half_precision_is_measured_in_single():
     assert measure(torch.float32) < 0.5
 
 
-SPEC = StudentSpec(
-    channels=(6, 5, 4),
-    strides=(16, 32, 8),
-    hidden_channels=(8, 7, 5),
-    bottleneck_channels=8,
-    query_channels=9,
-    num_stored=2,
-    num_recall_items=7,
-    num_read_items=3,
-    num_adaptive_items=3,
-    temperature=0.1,
-    regularisation=0.5,
-)
+SPEC = replace(THREE_SCALES, num_read_items=3)
 NUM_PARTS = 10
 
 

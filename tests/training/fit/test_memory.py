@@ -1,13 +1,15 @@
 import copy
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from small_networks import THREE_SCALES
 
 from model.losses import orthogonality_loss
 from model.similarity import to_direction
-from model.student import Student, StudentSpec
+from model.student import Student
 from training.fit.memory import (
     EXPLAINED_COSINE,
     MIN_EXPECTED_DISTANCE,
@@ -78,19 +80,7 @@ def test_points_are_added_until_a_key_explains_each():
     assert select_unexplained(points, keys, inside, max_chosen=3).tolist() == [first, *rest[:2]]
 
 
-SPEC = StudentSpec(
-    channels=(6, 5, 4),
-    strides=(16, 32, 8),
-    hidden_channels=(8, 7, 5),
-    bottleneck_channels=8,
-    query_channels=9,
-    num_stored=2,
-    num_recall_items=7,
-    num_read_items=3,
-    num_adaptive_items=3,
-    temperature=0.1,
-    regularisation=0.5,
-)
+SPEC = replace(THREE_SCALES, num_read_items=3)
 NUM_PARTS = 10  # more than a batch, and no multiple of it
 
 

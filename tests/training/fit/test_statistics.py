@@ -6,9 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from small_networks import TWO_SCALES, make_compare_spec
 
 from model.compare import Compare, CompareSpec, make_prior_weights
-from model.student import Student, StudentSpec
+from model.student import Student
 from training.fit.statistics import (
     BATCH_SIZE,
     LEARNING_RATE,
@@ -82,40 +83,16 @@ def test_positions_outside_the_region_of_interest_have_no_effect(compare):
     torch.testing.assert_close(first, compare.map_weights)
 
 
-STUDENT = StudentSpec(
-    channels=(6, 4),
-    strides=(16, 8),
-    hidden_channels=(8, 5),
-    bottleneck_channels=8,
-    query_channels=7,
-    num_stored=1,
-    num_recall_items=9,
-    num_read_items=3,
-    num_adaptive_items=3,
-    temperature=0.1,
-    regularisation=0.5,
-)
-
-
 @pytest.fixture
 def student():
     torch.manual_seed(0)
-    return Student(STUDENT).eval()
+    return Student(TWO_SCALES).eval()
 
 
 @pytest.fixture
 def compare_student():
     """The comparison that belongs to the student, with constants that nothing was fitted to."""
-    spec = CompareSpec(
-        map_size=(8, 8),
-        smoothing_sigma=0.5,
-        top_shares=(0.02, 0.1),
-        num_stored=1,
-        num_recalled=2,
-        num_extracted=2,
-        regularisation=0.5,
-    )
-    compare = Compare(spec, channels=STUDENT.channels).eval()
+    compare = Compare(make_compare_spec(TWO_SCALES, top_shares=(0.02, 0.1)), channels=TWO_SCALES.channels).eval()
     compare.map_means.fill_(77.0)
     compare.map_spreads.fill_(77.0)
     return compare

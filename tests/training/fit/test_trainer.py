@@ -7,14 +7,14 @@ import pytest
 import torch
 from drawing import encode, good_part
 from rich.console import Console
-from torch import nn
+from small_networks import THREE_SCALES, SmallTeacher, make_compare_spec
 from torch.nn import functional
 
 from app.errors import SettingsError
 from app.imaging.roi import RegionOfInterest
 from model.bundle import InputRecord
-from model.compare import Compare, CompareSpec, make_prior_weights
-from model.student import Student, StudentSpec
+from model.compare import Compare, make_prior_weights
+from model.student import Student
 from training.data.dataset import Split
 from training.data.images import ImageSource, open_files
 from training.data.reader import ImageReader
@@ -31,28 +31,8 @@ from training.fit.trainer import Interval, Trainer, refuse_infinite, restore_stu
 from training.progress import ProgressReporter
 from training.settings import read_train_settings
 
-SPEC = StudentSpec(
-    channels=(6, 5, 4),
-    strides=(16, 32, 8),
-    hidden_channels=(8, 7, 5),
-    bottleneck_channels=8,
-    query_channels=9,
-    num_stored=2,
-    num_recall_items=12,
-    num_read_items=3,
-    num_adaptive_items=3,
-    temperature=0.1,
-    regularisation=0.5,
-)
-COMPARE = CompareSpec(
-    map_size=(8, 8),
-    smoothing_sigma=0.5,
-    top_shares=(0.05, 0.2),
-    num_stored=2,
-    num_recalled=3,
-    num_extracted=3,
-    regularisation=0.5,
-)
+SPEC = replace(THREE_SCALES, num_recall_items=12, num_read_items=3)
+COMPARE = make_compare_spec(SPEC)
 RULE = InputRecord(height=64, width=64, fit="stretch", channels="grey", white_level=255)
 SETTINGS = (
     "memory.num_steps=3",
@@ -66,17 +46,12 @@ CPU = torch.device("cpu")
 UNLIMITED = MemoryLimit(10**9, None)
 
 
-class SmallTeacher(nn.Module):
-    """Random filters at three strides, which differ from image to image."""
+class VaryingTeacher(SmallTeacher):
+    """Features differ from image to image."""
 
     def __init__(self):
-        super().__init__()
+        super().__init__(SPEC)
         self.register_buffer("mean", torch.zeros(1))
-        self.filters = nn.ModuleList(
-            nn.Conv2d(3, channels, stride, stride=stride)
-            for channels, stride in zip(SPEC.channels, SPEC.strides, strict=True)
-        )
-        self.requires_grad_(requires_grad=False)
 
     def forward(self, pixels):
         planes = pixels.permute(0, 3, 1, 2).float() / 64
@@ -86,8 +61,8 @@ class SmallTeacher(nn.Module):
 def make_networks(**shape):
     torch.manual_seed(0)
     spec = replace(SPEC, **shape)
-    compare = COMPARE if spec.extracts else replace(COMPARE, num_recalled=2, num_extracted=0)
-    return Networks(SmallTeacher().eval(), Student(spec).eval(), Compare(compare, channels=SPEC.channels).eval())
+    compare = Compare(make_compare_spec(spec), channels=SPEC.channels).eval()
+    return Networks(VaryingTeacher().eval(), Student(spec).eval(), compare)
 
 
 @pytest.fixture

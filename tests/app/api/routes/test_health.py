@@ -34,7 +34,7 @@ def test_verdicts_scores_and_times_are_counted(client, read, good_bytes, defecti
 def test_problems_are_counted_by_reason(client, read):
     client.post(URL, content=b"", headers=PNG)
     client.post(URL, content=b"nonsense", headers=PNG)
-    client.post("/v1/products/nobody/inspect", content=b"x", headers=PNG)
+    client.post("/v1/products/unknown/inspect", content=b"x", headers=PNG)
     client.get("/nowhere")
     found = read()
     for reason in ("empty-image", "not-an-image", "unknown-product", "not-found"):
